@@ -1,0 +1,42 @@
+# Everything runs in .venv, built from constraints.txt. `make` alone prints the targets.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export MPLBACKEND := Agg
+
+.PHONY: help book test export check serve bench clean
+.DEFAULT_GOAL := help
+
+help:  ## print the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+export: .venv/installed  ## notebooks to package: nbdev_export, then clean the notebooks
+	@nbdev_export
+	@nbdev_clean
+
+check: .venv/installed  ## package in sync with the notebooks, notebooks clean
+	@python tests/check_sync.py
+
+test: check  ## export and cleanliness check, notebooks, pytest, import contracts
+	nbdev_test --n_workers 2 --do_print --timing
+	pytest
+	lint-imports
+
+book: export  ## execute every notebook, render the book, build sdist and wheel
+	python book/build.py
+	@rm -rf dist && python -m build --outdir dist . > /dev/null && ls dist
+
+serve: .venv/installed  ## the built book on http://localhost:8000
+	python -m http.server --directory book/_build/html 8000
+
+bench: .venv/installed  ## timings against peers and against the hardware floor, in one run
+	python benchmarks/speed.py
+
+clean:  ## remove the environment and everything built
+	rm -rf .venv dist build _proc book/_build rbmdiff.egg-info .pytest_cache .hypothesis .import_linter_cache
