@@ -1,0 +1,50 @@
+"""Is the package what the notebooks export, and are the notebooks clean? Prints what is wrong and exits with 1.
+
+Works on a copy, so that nothing in the tree changes, whatever git thinks of it.
+"""
+from collections import Counter
+from pathlib import Path
+import filecmp
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = Path(__file__).resolve().parents[1]
+HINT = "run `make export` and commit what it changes"
+
+
+def exports_of(notebook: Path) -> list[str]:
+    """The modules that a notebook names by `#| default_exp`."""
+    cells = json.loads(notebook.read_text())["cells"]
+    return [m for c in cells for m in re.findall(r"^#\|\s*default_exp\s+(\S+)", "".join(c["source"]), re.M)]
+
+
+def different(ours: Path, fresh: Path, pattern: str) -> list[str]:
+    """Files below the two folders that are missing on one side or differ."""
+    names = {p.relative_to(d) for d in (ours, fresh) for p in d.rglob(pattern) if ".ipynb_checkpoints" not in p.parts}
+    same = lambda n: (ours / n).is_file() and (fresh / n).is_file() and filecmp.cmp(ours / n, fresh / n, shallow=False)
+    return sorted(str(n) for n in names if not same(n))
+
+
+def problems(root: Path = ROOT) -> list[str]:
+    """One line for every notebook or module that is not as it should be."""
+    modules = Counter(m for n in (root / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in n.parts for m in exports_of(n))
+    found = [f"two notebooks export the module {m}" for m, count in modules.items() if count > 1]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        shutil.copytree(root / "nbs", copy / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+        for name in ("settings.ini", "pyproject.toml"): shutil.copy(root / name, copy)
+        for command in ("nbdev_export", "nbdev_clean"):
+            subprocess.run([command], cwd=copy, check=True, stdout=subprocess.DEVNULL)
+        found += [f"rbmdiff/{n} is not what the notebooks export; {HINT}" for n in different(root / "rbmdiff", copy / "rbmdiff", "*.py")]
+        found += [f"nbs/{n} is not clean; {HINT}" for n in different(root / "nbs", copy / "nbs", "*.ipynb")]
+    return found
+
+
+if __name__ == "__main__":
+    lines = problems(Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT)
+    print("\n".join(lines) if lines else "package and notebooks are in sync")
+    sys.exit(1 if lines else 0)

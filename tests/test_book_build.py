@@ -1,0 +1,104 @@
+"""Whole builds of a small book: pages, links, stops, incremental builds, plain notebooks."""
+import hashlib
+import json
+from pathlib import Path
+import re
+import shutil
+import subprocess
+import sys
+
+from bookmaker import ALPHA, BETA, build, make_book, save
+
+
+def page(root: Path, name: str) -> str:
+    return (root / f"book/_build/html/{name}.html").read_text()
+
+
+def sources(root: Path) -> dict[str, str]:
+    """Digest of every file outside book/_build."""
+    files = [p for p in root.rglob("*") if p.is_file() and "_build" not in p.parts and "__pycache__" not in p.parts]
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_sources_stay_untouched(small_book, tmp_path):
+    make_book(tmp_path)
+    strip = lambda files, root: {k.removeprefix(str(root)): v for k, v in files.items()}
+    assert strip(sources(small_book), small_book) == strip(sources(tmp_path), tmp_path)
+
+
+def test_directives_are_gone_and_mapped(small_book):
+    beta = page(small_book, "models/beta")
+    assert "#|" not in beta and "default_exp" not in beta and "hidden = 1" not in re.sub("<[^>]*>", "", beta)
+    assert "not run" in beta
+
+
+def test_label_in_code_links_to_the_equation(small_book):
+    assert 'id="equation-eq-alpha-square"' in page(small_book, "foundations/alpha")
+    assert '[<a class="equation-label" href="#equation-eq-alpha-square">eq-alpha-square</a>]' in page(small_book, "foundations/alpha")
+    assert 'href="../foundations/alpha.html#equation-eq-alpha-square">eq-alpha-square</a>]' in page(small_book, "models/beta")
+    assert 'href="../foundations/alpha.html#equation-eq-alpha-square">eq-alpha-square</a>]' in page(small_book, "api/foundations.alpha")
+
+
+def test_equation_links_to_code_and_checks(small_book):
+    line = re.search(r'<p class="equation-links">.*?</p>', page(small_book, "foundations/alpha"), re.DOTALL)[0]
+    assert 'href="#cell-c4"' in line and ">square<" in line and "rbmdiff/foundations/alpha.py:9" in line
+    assert 'href="#cell-c5"' in line and 'href="../models/beta.html#cell-c5"' in line and "by hand" in line
+    assert 'id="cell-c4"' in page(small_book, "foundations/alpha") and 'id="cell-c5"' in page(small_book, "models/beta")
+    module = (small_book / "rbmdiff/foundations/alpha.py").read_text().split("\n")
+    assert module[9 - 1].endswith("# [eq-alpha-square]")
+
+
+def test_index_lists_number_label_statement_function_check(small_book):
+    index = page(small_book, "equations")
+    for wanted in ("(1.1)", "(2.1)", "eq-alpha-square", "y = x^2", ">square<", "three squared", "z = 2 y", ">double<", "mathjax"):
+        assert wanted in index
+
+
+def test_timings_and_environment(small_book):
+    timings = json.loads((small_book / "book/_build/timings.json").read_text())
+    assert set(timings["chapters"]) == {"foundations/alpha", "models/beta"} and timings["total"] > 0
+    assert ">numpy<" in page(small_book, "environment") and ">models/beta<" in page(small_book, "environment").replace("</span>", "<")
+
+
+def test_map_is_drawn_from_prerequisites(small_book):
+    drawn = page(small_book, "map")
+    assert "Alpha needs nothing. Beta needs Alpha." in drawn and 'href="models/beta.html"' in drawn and "<figcaption>" in drawn
+
+
+def test_plain_notebook_stands_beside_the_page(small_book):
+    plain = json.loads((small_book / "book/_build/html/notebooks/models/beta.ipynb").read_text())
+    assert plain["cells"][0]["source"] == "%pip install -q rbmdiff"
+    assert 'href="../notebooks/models/beta.ipynb"' in page(small_book, "models/beta")
+
+
+def test_incremental_builds_stop_and_recover(small_book, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(small_book, root, ignore=shutil.ignore_patterns(".doctrees", "html"))
+    wrong = [c.replace("check [eq-beta-double] and", "check [eq-beta-treble] and") for c in BETA]
+    save(root, "models/beta", wrong)
+    for _ in range(2):  # a stop is not forgotten by a second try
+        done = build(root, "--incremental")
+        assert done.returncode and "nbs/models/beta.ipynb, cell 5 (id c5): label eq-beta-treble is unknown" in done.stderr
+        assert "equation eq-beta-double has no check" in done.stderr
+    save(root, "models/beta", BETA)
+    assert build(root, "--incremental").returncode == 0
+    assert page(root, "equations").count('class="equation-entry') == 2
+
+    moved = [c.replace("three squared", "nine") for c in ALPHA]
+    save(root, "foundations/alpha", moved)
+    done = build(root, "--incremental")
+    assert done.returncode == 0 and "nine" in page(root, "equations") and "three squared" not in page(root, "equations")
+
+    # the extension itself stops too, on a build that reads no page anew
+    save(root, "models/beta", wrong)
+    render = subprocess.run([sys.executable, "-c", "import build; build.render()"], cwd=root / "book", capture_output=True, text=True)
+    assert render.returncode and "label eq-beta-treble is unknown" in render.stderr
+
+
+def test_figure_without_caption_stops(small_book, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(small_book, root, ignore=shutil.ignore_patterns(".doctrees", "html"))
+    save(root, "models/beta", BETA, {"mystnb": {"figure": {"name": "fig-beta-line"}}})
+    done = build(root, "--incremental")
+    assert done.returncode and "nbs/models/beta.ipynb, cell 8 (id c8): figure without caption" in done.stderr
+    assert "cell 8 (id c8): figure without alternative text" in done.stderr

@@ -1,0 +1,79 @@
+"""The index of equations as data, and each of its stops."""
+import sys
+
+import pytest
+
+from bookmaker import ALPHA, BETA, ROOT, save
+from labels import collect, enclosing
+
+sys.path.insert(0, str(ROOT / "book"))
+CHAPTERS = ["foundations/alpha", "models/beta"]
+
+
+def problems(root, alpha=ALPHA, beta=BETA):
+    save(root, "foundations/alpha", alpha)
+    save(root, "models/beta", beta)
+    return collect(root, CHAPTERS)[1]
+
+
+def change(cells, number, old, new):
+    """The cells with one of them (counted from 1) changed."""
+    assert old in cells[number - 1]
+    return [c.replace(old, new) if i == number else c for i, c in enumerate(cells, 1)]
+
+
+def test_a_right_book_has_no_problems(tmp_path):
+    assert problems(tmp_path) == []
+    table, _ = collect(tmp_path, CHAPTERS)
+    assert list(table) == ["eq-alpha-square", "eq-beta-double"]
+    square = table["eq-alpha-square"]
+    assert square.statement == "y = x^2" and [c.function for c in square.code] == ["square"]
+    assert [c.text for c in square.checks] == ["three squared", "by hand"]
+
+
+@pytest.mark.parametrize("cells, number, old, new, place, what", [
+    (ALPHA, 4, "# [eq-alpha-square]", "# [eq-alpha-sqare]", "cell 4 (id c4)", "label eq-alpha-sqare is unknown"),
+    (ALPHA, 4, "The square [eq-alpha-square]", "The square [eq-other]", "cell 4 (id c4)", "label eq-other is unknown"),
+    (ALPHA, 5, "[eq-alpha-square]", "[eq-alpha-cube]", "cell 5 (id c5)", "label eq-alpha-cube is unknown"),
+    (ALPHA, 4, "  # [eq-alpha-square]", "", "cell 3 (id c3)", "equation eq-alpha-square has no code"),
+    (ALPHA, 4, "#| export", "#| notest", "cell 3 (id c3)", "equation eq-alpha-square has no code"),
+    (ALPHA, 3, "$$ (eq-alpha-square)", "$$ (eq-alpha-square)\n\n$$ y $$ (eq-beta-double)", "nbs/models/beta.ipynb, cell 3 (id c3)",
+     "label eq-beta-double is already defined in nbs/foundations/alpha.ipynb, cell 3"),
+])
+def test_each_stop_names_file_cell_and_label(tmp_path, cells, number, old, new, place, what):
+    found = problems(tmp_path, alpha=change(cells, number, old, new))
+    assert any(place in p and what in p and p.startswith("nbs/") for p in found), found
+
+
+@pytest.mark.parametrize("old, new", [("# check [eq-beta-double] and", "# check"), ("# check", "# compare"),
+                                      ("# check", "#| eval: false\n# check"), ("# check", "#| hide\n# check")])
+def test_equation_without_check_stops(tmp_path, old, new):
+    found = problems(tmp_path, beta=change(BETA, 5, old, new))
+    assert any("nbs/models/beta.ipynb, cell 3 (id c3): equation eq-beta-double has no check" in p for p in found), found
+
+
+def test_module_out_of_step_stops(tmp_path):
+    assert problems(tmp_path) == []
+    (tmp_path / "rbmdiff/models/beta.py").write_text("")
+    assert any("not found in rbmdiff/models/beta.py; run 'make export'" in p for p in collect(tmp_path, CHAPTERS)[1])
+
+
+def test_enclosing_names():
+    body = "class A:\n    def f(self):\n        return 1\n\nB = {\n    'x': 1}"
+    assert [enclosing(body, n) for n in (1, 3, 6)] == ["A", "A.f", "B"]
+
+
+def test_outputs_that_stop():
+    from build import output_problems
+    cell = {"id": "c1", "metadata": {}, "outputs": [{"output_type": "display_data", "data": {"image/svg+xml": ""}}]}
+    captioned = {**cell, "metadata": {"mystnb": {"figure": {"caption": "A line."}, "image": {"alt": "A line"}}}}
+    warned = {"id": "c1", "metadata": {}, "outputs": [{"output_type": "stream", "name": "stderr", "text": "x.py:1: UserWarning: no"}]}
+    failed = {"id": "c1", "metadata": {}, "outputs": [{"output_type": "error", "ename": "E", "evalue": "", "traceback": []}]}
+    count = [len(output_problems("models/beta", {"error": "", "cells": [c]})) for c in (captioned, cell, warned, failed)]
+    assert count == [0, 2, 1, 1]
+    assert "nbs/models/beta.ipynb, cell 1 (id c1)" in output_problems("models/beta", {"error": "", "cells": [cell]})[0]
+
+
+def test_the_book_itself_has_no_problems():
+    from build import contents
+    assert collect(ROOT, contents())[1] == []

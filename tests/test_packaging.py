@@ -1,0 +1,60 @@
+"""The wheel alone: installed without nbdev and Jupyter, it imports every module and runs its command."""
+from pathlib import Path
+import os
+import shutil
+import subprocess
+import sys
+import venv
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DEPENDENCIES = ["torch", "numpy", "matplotlib", "scikit-learn", "safetensors", "tqdm", "pooch"]
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys, rbmdiff
+for module in pkgutil.walk_packages(rbmdiff.__path__, "rbmdiff."): importlib.import_module(module.name)
+foreign = {"nbdev", "fastcore", "execnb", "IPython", "ipykernel", "jupyter_core", "pytest", "numba"} & set(sys.modules)
+assert not foreign, f"imported: {sorted(foreign)}"
+assert "site-packages" in rbmdiff.__file__, rbmdiff.__file__
+print(rbmdiff.__version__)
+"""
+
+
+def run(*command, **kwargs):
+    done = subprocess.run(command, capture_output=True, text=True, **kwargs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """An environment that holds the wheel and what it asks for, nothing else; and a folder outside the tree."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "book", "dist", "build", "*.egg-info", "_proc"))
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, source)
+    venv.create(folder / "env", with_pip=True)
+    wheel, = folder.glob("*.whl")
+    environment = {**os.environ, "PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
+    run(folder / "env/bin/pip", "install", "--quiet", "--disable-pip-version-check", wheel, env=environment)
+    return folder
+
+
+def test_wheel_imports_every_module_without_nbdev_or_jupyter(empty):
+    version = run(empty / "env/bin/python", "-c", IMPORT_ALL, cwd=empty).strip()
+    assert version == (ROOT / "rbmdiff/__init__.py").read_text().split('"')[1]
+
+
+def test_installed_packages_are_only_what_a_user_needs(empty):
+    installed = run(empty / "env/bin/pip", "list", "--format=freeze", "--disable-pip-version-check").lower()
+    assert not [name for name in ("nbdev", "fastcore", "ipython", "jupyter", "sphinx", "pytest", "numba") if f"\n{name}" in installed]
+
+
+def test_command_runs(empty):
+    assert "train" in run(empty / "env/bin/rbmdiff", "--help", cwd=empty)
+
+
+def test_run_time_dependencies_are_explained():
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    assert all(f"| {name} |" in contributing for name in DEPENDENCIES)

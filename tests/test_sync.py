@@ -1,0 +1,50 @@
+"""What `make check` refuses: hand edits, stale modules, unclean notebooks, two notebooks with one module."""
+import json
+from pathlib import Path
+import shutil
+
+import pytest
+
+from check_sync import problems
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A small project that is in sync: the first chapter only."""
+    import subprocess
+    (tmp_path / "nbs/foundations").mkdir(parents=True)
+    shutil.copy(ROOT / "nbs/foundations/core.ipynb", tmp_path / "nbs/foundations")
+    for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT / name, tmp_path)
+    subprocess.run(["nbdev_export"], cwd=tmp_path, check=True)
+    assert problems(tmp_path) == []
+    return tmp_path
+
+
+def test_hand_edit(tree):
+    with (tree / "rbmdiff/foundations/core.py").open("a") as module: module.write("# a hand edit\n")
+    assert [p for p in problems(tree) if p.startswith("rbmdiff/foundations/core.py")]
+
+
+def test_stale_module(tree):
+    (tree / "rbmdiff/foundations/old.py").write_text("x = 1\n")
+    assert [p for p in problems(tree) if p.startswith("rbmdiff/foundations/old.py")]
+
+
+def test_missing_module(tree):
+    (tree / "rbmdiff/foundations/core.py").unlink()
+    assert [p for p in problems(tree) if p.startswith("rbmdiff/foundations/core.py")]
+
+
+def test_unclean_notebook(tree):
+    path = tree / "nbs/foundations/core.ipynb"
+    notebook = json.loads(path.read_text())
+    next(c for c in notebook["cells"] if c["cell_type"] == "code")["execution_count"] = 7
+    path.write_text(json.dumps(notebook, indent=1))
+    assert [p for p in problems(tree) if p.startswith("nbs/foundations/core.ipynb")]
+
+
+def test_two_notebooks_with_one_module(tree):
+    shutil.copy(tree / "nbs/foundations/core.ipynb", tree / "nbs/foundations/twin.ipynb")
+    assert "two notebooks export the module foundations.core" in problems(tree)
