@@ -11,7 +11,7 @@ __all__ = ['read_idx', 'write_idx', 'intensities', 'digits', 'binarize', 'binari
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
-import gzip, hashlib, math, os, struct, tempfile, zipfile, zlib
+import gzip, hashlib, math, os, struct, zipfile, zlib
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .core import Unit, check_choice, check_count, check_states, check_tensor, cumulant, logit
+from .core import replace_file
 
 # %% ../../nbs/foundations/data.ipynb #3f020552
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -35,78 +36,104 @@ def _read(file: IO[bytes], n: int) -> bytes:
 
 def _open(path: str | Path) -> IO[bytes]:
     """`path` opened for reading bytes, through gzip if its first two bytes say so."""
-    if not Path(path).is_file(): raise FileNotFoundError(f"path must name a file, and there is none at {path}")
+    if not Path(path).is_file(): raise FileNotFoundError(f"path must name a file, there is none at {path}")
     with open(path, "rb") as file: packed = file.read(2) == b"\x1f\x8b"
     return gzip.open(path, "rb") if packed else open(path, "rb")
 
 # %% ../../nbs/foundations/data.ipynb #14a4f9e7
-def _idx(file: IO[bytes], path: str | Path) -> tuple[np.ndarray, str]:
-    """Array and SHA-256 of the open IDX `file`, named `path` in messages [eq-data-idx-size]."""
+def _idx_header(file: IO[bytes], path: str | Path) -> tuple[bytes, np.dtype, tuple[int, ...]]:
+    """The header of the open IDX `file`, named `path` in messages: its bytes, the type, the shape."""
     head = file.read(4)
-    if len(head) < 4 or head[:2] != b"\0\0": raise ValueError(f"{path} is not an IDX file: it begins with {head!r}, not with two zero bytes")
+    if len(head) < 4 or head[:2] != b"\0\0":
+        raise ValueError(f"{path} is not an IDX file: it begins with {head!r}, not with two zero bytes")
     code, d = head[2:]
     if code not in _IDX_TYPES: raise ValueError(f"{path} is not an IDX file: unknown type code 0x{code:02X}")
-    if d > 32: raise ValueError(f"{path} is not an IDX file that can be read: {d} axes, at most 32 are supported")
+    if d > 32: raise ValueError(f"{path} is not a usable IDX file: {d} axes, at most 32 are supported")
     axes = file.read(4 * d)
     if len(axes) < 4 * d: raise ValueError(f"{path} ends inside its IDX header")
-    shape, dtype = struct.unpack(f">{d}I", axes), np.dtype(_IDX_TYPES[code])
+    return head + axes, np.dtype(_IDX_TYPES[code]), struct.unpack(f">{d}I", axes)
+
+
+def _idx(file: IO[bytes], path: str | Path) -> tuple[np.ndarray, str]:
+    """Array and SHA-256 of the open IDX `file` [eq-data-idx-size]."""
+    header, dtype, shape = _idx_header(file, path)
     size = dtype.itemsize * math.prod(shape)  # [eq-data-idx-size]
     data = _read(file, size + 1)
     if len(data) != size:
         held = "more" if len(data) > size else f"only {len(data)}"
-        raise ValueError(f"{path}: the header promises {list(shape)} values in {size} bytes, the file holds {held}")
+        raise ValueError(f"{path}: the header promises {list(shape)} in {size} bytes, the file holds {held}")
     if size == 0: raise ValueError(f"{path} must not be empty, its header says {list(shape)}")
-    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("=")), hashlib.sha256(head + axes + data).hexdigest()
+    array = np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    return array, hashlib.sha256(header + data).hexdigest()
 
 # %% ../../nbs/foundations/data.ipynb #fb734526
 def read_idx(path: str | Path, sha256: str | None = None) -> np.ndarray:
-    """The array in an IDX or gzipped IDX file, of any of the six types, in native byte order [eq-data-idx-size].
+    """The array in an IDX or gzipped IDX file, any of the six types, in native byte order [eq-data-idx-size].
 
-    `sha256` is the checksum of the uncompressed content, compared if given. Raises FileNotFoundError, or ValueError if the file is not
-    IDX, is damaged, holds less or more than its header promises, holds nothing, or has another checksum. Source: LeCun et al. (1998).
+    `sha256` is the checksum of the uncompressed content, compared if given. Raises FileNotFoundError, or
+    ValueError for a file that is not IDX, is damaged, holds nothing or other than its header promises, or has
+    another checksum. Source: LeCun et al. (1998).
     """
     try:
         with _open(path) as file: array, found = _idx(file, path)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} is a damaged or truncated gzip file: {error}") from error
-    if sha256 not in (None, found): raise ValueError(f"{path} has the wrong checksum: its content has SHA-256 {found}, wanted {sha256}")
+    if sha256 not in (None, found):
+        raise ValueError(f"{path} has the wrong checksum: SHA-256 of its content is {found}, wanted {sha256}")
     return array
 
 
+
+# %% ../../nbs/foundations/data.ipynb #1bc61ad8
 def write_idx(path: str | Path, array: np.ndarray) -> None:
-    """`array` as an IDX file, gzipped if `path` ends in .gz. Written under a temporary name and moved into place."""
-    code = {np.dtype(name).newbyteorder("="): code for code, name in _IDX_TYPES.items()}.get(array.dtype.newbyteorder("="))
-    if code is None: raise TypeError(f"array must be uint8, int8, int16, int32, float32 or float64, got {array.dtype}")
-    content = struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape) + array.astype(_IDX_TYPES[code]).tobytes()
-    with tempfile.NamedTemporaryFile(dir=Path(path).parent, delete=False) as file:
-        file.write(gzip.compress(content) if str(path).endswith(".gz") else content)
-    os.replace(file.name, path)
+    """`array` as an IDX file, gzipped if `path` ends in .gz; written whole or not at all.
+
+    Raises TypeError for a type that the format does not have.
+    """
+    codes = {np.dtype(name).newbyteorder("="): code for code, name in _IDX_TYPES.items()}
+    code = codes.get(array.dtype.newbyteorder("="))
+    if code is None: raise TypeError(f"array must be u/int8, int16, int32, float32 or float64, got {array.dtype}")
+    content = struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
+    content += array.astype(_IDX_TYPES[code]).tobytes()
+    if str(path).endswith(".gz"): content = gzip.compress(content, mtime=0)
+    replace_file(path, lambda temporary: Path(temporary).write_bytes(content))
 
 # %% ../../nbs/foundations/data.ipynb #05da0465
-def intensities(x: np.ndarray, limits: tuple[float, float] | None = (0.0, 1.0), dtype: torch.dtype = torch.float32, name: str = "data") -> Tensor:
+def _check_range(name: str, x: Tensor, low: float = 0.0, high: float = 1.0) -> None:
+    """`x` must be a float tensor with values from `low` to `high`."""
+    check_tensor(name, x)
+    least, most = float(x.min()), float(x.max())
+    if not low <= least <= most <= high:
+        raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got values in [{least:g}, {most:g}]")
+
+
+
+# %% ../../nbs/foundations/data.ipynb #0716ba7d
+def intensities(x: np.ndarray, limits: tuple[float, float] | None = (0.0, 1.0),
+                dtype: torch.dtype = torch.float32, name: str = "data") -> Tensor:
     """Own data [N, D] or [N, h, w] as a checked tensor [N, D] of values within `limits` (None: any finite value).
 
-    Whole numbers are bits if all are 0 or 1, else grey values 0 to 255, which are divided by 255. Raises TypeError for other kinds of
-    values and ValueError for another rank, no images, NaN, or values outside, with `name` in the message.
+    Whole numbers are bits if all are 0 or 1, else grey values 0 to 255, which are divided by 255. Raises TypeError
+    for other kinds of values, ValueError for another rank, no images, NaN, or values outside, naming `name`.
     """
     x = np.asarray(x)
     if x.dtype.kind not in "buif": raise TypeError(f"{name} must hold real numbers, got {x.dtype}")
     if x.ndim not in (2, 3): raise ValueError(f"{name} must have shape [N, D] or [N, h, w], got {list(x.shape)}")
     if x.size == 0: raise ValueError(f"{name} must not be empty, got shape {list(x.shape)}")
     if x.dtype.kind in "ui":
-        if x.min() < 0 or x.max() > 255: raise ValueError(f"{name} must hold whole numbers 0 to 255 or floats, got [{x.min()}, {x.max()}]")
+        if x.min() < 0 or x.max() > 255:
+            raise ValueError(f"{name} must hold whole numbers 0 to 255, or floats, got [{x.min()}, {x.max()}]")
         v = torch.from_numpy(x.astype(np.uint8)).to(dtype) / (255 if x.max() > 1 else 1)
     else: v = torch.from_numpy(x.astype(np.float64)).to(dtype)
-    check_tensor(name, v)
-    if limits is not None and not limits[0] <= float(v.min()) <= float(v.max()) <= limits[1]:
-        raise ValueError(f"{name} must lie in [{limits[0]:g}, {limits[1]:g}], got values in [{float(v.min()):g}, {float(v.max()):g}]")
+    _check_range(name, v, *(limits or (-math.inf, math.inf)))
     return v.reshape(len(v), -1)
 
 # %% ../../nbs/foundations/data.ipynb #1a4876ef
 def digits(labels: bool = False, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
-    """The 8x8 digits as (train [1500, 64], test [297, 64]) in [0, 1]; with `labels` also (train_labels, test_labels), int64.
+    """The 8x8 digits as (train [1500, 64], test [297, 64]) in [0, 1]; `labels` adds (train_labels, test_labels).
 
-    The split is the permutation of NumPy's `RandomState(0)`. Source: Alpaydin and Kaynak (1998), through scikit-learn, offline.
+    Labels are int64. The split is the permutation of NumPy's `RandomState(0)`. Works offline.
+    Source: Alpaydin and Kaynak (1998), through scikit-learn.
     """
     x, y = load_digits(return_X_y=True)
     order = np.random.RandomState(0).permutation(len(x))
@@ -114,59 +141,58 @@ def digits(labels: bool = False, dtype: torch.dtype = torch.float32) -> tuple[Te
     return (x[:1500], x[1500:], y[:1500], y[1500:]) if labels else (x[:1500], x[1500:])
 
 # %% ../../nbs/foundations/data.ipynb #5fb1e5f8
-def _check_unit_interval(name: str, x: Tensor) -> None:
-    """`x` must be a float tensor with values in [0, 1]."""
-    check_tensor(name, x)
-    if float(x.min()) < 0 or float(x.max()) > 1:
-        raise ValueError(f"{name} must lie in [0, 1], got values in [{float(x.min()):g}, {float(x.max()):g}]")
-
-
 def binarize(x: Tensor, threshold: float = 0.5) -> Tensor:
     """Bits of intensities `x` [...]: 1 where x > `threshold`, in the dtype of `x` [eq-data-threshold].
 
-    The book's binary digits are `binarize(x, threshold=7.5 / 16)`. Raises ValueError outside [0, 1] or for a threshold outside [0, 1).
+    The book's binary digits are `binarize(x, threshold=7.5 / 16)`. Raises ValueError for an `x` outside [0, 1]
+    or a threshold outside [0, 1).
     """
-    _check_unit_interval("x", x)
+    _check_range("x", x)
     if not 0 <= threshold < 1: raise ValueError(f"threshold must lie in [0, 1), got {threshold}")
     return (x > threshold).to(x.dtype)  # [eq-data-threshold]
 
 # %% ../../nbs/foundations/data.ipynb #0c92ca8d
 def binarize_stochastic(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Fresh random bits with means `x` [...] in [0, 1], in the dtype of `x` [eq-data-stochastic-binarization].
+    """Fresh random bits with means `x` [...] in [0, 1], of its dtype [eq-data-stochastic-binarization].
 
     Call it anew in every epoch. `generator` lives on the device of `x`. Source: Salakhutdinov and Murray (2008).
     """
-    _check_unit_interval("x", x)
+    _check_range("x", x)
     u = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
     return (u < x).to(x.dtype)  # [eq-data-stochastic-binarization]
 
 # %% ../../nbs/foundations/data.ipynb #8a7c3734
 def noise_entropy(x: Tensor) -> float:
-    """Nats per image of the randomness of stochastic bits with means `x` [N, D] in [0, 1] [eq-data-noise-entropy].
+    """Nats per image of the randomness of stochastic bits with means `x` [N, D] [eq-data-noise-entropy].
 
     No model of the bits reaches an expected log-likelihood above minus this number.
     """
-    _check_unit_interval("x", x)
-    return (torch.special.entr(x.double()) + torch.special.entr(1 - x.double())).sum(-1).mean().item()  # [eq-data-noise-entropy]
+    _check_range("x", x)
+    x = x.double()
+    return (torch.special.entr(x) + torch.special.entr(1 - x)).sum(-1).mean().item()  # [eq-data-noise-entropy]
 
 # %% ../../nbs/foundations/data.ipynb #d942d827
 def base_rate(v: Tensor, smoothing: float = 1.0, unit: Unit = "bernoulli") -> Tensor:
-    """Biases [D] of independent units that fit `v` [N, D], with `smoothing` s imagined images all on and s all off [eq-data-base-rate].
+    """Biases [D] of independent units that fit `v` [N, D], with s = `smoothing` [eq-data-base-rate].
 
-    Means in between (intensities) are accepted. Raises ValueError if `smoothing` is not positive or `v` is outside the unit's range.
+    Intensities between the two states are accepted. Raises ValueError if `smoothing` is not positive or `v` is
+    outside the range of the `unit`.
     """
     check_choice("unit", unit, ("bernoulli", "spin"))
     check_tensor("v", v)
     if v.ndim != 2: raise ValueError(f"v must have shape [N, D], got {list(v.shape)}")
     if not smoothing > 0: raise ValueError(f"smoothing must be positive, got {smoothing}")
+    _check_range("v", v, 0 if unit == "bernoulli" else -1)
     bits = v if unit == "bernoulli" else (v + 1) / 2
-    _check_unit_interval("v" if unit == "bernoulli" else "(v + 1) / 2", bits)
     m = (smoothing + bits.sum(0)) / (2 * smoothing + len(v))  # [eq-data-base-rate]
     return logit(m) / (1 if unit == "bernoulli" else 2)  # [eq-data-base-rate]
 
 
 def independent_log_prob(v: Tensor, b: Tensor, unit: Unit = "bernoulli") -> Tensor:
-    """log p(v) [...] in nats of independent units with biases `b` [D], for states `v` [..., D] [eq-data-independent]."""
+    """log p(v) [...] in nats of independent units with biases `b` [D], `v` [..., D] [eq-data-independent]."""
+    check_tensor("b", b)
+    if b.ndim != 1: raise ValueError(f"b must have shape [D], got {list(b.shape)}")
+    check_choice("unit", unit, ("bernoulli", "spin"))
     check_tensor("v", v, width=len(b), like=b)
     check_states("v", v, unit)
     return (v * b - cumulant(b, unit)).sum(-1)  # [eq-data-independent]
@@ -185,7 +211,7 @@ _MNIST = {  # file: (SHA-256 of the content, SHA-256 of the .gz that is download
 
 
 def data_folder() -> Path:
-    """Where data sets lie: the folder in the environment variable RBMDIFF_DATA, else the user's cache folder."""
+    """Where data sets lie: the folder in the environment variable RBMDIFF_DATA, else the user's cache."""
     import pooch
     return Path(os.environ.get("RBMDIFF_DATA") or pooch.os_cache("rbmdiff"))
 
@@ -195,61 +221,77 @@ def _mnist_file(folder: Path, name: str, download: bool) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file(): return path
     if not download:
-        raise FileNotFoundError(f"no {name} or {name}.gz in {folder}. Get MNIST with mnist(download=True), or give the folder of the four IDX files: "
-                                "mnist(folder), or the environment variable RBMDIFF_DATA, the folder that holds the folder mnist")
+        raise FileNotFoundError(f"no {name} or {name}.gz in {folder}. Get MNIST with mnist(download=True), or give "
+                                "the folder of its four files, mnist(folder), or set the environment variable "
+                                "RBMDIFF_DATA to the folder that holds a folder mnist with them")
     import pooch
     source = pooch.create(folder, _MNIST_URL, registry={f"{name}.gz": _MNIST[name][1]}, retry_if_failed=3)
     return Path(source.fetch(f"{name}.gz", progressbar=True))
 
 
-def mnist(folder: str | Path | None = None, download: bool = False, labels: bool = False, verify: bool = True) -> tuple[Tensor, ...]:
-    """MNIST as float32 (train [60000, 784], test [10000, 784]) in [0, 1]; with `labels` also (train_labels, test_labels), int64.
 
-    `folder` holds the four IDX files, gzipped or not; by default `data_folder() / "mnist"`. What is absent is fetched only if `download`.
-    Raises FileNotFoundError, or ValueError for a damaged file or, unless `verify` is off, another checksum. Source: LeCun et al. (1998).
+# %% ../../nbs/foundations/data.ipynb #4de474fe
+def mnist(folder: str | Path | None = None, download: bool = False, labels: bool = False,
+          verify: bool = True) -> tuple[Tensor, ...]:
+    """MNIST as (train [60000, 784], test [10000, 784]) in [0, 1]; `labels` adds (train_labels, test_labels).
+
+    Images are float32, labels int64. `folder` holds the four IDX files, gzipped or not; by default it is
+    `data_folder() / "mnist"`. What is absent is fetched only if `download`. Raises FileNotFoundError, or ValueError
+    for a damaged file or, unless `verify` is off, another checksum. Source: LeCun et al. (1998).
     """
     folder = data_folder() / "mnist" if folder is None else Path(folder)
-    names = [f"{part}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")[: 1 + labels] for part in ("train", "t10k")]
+    kinds = ("images-idx3", "labels-idx1")[: 2 if labels else 1]
+    names = [f"{part}-{kind}-ubyte" for kind in kinds for part in ("train", "t10k")]
     paths = [_mnist_file(folder, name, download) for name in names]
     arrays = [read_idx(path, _MNIST[name][0] if verify else None) for name, path in zip(names, paths)]
-    images = [intensities(array, name=path.name) for array, path in zip(arrays[:2], paths)]
+    for x, y in zip(arrays, arrays[2:]):
+        if y.shape != x.shape[:1]: raise ValueError(f"{folder} has {len(y)} labels for {len(x)} images")
+    images = [intensities(array, name=str(path)) for array, path in zip(arrays[:2], paths)]
     return (*images, *(torch.from_numpy(array).to(torch.int64) for array in arrays[2:]))
 
 # %% ../../nbs/foundations/data.ipynb #e608d59c
 def _numpy_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a .npy file (under the name 'train') or of a .npz file; pickled objects are refused."""
-    if not path.is_file(): raise FileNotFoundError(f"path must name a file, and there is none at {path}")
     try:
         if path.suffix == ".npy": return {"train": np.array(np.load(path, mmap_mode="r", allow_pickle=False))}
-        with np.load(path, allow_pickle=False) as archive: arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, EOFError, TypeError, AttributeError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+        with zipfile.ZipFile(path) as archive: names = [Path(name).stem for name in archive.namelist()]
+        with np.load(path, allow_pickle=False) as archive: arrays = {name: archive[name] for name in names}
+    except OSError: raise
+    except Exception as error:  # a damaged header reaches Python's own parser and fails in many ways
         raise ValueError(f"{path} is not a readable {path.suffix} file of plain arrays: {error}") from error
     if len(arrays) == 1: return {"train": next(iter(arrays.values()))}
-    if "train" not in arrays: raise ValueError(f"{path} must hold one array, or arrays 'train' and 'test', got {sorted(arrays)}")
+    if set(arrays) != {"train", "test"}:
+        raise ValueError(f"{path} must hold one array, or the arrays train and test, got {sorted(arrays)}")
     return arrays
 
+# %% ../../nbs/foundations/data.ipynb #8ec694f0
+def load(source: str | Path, download: bool = False,
+         limits: tuple[float, float] | None = (0.0, 1.0)) -> tuple[Tensor, Tensor | None]:
+    """(train [N, D], test [M, D] or None) of 'digits', 'mnist', a folder of MNIST's four files, or a data file.
 
-def load(source: str | Path, download: bool = False, limits: tuple[float, float] | None = (0.0, 1.0)) -> tuple[Tensor, Tensor | None]:
-    """(train [N, D], test [M, D] or None) of `source`: 'digits', 'mnist', a folder of MNIST's files, or a .npy, .npz, IDX or gzipped IDX file.
-
-    A .npz file holds one array, or `train` and `test`; for the checks and `limits` see `intensities`. `download` allows MNIST to be fetched.
+    Files are .npy, .npz (one array, or `train` and `test`), IDX or gzipped IDX; their content and `limits` are
+    those of `intensities`. `download` allows MNIST to be fetched. Raises as `mnist`, `read_idx`, `intensities`.
     """
     if str(source) == "digits": return digits()
     if str(source) == "mnist": return mnist(download=download)
     path = Path(source)
     if path.is_dir(): return mnist(path, download=download)
-    if not path.exists(): raise FileNotFoundError(f"data must be 'digits', 'mnist' or a file (.npy, .npz, IDX, gzipped IDX), and there is no {source}")
+    if not path.exists():
+        raise FileNotFoundError("data must be 'digits', 'mnist', or a .npy, .npz, IDX or gzipped IDX file, "
+                                f"and there is no file {source}")
     arrays = _numpy_arrays(path) if path.suffix in (".npy", ".npz") else {"train": read_idx(path)}
-    train, test = (intensities(arrays[part], limits, name=f"{path.name} ({part})") if part in arrays else None for part in ("train", "test"))
+    parts = {name: intensities(array, limits, name=f"{name} in {path}") for name, array in arrays.items()}
+    train, test = parts["train"], parts.get("test")
     if test is not None and test.shape[1] != train.shape[1]:
         raise ValueError(f"{path}: train and test must have one width, got {train.shape[1]} and {test.shape[1]}")
     return train, test
 
 # %% ../../nbs/foundations/data.ipynb #0d61c98f
 def bars_and_stripes(n: int) -> tuple[Tensor, Tensor]:
-    """All bars-and-stripes patterns [2^(n+1) - 2, n*n] as 0/1 and their probabilities, both float64 [eq-data-bars].
+    """All patterns [2^(n+1) - 2, n*n] as 0/1, and their probabilities, both float64 [eq-data-bars].
 
-    Draws are `v[torch.multinomial(p, count, replacement=True, generator=g)]`. Raises ValueError if the patterns have over 2^25 pixels.
+    Draws are `v[torch.multinomial(p, count, replacement=True, generator=g)]`. Raises ValueError for n > 16.
+    Source: MacKay (2003), chapter 43.
     """
     check_count("n", n)
     if n > 16: raise ValueError(f"n must be at most 16 (2^25 pixels in all patterns), got {n}")
@@ -273,19 +315,22 @@ def _mixture_weights(means: Tensor, sigma: float, weights: Tensor | None) -> Ten
     check_tensor("means", means)
     if means.ndim != 2: raise ValueError(f"means must have shape [K, d], got {list(means.shape)}")
     if not sigma > 0: raise ValueError(f"sigma must be positive, got {sigma}")
-    if weights is None: return torch.full((len(means),), 1 / len(means), dtype=means.dtype, device=means.device)
+    if weights is None: return torch.full_like(means[:, 0], 1 / len(means))
     check_tensor("weights", weights, width=len(means), like=means)
-    if weights.ndim != 1 or float(weights.min()) < 0 or abs(float(weights.sum()) - 1) > 1e-5:
-        raise ValueError(f"weights must be a vector of non-negative numbers with sum 1, got sum {float(weights.sum()):g}, shape {list(weights.shape)}")
+    if weights.ndim != 1: raise ValueError(f"weights must have shape [{len(means)}], got {list(weights.shape)}")
+    least, total = float(weights.min()), float(weights.sum())
+    if least < 0 or abs(total - 1) > 1e-5:
+        raise ValueError(f"weights must not be negative and have sum 1, got smallest {least:g}, sum {total:g}")
     return weights
 
 # %% ../../nbs/foundations/data.ipynb #41df4d98
-def gaussian_mixture(n: int, means: Tensor, sigma: float = 0.2, weights: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-    """`n` draws [n, d] of a mixture of spherical normals: `means` [K, d], one `sigma`, `weights` [K] (equal by default)."""
+def gaussian_mixture(n: int, means: Tensor, sigma: float = 0.2, weights: Tensor | None = None,
+                     generator: torch.Generator | None = None) -> Tensor:
+    """`n` draws [n, d] of spherical normals: `means` [K, d], one `sigma`, `weights` [K] (by default equal)."""
     check_count("n", n)
     weights = _mixture_weights(means, sigma, weights)
-    k = torch.multinomial(weights, n, replacement=True, generator=generator)
-    return means[k] + sigma * torch.randn(n, means.shape[1], dtype=means.dtype, device=means.device, generator=generator)
+    mu = means[torch.multinomial(weights, n, replacement=True, generator=generator)]
+    return mu + sigma * torch.randn(mu.shape, dtype=mu.dtype, device=mu.device, generator=generator)
 
 
 def mixture_log_prob(x: Tensor, means: Tensor, sigma: float = 0.2, weights: Tensor | None = None) -> Tensor:
@@ -297,8 +342,9 @@ def mixture_log_prob(x: Tensor, means: Tensor, sigma: float = 0.2, weights: Tens
     return kernel - means.shape[1] / 2 * math.log(2 * math.pi * sigma**2)  # [eq-data-mixture]
 
 # %% ../../nbs/foundations/data.ipynb #19b2fb58
-def swiss_roll(n: int, noise: float = 0.02, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """`n` points [n, 2] of a spiral that ends at radius 1, with normal `noise` eta on both coordinates [eq-data-swiss-roll]."""
+def swiss_roll(n: int, noise: float = 0.02, generator: torch.Generator | None = None,
+               dtype: torch.dtype = torch.float32) -> Tensor:
+    """`n` points [n, 2] of a spiral that ends at radius 1, with normal `noise` eta [eq-data-swiss-roll]."""
     check_count("n", n)
     if not noise >= 0: raise ValueError(f"noise must not be negative, got {noise}")
     theta = 1.5 * math.pi * (1 + 2 * torch.rand(n, dtype=dtype, generator=generator))

@@ -1,0 +1,84 @@
+"""The pages that the build writes: map, reference of the package; the front matter and the references."""
+import ast
+import json
+import re
+import sys
+
+from bookmaker import ROOT, notebook
+from forms import source
+
+sys.path.insert(0, str(ROOT / "book"))
+import build
+import pages
+
+MODULE = '''"""Summary line."""
+__all__ = ["f", "Model"]
+def f(x: Tensor, k=1) -> Tensor:
+    """Of `x` [..., D] and 2**k [eq-a-b]; see https://a.example/b_c."""
+def g(): pass
+class _Base:
+    def __init__(self, n: int): pass
+    def mean(self, v): "Old."
+class Model(_Base):
+    """A model."""
+    @classmethod
+    def load(cls, path: str): "Read."
+    def mean(self, v): "New."
+    def _own(self): "Hidden."
+'''
+
+
+def chapters(**prerequisites):
+    """Chapters by name, each with links to the ones that it needs."""
+    return {f"models/{name}": notebook([f"markdown|# {name.title()}: more", "markdown|**Prerequisites** " + ", ".join(f"[x]({n}.ipynb)" for n in needs)])
+            for name, needs in prerequisites.items()}
+
+
+def test_prerequisites_and_rows():
+    books = chapters(a=[], b=["a"], c=["a", "b"], d=["a", "../other/none"])
+    needs = pages.prerequisites(books)
+    assert needs == {"models/a": [], "models/b": ["models/a"], "models/c": ["models/a", "models/b"], "models/d": ["models/a"]}
+    assert pages.direct(needs)["models/c"] == ["models/b"]
+    assert pages.rows(pages.direct(needs)) == [["models/a"], ["models/b", "models/d"], ["models/c"]]
+
+
+def test_map_has_a_link_a_caption_and_words_for_every_chapter():
+    drawn = pages.chapter_map(chapters(a=[], b=["a"]))
+    assert drawn.count("<a href=") == 2 and 'role="img" aria-label="A needs nothing. B needs A."' in drawn
+    assert "<figcaption>" in drawn and drawn.count("marker-end") == 1
+
+
+def test_reference_page(tmp_path):
+    (tmp_path / "rbmdiff/models").mkdir(parents=True)
+    (tmp_path / "rbmdiff/models/a.py").write_text(MODULE)
+    files = pages.reference(tmp_path, {"models/a": notebook(["code|#| default_exp models.a", "markdown|# The letter A"])})
+    page = files["api/models.a.md"]
+    assert re.findall(r"^##+ (.*)$", page, re.MULTILINE) == ["f", "Model", "Model.mean", "Model.load"]
+    assert "f(x: Tensor, k=1) -> Tensor\n" in page and "class Model(n: int)\n" in page and "@classmethod\nload(path: str)" in page
+    assert "New." in page and "Old." not in page and "[The letter A](../models/a.ipynb)" in page and "rbmdiff/models/a.py:3" in page
+    assert r"Of `x` \[..., D\] and 2\*\*k \[eq-a-b\]; see https://a.example/b_c." in page
+    assert "[models.a](models.a.md): Summary line." in files["api/index.md"]
+
+
+def test_long_signatures_are_folded():
+    node = ast.parse("def f(" + ", ".join(f"argument_{i}: int" for i in range(12)) + "): pass").body[0]
+    assert max(map(len, pages.signature(node, {}).split("\n"))) <= 100
+
+
+def test_every_chapter_stands_after_its_prerequisites():
+    order = build.contents()
+    needs = pages.prerequisites({c: json.loads((ROOT / f"nbs/{c}.ipynb").read_text("utf8")) for c in order})
+    assert all(order.index(p) < order.index(c) for c in order for p in needs[c])
+
+
+def test_every_citation_is_in_the_references():
+    text = "".join(source(c) for p in (ROOT / "nbs").rglob("*.ipynb") for c in json.loads(p.read_text("utf8"))["cells"])
+    cited = {key.strip() for keys in re.findall(r"\{cite:p\}`([^`]+)`", text) for key in keys.split(",")}
+    entries = (ROOT / "book/references.bib").read_text("utf8")
+    known = re.findall(r"^@\w+\{(\w+),", entries, re.MULTILINE)
+    assert cited <= set(known) and len(known) == len(set(known))
+
+
+def test_every_reference_has_author_title_year():
+    for key, body in re.findall(r"^@\w+\{(\w+),(.*?)^\}", (ROOT / "book/references.bib").read_text("utf8"), re.MULTILINE | re.DOTALL):
+        assert "title = " in body and "author = " in body and re.search(r"year = \{\d{4}\}", body), key

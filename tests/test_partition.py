@@ -1,0 +1,297 @@
+"""learning.partition: both directions against enumeration, error bars that cover, and the doors."""
+
+import dataclasses
+import math
+
+from hypothesis import given, settings, strategies as st
+import pytest
+import torch
+
+from rbmdiff.foundations.core import Estimate, log_mean_exp
+from rbmdiff.learning import partition
+from rbmdiff.learning.partition import LogZ, ais, base_bias, log_likelihood, reverse_ais, temperatures
+from rbmdiff.models.rbm import RBM, states
+
+KINDS = [(v, h) for v in ("bernoulli", "spin", "gaussian") for h in ("bernoulli", "spin")]
+PATH = torch.tensor([0.0, 0.3, 0.6, 1.0], dtype=torch.float64)
+
+
+def machine(visible="bernoulli", hidden="bernoulli", D=5, H=3, scale=0.5, seed=0, dtype=torch.float64):
+    """A machine with random parameters and a random base bias."""
+    g = torch.Generator().manual_seed(seed)
+    m = RBM(D, H, visible, hidden, dtype=dtype)
+    for p in m.parameters(): p.data = scale * torch.randn(p.shape, dtype=dtype, generator=g)
+    if visible == "gaussian": m.sigma.data = 0.8 + 0.4 * torch.rand(D, dtype=dtype, generator=g)
+    return m, scale * torch.randn(D, dtype=dtype, generator=g)
+
+
+def exact_draws(m, n, generator):
+    """Independent exact draws [n, D]."""
+    H = states(len(m.c), m.hidden, dtype=m.W.dtype)
+    with torch.no_grad():
+        p = torch.softmax(-m.hidden_free_energy(H), 0)
+        return m.sample_visible(H[torch.multinomial(p, n, replacement=True, generator=generator)], generator)
+
+
+def noise(seed=1): return torch.Generator().manual_seed(seed)
+
+
+# ------------------------------------------------------------------ exactness
+
+@pytest.mark.parametrize("visible, hidden", KINDS)
+def test_both_directions_are_unbiased(visible, hidden):
+    m, base = machine(visible, hidden)
+    log_z, g, n = m.log_partition().item(), noise(), 2**16
+    forward = Estimate.of(torch.exp(ais(m, n, generator=g, base=base, betas=PATH).log_weights - log_z))
+    back = reverse_ais(m, exact_draws(m, n, g), generator=g, base=base, betas=PATH).log_weights
+    backward = Estimate.of(torch.exp(log_z - back))
+    for estimate in (forward, backward): assert abs(estimate.z(1)) < 4 and estimate.stderr < 0.03
+    # controls: a log Z that is wrong by 0.2 nats; the forward formula on backward weights
+    assert abs(Estimate.of(torch.exp(back - log_z)).z(1)) > 5
+    assert abs(forward.z(math.exp(0.2))) > 6 and abs(backward.z(math.exp(0.2))) > 6
+
+
+@pytest.mark.parametrize("visible, hidden", KINDS[:4])
+def test_mean_weight_is_exact_by_transfer_matrices(visible, hidden):
+    """All randomness removed: E[w] as a product of matrices over all visible states, for the path of the module."""
+    m, base = machine(visible, hidden, D=4)
+    V, H = states(4, visible), states(3, hidden)
+    with torch.no_grad():
+        def log_f(beta):
+            bias = (1 - beta) * base + beta * m.b
+            return V @ bias + torch.logsumexp(beta * (V @ m.W + m.c) @ H.T, 1)
+
+        def step(beta):
+            joint = V @ ((1 - beta) * base + beta * m.b + beta * (H @ m.W.T)).T + beta * (H @ m.c)     # [V, H]
+            return torch.softmax(joint, 1) @ torch.softmax(joint, 0).T
+
+        def mean_weight(lag):
+            mass = torch.exp(log_f(0.0))
+            for now, new in zip(PATH[:-1], PATH[1:]):
+                mass = (mass * torch.exp(log_f(new) - log_f(now))) @ step(now if lag else new)
+            return mass.sum().log().item()
+        truth = m.log_partition().item()
+        assert abs(mean_weight(False) - truth) < 1e-12 and abs(mean_weight(True) - truth) > 1e-3
+        # the module's log-ratios are those of log_f: one chain for every state, the draws replaced by the states
+        for now, new in zip(PATH[:-1].tolist(), PATH[1:].tolist()):
+            got = partition._anneal(m, base, V, torch.tensor([now, new]), None, False)[0]
+            assert torch.allclose(got, log_f(new) - log_f(now), atol=1e-6)
+        assert abs(partition._log_z0(m, base) - log_f(0.0).logsumexp(0).item()) < 1e-12
+
+
+@pytest.mark.parametrize("visible, hidden", KINDS)
+def test_independent_units_need_no_luck(visible, hidden):
+    m, _ = machine(visible, hidden)
+    m.W.data.zero_()
+    z = ais(m, 5, 3, noise(), base=m.b.detach())
+    assert torch.allclose(z.log_weights, m.log_partition().double().expand(5), atol=1e-12)
+    assert z.stderr < 1e-12 and abs(z.ess - 5) < 1e-9
+
+
+def test_final_states_are_weighted_draws_of_the_machine():
+    m, base = machine("spin", "spin", scale=0.6)
+    z = ais(m, 2**16, generator=noise(), base=base, betas=PATH)
+    V = states(5, "spin")
+    truth = torch.exp(m.log_prob(V).detach()) @ V
+    w = torch.exp(z.log_weights - m.log_partition().item())
+    weighted, plain = w[:, None] * z.states, z.states
+    for draws, close in ((weighted, True), (plain, False)):
+        largest = max(abs(Estimate.of(column).z(t)) for column, t in zip(draws.T, truth.tolist()))
+        assert largest < 4 if close else largest > 6
+
+
+def test_tilted_machine():
+    m, base = machine()
+    tilted = m.tilt(torch.full((5,), 0.3, dtype=torch.float64))
+    z = ais(tilted, 4000, 30, noise(), base=base)
+    assert abs(z.z(tilted.log_partition().item())) < 4 and z.stderr < 0.01 and abs(z.z(m.log_partition().item())) > 20
+
+
+# ------------------------------------------------------------------ error bars
+
+def test_error_bars_cover_and_both_sides_are_bounds():
+    m, base = machine("bernoulli", "bernoulli", 8, 4, scale=1.0)
+    truth, g, runs, n = m.log_partition().item(), noise(3), 400, 64
+    up = ais(m, runs * n, 60, g, base=base)
+    down = reverse_ais(m, exact_draws(m, runs * n, g), 60, g, base=base)
+    for whole, sign in ((up, 1), (down, -1)):
+        parts = [LogZ.of(w, v, sign) for w, v in zip(whole.log_weights.split(n), whole.states.split(n))]
+        inside, half = (sum(abs(p.z(truth)) < width for p in parts) / runs for width in (2, 1))
+        band = 4 * math.sqrt(0.95 * 0.05 / runs)
+        assert abs(inside - 0.95) < band and half < 0.95 - 2 * band
+        assert sign * Estimate.of(whole.log_weights).z(truth) < -4                    # Jensen's inequality, each side
+        assert sum(sign * (p.value - truth) > 1 for p in parts) / runs < math.exp(-1)   # Markov's
+
+
+def test_gap_shrinks_like_one_over_k():
+    m, base = machine("bernoulli", "bernoulli", 8, 4, scale=1.0)
+    g = noise(4)
+
+    def gap(K):
+        up, down = ais(m, 20000, K, g, base=base), reverse_ais(m, exact_draws(m, 20000, g), K, g, base=base)
+        return (down.log_weights.mean() - up.log_weights.mean()).item()
+    assert 2.5 < gap(15) / gap(60) < 4.7
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.floats(-1000, 1000), min_size=2, max_size=30), st.sampled_from([1, -1]))
+def test_estimate_of_any_weights(values, sign):
+    log_w = torch.tensor(values, dtype=torch.float64)
+    z = LogZ.of(log_w, log_w[:, None], sign)
+    assert min(values) - 1e-9 <= z.value <= max(values) + 1e-9
+    assert 0 <= z.stderr <= 1 + 1e-12 and 1 - 1e-9 <= z.ess <= len(values) + 1e-9
+    assert math.isclose(z.ess, 1 / torch.softmax(sign * log_w, 0).square().sum().item(), rel_tol=1e-6)
+    assert math.isclose(LogZ.of(log_w + 7, log_w[:, None], sign).value, z.value + 7, abs_tol=1e-9)
+    assert math.isclose(z.value, sign * log_mean_exp(sign * log_w).item())
+
+
+def test_estimate_prints_and_is_frozen():
+    z = ais(machine()[0], 50, 10, noise())
+    assert str(z) == str(Estimate(z.value, z.stderr, z.n)) and "±" in str(z) and "tensor" not in repr(z)
+    assert isinstance(z, Estimate) and z.log_weights.shape == (50,) and z.log_weights.dtype == torch.float64
+    assert z.states.shape == (50, 5) and z == dataclasses.replace(z)
+    with pytest.raises(dataclasses.FrozenInstanceError): z.value = 0.0
+
+
+# ------------------------------------------------------------------ reproducibility, dtype, work
+
+def test_reproducible_and_free_of_the_global_generator():
+    m, base = machine()
+    before = torch.get_rng_state()
+    a, b, c = (ais(m, 20, 15, noise(s), base=base) for s in (1, 1, 2))
+    v = exact_draws(m, 20, noise())
+    r, q = (reverse_ais(m, v, 15, noise(1), base=base) for _ in range(2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(a.log_weights, b.log_weights) and not torch.equal(a.log_weights, c.log_weights)
+    assert torch.equal(r.log_weights, q.log_weights)
+    assert not a.log_weights.requires_grad and not a.states.requires_grad
+
+
+def test_float32_keeps_its_digits():
+    """The same walk in both precisions: states that no rounding can change, so only the weights differ."""
+    m, base = machine("bernoulli", "bernoulli", 40, 30, scale=0.2)
+    m.W.data.zero_(), m.b.data.copy_(base)
+    double = ais(m, 4, 2000, noise(), base=base).log_weights
+    single = ais(m.float(), 4, 2000, noise(), base=base.float()).log_weights
+    assert single.dtype == torch.float64 and (single - double).abs().max() < 1e-4
+
+
+def test_two_matrix_products_a_temperature(monkeypatch):
+    m, base = machine()
+    calls = []
+    hidden, visible = RBM._hidden_field, RBM._visible_field
+    monkeypatch.setattr(RBM, "_hidden_field", lambda self, v: calls.append("W") or hidden(self, v))
+    monkeypatch.setattr(RBM, "_visible_field", lambda self, h: calls.append("W.T") or visible(self, h))
+    ais(m, 3, 7, noise(), base=base)
+    assert calls == ["W", "W.T"] * 7
+
+
+def test_progress_bar(capsys):
+    m, _ = machine()
+    ais(m, 3, 7, noise())
+    assert capsys.readouterr().err == ""
+    ais(m, 3, 7, noise(), progress=True)
+    assert "7/7" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ temperatures, base bias, likelihood
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 300), st.floats(0.25, 4))
+def test_temperatures(K, power):
+    betas = temperatures(K, power)
+    assert betas.shape == (K + 1,) and betas.dtype == torch.float64
+    assert betas[0] == 0 and betas[-1] == 1 and bool((betas.diff() > 0).all())
+
+
+@pytest.mark.parametrize("visible", ["bernoulli", "spin", "gaussian"])
+def test_base_bias_gives_the_means(visible):
+    v = torch.randn(30, 4, 6, dtype=torch.float64, generator=noise())
+    if visible != "gaussian": v = (v > 0.4).double()
+    if visible == "spin": v = 2 * v - 1
+    bias = base_bias(v, visible)
+    mean = {"bernoulli": torch.sigmoid, "spin": torch.tanh, "gaussian": lambda x: x}[visible](bias)
+    total = v.reshape(-1, 6).sum(0)
+    wanted = {"bernoulli": (total + 1) / 122, "spin": total / 122, "gaussian": total / 120}[visible]
+    assert torch.allclose(mean, wanted, atol=1e-14)
+    assert visible == "gaussian" or (v.reshape(-1, 6).mean(0) - wanted).abs().max() > 1e-4      # control: not smoothed
+    if visible != "gaussian":
+        constant = torch.ones(5, 3)                                     # a unit that never changes keeps a finite bias
+        assert base_bias(constant, visible).isfinite().all()
+
+
+def test_log_likelihood():
+    m, _ = machine()
+    v = states(5)[torch.randint(32, (9000,), generator=noise())]
+    exact, log_z = Estimate.of(m.log_prob(v).detach()), m.log_partition().item()
+    ours = log_likelihood(m, v.reshape(90, 100, 5), Estimate(log_z, 0.3, 10))
+    assert abs(ours.value - exact.value) < 1e-12 and ours.n == 9000
+    assert math.isclose(ours.stderr, math.sqrt(exact.stderr**2 + 0.09), rel_tol=1e-9)
+    assert log_likelihood(m, v, Estimate(log_z + 1, 0.0, 10)).value < ours.value - 0.9
+
+
+# ------------------------------------------------------------------ the doors
+
+NAN = torch.full((5,), math.nan, dtype=torch.float64)
+V = torch.ones(4, 5, dtype=torch.float64)
+BAD = {
+    "no chains": (lambda m: ais(m, 0), ValueError, "n_chains"),
+    "one chain": (lambda m: ais(m, 1), ValueError, "n_chains"),
+    "half a chain": (lambda m: ais(m, 2.5), TypeError, "n_chains"),
+    "no temperatures": (lambda m: ais(m, 4, 0), ValueError, "n_temperatures"),
+    "no temperatures back": (lambda m: reverse_ais(m, V, 0), ValueError, "n_temperatures"),
+    "temperatures by name": (lambda m: ais(m, 4, "many"), TypeError, "n_temperatures"),
+    "base NaN": (lambda m: ais(m, base=NAN), ValueError, "base"),
+    "base width": (lambda m: ais(m, base=V[0, :4]), ValueError, "base"),
+    "base rank": (lambda m: ais(m, base=V), ValueError, "base"),
+    "base dtype": (lambda m: ais(m, base=V[0].float()), TypeError, "base"),
+    "betas down": (lambda m: ais(m, betas=PATH.flip(0)), ValueError, "betas"),
+    "betas short of one": (lambda m: ais(m, betas=PATH / 2), ValueError, "betas"),
+    "betas repeat": (lambda m: ais(m, betas=torch.tensor([0.0, 0.5, 0.5, 1.0])), ValueError, "betas"),
+    "betas rank": (lambda m: ais(m, betas=PATH[None]), ValueError, "betas"),
+    "betas list": (lambda m: ais(m, betas=[0.0, 1.0]), TypeError, "betas"),
+    "machine": (lambda m: ais(m.W), TypeError, "rbm"),
+    "batch of machines": (lambda m: ais(m.tilt(V)), ValueError, "rbm"),
+    "half machine": (lambda m: ais(m.half()), TypeError, "rbm"),
+    "v width": (lambda m: reverse_ais(m, V[:, :4]), ValueError, "v"),
+    "v rank": (lambda m: reverse_ais(m, V[0]), ValueError, "v"),
+    "v one": (lambda m: reverse_ais(m, V[:1]), ValueError, "v"),
+    "v empty": (lambda m: reverse_ais(m, V[:0]), ValueError, "v"),
+    "v dtype": (lambda m: reverse_ais(m, V.float()), TypeError, "v"),
+    "v integer": (lambda m: reverse_ais(m, V.long()), TypeError, "v"),
+    "v not states": (lambda m: reverse_ais(m, V / 2), ValueError, "v"),
+    "v spins": (lambda m: reverse_ais(m, -V), ValueError, "v"),
+    "v NaN": (lambda m: reverse_ais(m, V * math.nan), ValueError, "v"),
+    "power": (lambda m: temperatures(4, 0.0), ValueError, "power"),
+    "power NaN": (lambda m: temperatures(4, math.nan), ValueError, "power"),
+    "bias of one state": (lambda m: base_bias(V[0]), ValueError, "v"),
+    "bias of greys": (lambda m: base_bias(V / 2), ValueError, "v"),
+    "bias of relu": (lambda m: base_bias(V, "relu"), ValueError, "visible"),
+    "likelihood of greys": (lambda m: log_likelihood(m, V / 2, Estimate(0.0, 0.0, 1)), ValueError, "v"),
+    "likelihood of one": (lambda m: log_likelihood(m, V[:1], Estimate(0.0, 0.0, 1)), ValueError, "v"),
+    "likelihood without error": (lambda m: log_likelihood(m, V, 3.0), TypeError, "log_z"),
+    "likelihood of a tensor": (lambda m: log_likelihood(m.W, V, Estimate(0.0, 0.0, 1)), TypeError, "rbm"),
+}
+
+
+@pytest.mark.parametrize("call, error, name", BAD.values(), ids=BAD)
+def test_refused(call, error, name):
+    with pytest.raises(error, match=rf"^{name}\b"): call(machine()[0])
+
+
+def test_damaged_machine_is_refused():
+    m, _ = machine()
+    m.W.data[2, 1] = math.nan
+    with pytest.raises(ValueError, match=r"^rbm\.W"): ais(m, 4, 3)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("visible, hidden", KINDS)
+def test_cuda(visible, hidden):
+    m, base = machine(visible, hidden)
+    truth, draws = m.log_partition().item(), exact_draws(m, 4000, noise()).cuda()
+    m, base, g = m.cuda(), base.cuda(), torch.Generator("cuda").manual_seed(0)
+    for z in (ais(m, 4000, 100, g, base=base), reverse_ais(m, draws, 100, g, base=base)):
+        assert abs(z.z(truth)) < 4 and z.stderr < 0.02 and z.log_weights.is_cuda and z.states.is_cuda
+    with pytest.raises(ValueError, match="^base"): ais(m, base=base.cpu())
