@@ -18,7 +18,7 @@ import time
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 import yaml
 
 BOOK = Path(__file__).resolve().parent
@@ -65,7 +65,7 @@ def stop_on(problems: list[str]) -> None:
 
 def execute_all(notebooks: dict[str, dict]) -> dict[str, dict]:
     """Outputs and seconds of every chapter, as many at once as there are cores."""
-    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), 8)) as pool:
+    with ThreadPoolExecutor(min(os.cpu_count(), 8)) as pool:
         return dict(zip(notebooks, pool.map(execute, notebooks, notebooks.values())))
 
 
@@ -74,10 +74,10 @@ def execute(chapter: str, nb: dict) -> dict:
     stored, key = BUILD / f"executed/{chapter}.json", code_key(nb)
     if stored.is_file() and (last := json.loads(stored.read_text("utf8")))["key"] == key: return last
     node, start, error = nbformat.from_dict(for_book(nb)), time.perf_counter(), ""
-    client = NotebookClient(node, kernel_name="python3", timeout=None, skip_cells_with_tag="skip-execution",
-                            resources={"metadata": {"path": str((ROOT / "nbs" / chapter).parent)}})
+    folder = {"metadata": {"path": str((ROOT / "nbs" / chapter).parent)}}
+    client = NotebookClient(node, kernel_name="python3", timeout=600, skip_cells_with_tag="skip-execution", resources=folder)
     try: client.execute()
-    except CellExecutionError as failure: error = re.sub(r"\x1b\[[0-9;]*m", "", str(failure))  # without terminal colours
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as failure: error = re.sub(r"\x1b\[[0-9;]*m", "", str(failure))  # without terminal colours
     seconds = round(time.perf_counter() - start, 1)
     print(f"{seconds:8.1f} s  {chapter}", flush=True)
     cells = [{k: c.get(k) for k in ("id", "metadata", "outputs", "execution_count")} for c in node.cells]
@@ -115,7 +115,8 @@ def stage(notebooks: dict, executed: dict, timings: dict) -> None:
     files = {p.relative_to(BOOK).as_posix(): p.read_bytes() for p in own}
     for chapter, nb in notebooks.items():
         depth = "../" * chapter.count("/")
-        files[f"{chapter}.ipynb"] = json.dumps(with_outputs(for_book(nb, f"{depth}notebooks/{chapter}.ipynb"), executed[chapter]), indent=1)
+        page = for_book(nb, f"{depth}notebooks/{chapter}.ipynb")
+        files[f"{chapter}.ipynb"] = json.dumps(with_outputs(page, executed[chapter]), indent=1)
     files["map.html"] = pages.chapter_map(notebooks)
     files["environment-table.txt"] = pages.environment(timings)
     files |= pages.reference(ROOT, notebooks)
@@ -134,8 +135,8 @@ def with_outputs(nb: dict, run: dict) -> dict:
 
 def render() -> None:
     """Jupyter Book, every warning an error. After a failure the next build reads every page again."""
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(STAGE), "--path-output", str(BOOK), "--config", str(BOOK / "_config.yml"),
-               "--toc", str(BOOK / "_toc.yml"), "-W", "-n", "--keep-going", "-q"]
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", STAGE, "--path-output", BOOK,
+               "--config", BOOK / "_config.yml", "--toc", BOOK / "_toc.yml", "-W", "-n", "--keep-going", "-q"]
     if subprocess.run(command).returncode:
         shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)
         raise SystemExit("ERROR: the book was not built")
@@ -143,7 +144,8 @@ def render() -> None:
 
 def report(timings: dict[str, float], seconds: float) -> None:
     """Print what took long and store it."""
-    write(BUILD / "timings.json", json.dumps({"chapters": timings, "total": round(seconds, 1), "python": platform.python_version()}, indent=1) + "\n")
+    stored = {"chapters": timings, "total": round(seconds, 1), "python": platform.python_version()}
+    write(BUILD / "timings.json", json.dumps(stored, indent=1) + "\n")
     for chapter, value in sorted(timings.items(), key=lambda item: -item[1])[:3]: print(f"slowest {value:6.1f} s  {chapter}")
     print(f"book built in {seconds:.1f} s: {HTML / 'index.html'}")
 

@@ -16,7 +16,7 @@ from forms import source
 from labels import module_of
 
 ROOMS = {"foundations": "blue", "models": "vermilion", "sampling": "green", "learning": "purple", "diffusion": "orange", "bridge": "sky",
-         "practice": "black"}
+         "practice": "yellow"}
 BOX, GAP, ROW = (178, 46), 26, 96
 
 
@@ -103,7 +103,7 @@ def box(chapter: str, name: str, colour: str, x: float, y: float) -> str:
 def environment(timings: dict[str, float]) -> str:
     """Two tables in markdown: what the book ran on, and how long each chapter took."""
     rows = [("Python", platform.python_version()), *((name, version(name)) for name in ("torch", "numpy", "matplotlib", "scikit-learn")),
-            ("processor", f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"),
+            ("processor", f"{platform.machine()}, {os.cpu_count()} cores"),
             ("threads a chapter", os.environ.get("OMP_NUM_THREADS", "default"))]
     table = "| what | value |\n|---|---|\n" + "".join(f"| {a} | {b} |\n" for a, b in rows)
     seconds = "".join(f"| [{c}]({c}.ipynb) | {s:.1f} |\n" for c, s in timings.items())

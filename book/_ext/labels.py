@@ -64,9 +64,10 @@ def collect(root: Path, chapters: list[str]) -> tuple[dict[str, Equation], list[
     for chapter, nb in books:
         for cell, data in cells(chapter, nb, "code"):
             problems += read_code(root, module_of(nb), cell, source(data), table)
-    for equation in table.values():
-        if not equation.code: problems.append(f"{equation.cell}: equation {equation.label} has no code: no exported line ends in '# [{equation.label}]'")
-        if not equation.checks: problems.append(f"{equation.cell}: equation {equation.label} has no check: no cell that is run and shown begins with '# check [{equation.label}]: …'")
+    for e in table.values():
+        if not e.code: problems.append(f"{e.cell}: equation {e.label} has no code: no exported line ends in '# [{e.label}]'")
+        if not e.checks: problems.append(f"{e.cell}: equation {e.label} has no check: no cell that is run and shown "
+                                         f"begins with '# check [{e.label}]: …'")
     return table, problems
 
 

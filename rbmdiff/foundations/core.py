@@ -25,7 +25,7 @@ Unit = Literal["bernoulli", "spin"]
 
 
 def cumulant(x: Tensor, unit: Unit = "bernoulli") -> Tensor:
-    """Log-normaliser A(x) of a binary unit with field `x` [...]: softplus(x) for 0/1, log 2cosh(x) for spins [eq-core-cumulant].
+    """Log-normaliser A(x) of a binary unit, field `x` [...]: softplus for 0/1, log 2cosh for spins [eq-core-cumulant].
 
     Accurate to rounding for every finite field. Source: the exponential-family form of Welling et al. (2004).
     Raises ValueError for an unknown `unit`.
@@ -73,7 +73,8 @@ def sample_unit(x: Tensor, unit: Unit = "bernoulli", generator: torch.Generator 
 # %% ../../nbs/foundations/core.ipynb #41e3f9e8
 @dataclass(frozen=True)
 class Estimate:
-    """A Monte Carlo number: `value`, its standard error `stderr`, from `n` independent draws. Prints as `value ± stderr`."""
+    """A Monte Carlo number: `value`, its standard error `stderr`, from `n` independent draws; prints as `value ± stderr`.
+    """
     value: float
     stderr: float
     n: int
@@ -81,7 +82,8 @@ class Estimate:
     @classmethod
     def of(cls, draws: Tensor) -> "Estimate":
         """Mean of independent `draws` [n], n > 1, with its standard error [eq-core-stderr]."""
-        if draws.ndim != 1 or len(draws) < 2: raise ValueError(f"draws must have shape [n] with n > 1, got {list(draws.shape)}")
+        if draws.ndim != 1 or len(draws) < 2:
+            raise ValueError(f"draws must have shape [n] with n > 1, got {list(draws.shape)}")
         return cls(draws.mean().item(), draws.std().item() / math.sqrt(len(draws)), len(draws))  # [eq-core-stderr]
 
     def z(self, truth: float) -> float:
@@ -118,12 +120,13 @@ def check_states(name: str, v: Tensor, unit: str) -> None:
     if unit == "bernoulli" and not torch.equal(square, v): wanted = "0 or 1"
     elif unit == "spin" and not torch.equal(square, torch.ones_like(v)): wanted = "-1 or +1"
     else: return
-    raise ValueError(f"{name} must hold only {wanted} ({unit} units), got values in [{float(v.min())}, {float(v.max())}]")
+    raise ValueError(f"{name} must hold only {wanted} ({unit} units), got values in [{v.min():g}, {v.max():g}]")
 
 
 def check_count(name: str, n: int, least: int = 1) -> None:
     """`n` must be a whole number of at least `least`."""
-    if isinstance(n, bool) or not isinstance(n, int): raise TypeError(f"{name} must be an int, got {type(n).__name__} {n!r}")
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(f"{name} must be an int, got {type(n).__name__} {n!r}")
     if n < least: raise ValueError(f"{name} must be at least {least}, got {n}")
 
 
@@ -133,7 +136,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 # %% ../../nbs/foundations/core.ipynb #4d294c81
 def replace_file(path: str | Path, write) -> None:
-    """Call `write(temporary_path)`, then move the result to `path` in one step; on any error `path` is left as it was."""
+    """Call `write(temporary_path)`, then move the result to `path` in one step; on an error `path` stays as it was."""
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
     os.close(handle)
@@ -145,7 +148,7 @@ def replace_file(path: str | Path, write) -> None:
 
 
 def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict) -> None:
-    """Write named `tensors` and the JSON-able `meta` to one safetensors file of the given `kind`, whole or not at all."""
+    """Write named `tensors` and the JSON-able `meta` to a safetensors file of the given `kind`, whole or not at all."""
     header = {"rbmdiff": json.dumps({"kind": kind, **meta})}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     replace_file(path, lambda temporary: save_file(tensors, temporary, metadata=header))

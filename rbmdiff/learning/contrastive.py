@@ -48,9 +48,10 @@ def _check_machine(rbm: RBM, **tensors: Tensor | None) -> None:
 
 # %% ../../nbs/learning/contrastive.ipynb #d8172e8d
 def _statistics(rbm: RBM, v: Tensor, h: Tensor, weights: Tensor, variance: Tensor | float = 0.0) -> Gradients:
-    """Sum of the statistics of rows `v` [N, D], `h` [N, H] with signed `weights` [N] [eq-contrastive-rbm] [eq-contrastive-sigma].
+    """Sum of the statistics of rows `v` [N, D], `h` [N, H] with signed `weights` [N].
 
     Where `v` holds means of Gaussian units, `variance` is the sum of the weights of those rows.
+    [eq-contrastive-rbm] [eq-contrastive-sigma]
     """
     h = h * weights[:, None]
     sums = {"W": rbm._scaled(v).T @ h, "b": weights @ v, "c": h.sum(0)}  # [eq-contrastive-rbm]
@@ -63,16 +64,17 @@ def _statistics(rbm: RBM, v: Tensor, h: Tensor, weights: Tensor, variance: Tenso
 # %% ../../nbs/learning/contrastive.ipynb #3ae01dec
 @torch.no_grad()
 def exact_gradient(rbm: RBM, v: Tensor) -> Gradients:
-    """Gradient of the mean log-likelihood of states `v` [..., D], in nats, by enumeration of the smaller layer [eq-contrastive-model-mean].
+    """Gradient of the mean log-likelihood of states `v` [..., D], in nats, exact [eq-contrastive-model-mean].
 
-    Equals autograd of `rbm.log_prob(v).mean()` without its graph. Raises TypeError or ValueError for bad states, a tilted machine,
-    widths that are not positive, or more than 25 units in the smaller layer.
+    Enumerates the smaller layer; equals autograd of `rbm.log_prob(v).mean()`. Raises TypeError or ValueError for bad
+    states, a tilted machine, widths that are not positive, or more than 25 units in the smaller layer.
     """
     _check_machine(rbm, v=v)
     (D, H), v, log_Z = rbm.W.shape, v.reshape(-1, len(rbm.W)), rbm.log_partition()
     by_hidden = rbm.visible == "gaussian" or H <= D
     n, unit = (H, rbm.hidden) if by_hidden else (D, rbm.visible)
-    total, chunk = _statistics(rbm, v, rbm.hidden_mean(v), v.new_full((len(v),), 1 / len(v))), max(1, 2**22 // max(D, H))
+    total = _statistics(rbm, v, rbm.hidden_mean(v), v.new_full((len(v),), 1 / len(v)))
+    chunk = max(1, 2**22 // max(D, H))
     for first in range(0, 2**n, chunk):
         S = states(n, unit, first, min(first + chunk, 2**n), dtype=v.dtype, device=v.device)
         p = torch.exp(-(rbm.hidden_free_energy(S) if by_hidden else rbm.free_energy(S)) - log_Z)
@@ -84,14 +86,15 @@ def exact_gradient(rbm: RBM, v: Tensor) -> Gradients:
 # %% ../../nbs/learning/contrastive.ipynb #aefd8f6f
 def _check_cd(rbm: RBM, v: Tensor, k: int, chains: Tensor | None, average: str) -> None:
     """The arguments of `cd_gradient`."""
-    _check_machine(rbm, v=v, chains=chains), check_count("k", k), check_choice("average", average, ("hidden", "visible"))
+    _check_machine(rbm, v=v, chains=chains), check_count("k", k)
+    check_choice("average", average, ("hidden", "visible"))
     if chains is None and average == "visible":
-        raise ValueError("average='visible' needs chains: it stops half a step earlier, which from the data is too early")
+        raise ValueError("average='visible' needs chains: from the data it stops half a step too early")
 
-
+# %% ../../nbs/learning/contrastive.ipynb #6f4c09db
 def expected_cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None,
                          average: Literal["hidden", "visible"] = "hidden") -> Gradients:
-    """Exact expectation of `cd_gradient` with the same arguments, for a small machine of binary units [eq-contrastive-expected].
+    """Exact expectation of `cd_gradient` with the same arguments, for small machines of bits or spins [eq-contrastive-expected].
 
     Differentiable. Raises ValueError for Gaussian visibles or more than 20 units in all; other errors as `cd_gradient`.
     """
@@ -119,9 +122,9 @@ def _visible_from(rbm: RBM, y: Tensor, generator: torch.Generator | None) -> tup
 @torch.no_grad()
 def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, generator: torch.Generator | None = None,
                 average: Literal["hidden", "visible"] = "hidden") -> tuple[Gradients, Tensor]:
-    """Estimated gradient of the mean log-likelihood of states `v` [..., D], in nats, and chains [..., D] [eq-contrastive-cd].
+    """Estimated gradient of the mean log-likelihood of states `v` [..., D], in nats, and chains [eq-contrastive-cd].
 
-    `k` block Gibbs steps from the data, or from `chains` [..., D] (PCD: pass the chains of the last call; any number of them).
+    `k` block Gibbs steps from the data, or from `chains` [..., D] (PCD: those of the last call; any number of them).
     `average` is the layer whose means end the chain [eq-contrastive-average]; 'visible' saves PCD a matrix product.
     Raises TypeError or ValueError for bad states, `k` below 1, a tilted machine, or widths that are not positive.
     """
@@ -132,7 +135,8 @@ def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, g
     h = sample_unit(x[-N:], rbm.hidden, generator)  # [eq-contrastive-cd]
     for _ in range(k - 1): h = rbm._draw_hidden(rbm._draw_visible(h, generator), generator)  # [eq-contrastive-cd]
     mean, chains = _visible_from(rbm, rbm._visible_field(h), generator)
-    if average == "hidden": mean, h = chains, unit_mean(rbm._hidden_field(chains), rbm.hidden)  # [eq-contrastive-average]
+    if average == "hidden":
+        mean, h = chains, unit_mean(rbm._hidden_field(chains), rbm.hidden)  # [eq-contrastive-average]
     rows = torch.cat([v, mean]), torch.cat([unit_mean(x[:B], rbm.hidden), h])
     weights = torch.cat([v.new_full((B,), 1 / B), v.new_full((N,), -1 / N)])  # [eq-contrastive-cd]
     return _statistics(rbm, *rows, weights, variance=-1.0 if average == "visible" else 0.0), chains.view(shape)
@@ -154,11 +158,13 @@ def assign(model: torch.nn.Module, gradients: Mapping[str, Tensor]) -> None:
 def centred(gradients: Gradients, visible_offset: Tensor, hidden_offset: Tensor) -> Gradients:
     """`gradients` as a step of the machine with offsets mu [D] (of v / sigma^2) and lambda [H] [eq-contrastive-centred].
 
-    Linear in the gradients; zero offsets change nothing. Source: Melchior et al. (2016). Raises TypeError or ValueError for bad offsets.
+    Linear in the gradients; zero offsets change nothing. Source: Melchior et al. (2016).
+    Raises TypeError or ValueError for bad offsets.
     """
     W, b, c = (gradients[name] for name in "Wbc")
     for name, x, like in (("visible_offset", visible_offset, b), ("hidden_offset", hidden_offset, c)):
         check_tensor(name, x, len(like), like=like)
         if x.ndim != 1: raise ValueError(f"{name} must have shape [{len(like)}], got {list(x.shape)}")
-    W = torch.addmm(W, torch.stack([visible_offset, b], 1), torch.stack([c, hidden_offset]), alpha=-1)  # [eq-contrastive-centred]
+    left, right = torch.stack([visible_offset, b], 1), torch.stack([c, hidden_offset])
+    W = torch.addmm(W, left, right, alpha=-1)  # [eq-contrastive-centred]
     return gradients | {"W": W, "b": b - W @ hidden_offset, "c": c - visible_offset @ W}  # [eq-contrastive-centred]

@@ -12,7 +12,7 @@ import math
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..foundations.core import (
     Estimate, check_choice, check_count, check_states, check_tensor,

@@ -106,8 +106,9 @@ def score(energy: Energy, x: Tensor, create_graph: bool = False) -> Tensor:
     With `create_graph` the result can be differentiated again, in `x` and in parameters of `energy`. Raises TypeError or ValueError
     for a bad tensor, an `energy` of the wrong shape, or one that does not depend differentiably on `x`.
     """
+    check_tensor("x", x)
     with torch.enable_grad():
-        y = x if isinstance(x, Tensor) and x.requires_grad else torch.as_tensor(x).detach().clone().requires_grad_()
+        y = x if x.requires_grad else x.detach().clone().requires_grad_()
         E = _energies(energy, y)
         slope, = torch.autograd.grad(E.sum(), y, create_graph=create_graph, allow_unused=True) if E.requires_grad else (None,)
     if slope is None: raise ValueError("energy must depend on x through differentiable operations")

@@ -17,18 +17,30 @@ from ..foundations.core import Estimate, Unit, check_choice, check_count, check_
 from ..models.rbm import RBM, states
 
 # %% ../../nbs/sampling/gibbs.ipynb #22286385
-def unit_field(energy: Callable[[Tensor], Tensor], x: Tensor, i: int, unit: Unit = "bernoulli") -> Tensor:
-    """Field [...] of unit `i` of `x` [..., n] given all the others, from two energies [eq-gibbs-field].
-
-    `energy` maps [..., n] to [...]; its constant does not matter. Raises ValueError if it returns another shape.
-    """
-    check_choice("unit", unit, ("bernoulli", "spin"))
+def _field(energy: Callable[[Tensor], Tensor], x: Tensor, i: int, unit: Unit) -> Tensor:
+    """`unit_field` without the checks of its arguments."""
     pair = torch.stack([x, x])
     pair[0, ..., i], pair[1, ..., i] = (0, 1) if unit == "bernoulli" else (-1, 1)
     E = energy(pair)
     if E.shape != pair.shape[:-1]:
         raise ValueError(f"energy must map shape {list(pair.shape)} to {list(pair.shape[:-1])}, it gave {list(E.shape)}")
     return (E[0] - E[1]) / (1 if unit == "bernoulli" else 2)  # [eq-gibbs-field]
+
+
+def _check_units(x: Tensor, unit: str) -> None:
+    check_tensor("x", x), check_choice("unit", unit, ("bernoulli", "spin")), check_states("x", x, unit)
+    if x.ndim == 0: raise ValueError("x must have shape [..., n], got []")
+
+
+def unit_field(energy: Callable[[Tensor], Tensor], x: Tensor, i: int, unit: Unit = "bernoulli") -> Tensor:
+    """Field [...] of unit `i` of states `x` [..., n] given all the others, from two energies [eq-gibbs-field].
+
+    `energy` maps [..., n] to [...]; its constant does not matter. Raises TypeError or ValueError for bad states, an `i` that is
+    not one of the n units, or an `energy` that returns another shape.
+    """
+    _check_units(x, unit), check_count("i", i, 0)
+    if i >= x.shape[-1]: raise ValueError(f"i must be below {x.shape[-1]}, the number of units, got {i}")
+    return _field(energy, x, i, unit)
 
 # %% ../../nbs/sampling/gibbs.ipynb #a1a3da17
 @torch.no_grad()
@@ -39,31 +51,31 @@ def scan_gibbs(energy: Callable[[Tensor], Tensor], x: Tensor, sweeps: int = 1, u
     `energy` maps [..., n] to [...] and is called once a unit. Returns new states; `x` stays as it is.
     Raises TypeError or ValueError for bad states, `sweeps` below 1 or an `energy` of the wrong shape. Source: Geman and Geman (1984).
     """
-    check_tensor("x", x), check_choice("unit", unit, ("bernoulli", "spin")), check_states("x", x, unit), check_count("sweeps", sweeps)
-    if x.ndim == 0: raise ValueError("x must have shape [..., n], got []")
+    _check_units(x, unit), check_count("sweeps", sweeps)
     x = x.clone()
     for _ in range(sweeps):
         for i in range(x.shape[-1]):
-            x[..., i] = sample_unit(unit_field(energy, x, i, unit), unit, generator)  # [eq-gibbs-scan]
+            x[..., i] = sample_unit(_field(energy, x, i, unit), unit, generator)  # [eq-gibbs-scan]
     return x
 
 # %% ../../nbs/sampling/gibbs.ipynb #31238950
 def drift(v: Tensor, p: Tensor, unit: Unit = "bernoulli") -> Estimate:
-    """Total variation between draws `v` [..., D] and probabilities `p` [2^D], in the order of `states`, less its floor [eq-gibbs-drift].
+    """Total variation between draws `v` [..., D] and probabilities `p` [2^D] (in the order of `states`) less its floor [eq-gibbs-drift].
 
-    Zero within the error if the draws are independent and from `p`; the error is an upper bound. ValueError for bad states or `p`.
+    Zero within the error if the draws are independent and from `p`; the error is an upper bound. Source: Diaconis and Zabell (1991).
+    Raises TypeError or ValueError for bad states, or a `p` of another length that does not sum to one.
     """
     check_tensor("v", v), check_choice("unit", unit, ("bernoulli", "spin")), check_states("v", v, unit)
     check_tensor("p", p, 2 ** v.shape[-1])
     if p.ndim > 1 or bool((p < 0).any()) or abs(p.double().sum().item() - 1) > 1e-5:
-        raise ValueError(f"p must be [2^D] probabilities that sum to one, got shape {list(p.shape)} with sum {p.sum().item():.6g}")
+        raise ValueError(f"p must be [2^D] probabilities that sum to one, got {list(p.shape)} with sum {p.sum().item():.6g}")
     bits = (v.reshape(-1, v.shape[-1]) > 0).long()
     n, q = len(bits), p.double()
     counts = torch.bincount(bits @ (2 ** torch.arange(v.shape[-1], device=v.device)), minlength=len(p))
     m = (n * q).floor() + 1
     log_choose = math.lgamma(n + 1) - torch.lgamma(m + 1) - torch.lgamma(n - m + 1)
     floor = (m * torch.exp(log_choose + torch.xlogy(m, q) + torch.xlogy(n + 1 - m, 1 - q))).sum() / n  # [eq-gibbs-drift]
-    excess = (counts / n - q).abs().sum() / 2 - floor  # [eq-gibbs-drift]
+    excess = (counts.double() / n - q).abs().sum() / 2 - floor  # [eq-gibbs-drift]
     return Estimate(excess.item(), 0.5 / math.sqrt(n), n)
 
 # %% ../../nbs/sampling/gibbs.ipynb #12dbc996

@@ -1,0 +1,399 @@
+"""The restricted Boltzmann machine against enumeration, integration, scikit-learn and bad input."""
+import math
+
+from hypothesis import given, settings, strategies as st
+import numpy as np
+import pytest
+import safetensors.torch
+from sklearn.neural_network import BernoulliRBM
+import torch
+
+from rbmdiff.foundations.core import cumulant, read_tensors, write_tensors
+from rbmdiff.models.rbm import RBM, states
+
+DISCRETE = [(v, h) for v in ("bernoulli", "spin") for h in ("bernoulli", "spin")]
+PAIRS = [*DISCRETE, ("gaussian", "bernoulli"), ("gaussian", "spin")]
+pairs = pytest.mark.parametrize("visible, hidden", PAIRS)
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+slow_machine = settings(max_examples=12, deadline=None)
+
+
+def machine(D, H, visible="bernoulli", hidden="bernoulli", seed=0, scale=0.7, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    rbm = RBM(D, H, visible, hidden, dtype=dtype)
+    for p in rbm.parameters(): p.data = scale * torch.randn(p.shape, dtype=dtype, generator=g)
+    if visible == "gaussian": rbm.sigma.data = 0.5 + torch.rand(D, dtype=dtype, generator=g)
+    return rbm.requires_grad_(False)
+
+
+def some_states(n, D, visible, seed=1, dtype=torch.float64):
+    x = torch.randn(n, D, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    return x if visible == "gaussian" else (x > 0).to(dtype) if visible == "bernoulli" else (x > 0).to(dtype) * 2 - 1
+
+
+def space(rbm):
+    """All visible states, or a fine grid, with the log of the volume of a cell."""
+    D = len(rbm.W)
+    if rbm.visible != "gaussian": return states(D, rbm.visible, dtype=rbm.W.dtype), 0.0
+    axis = torch.linspace(-20, 20, 801, dtype=rbm.W.dtype)
+    return torch.cartesian_prod(*[axis] * D).reshape(-1, D), D * math.log(0.05)
+
+
+# Exactness
+
+@pairs
+def test_everything_follows_from_the_table_of_the_joint_energy(visible, hidden):
+    rbm = machine(2 if visible == "gaussian" else 5, 4, visible, hidden)
+    (V, log_cell), H = space(rbm), states(4, hidden)
+    joint = -rbm.energy(V[:, None], H) + log_cell
+    log_Z = torch.logsumexp(joint, (0, 1))
+    p = (joint - log_Z).exp()
+    given_h, given_v = p / p.sum(0), p[::37] / p[::37].sum(1, keepdim=True)
+    close = lambda a, b: torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+    close(rbm.log_partition(), log_Z)
+    close(rbm.free_energy(V), log_cell - torch.logsumexp(joint, 1))
+    close(rbm.hidden_free_energy(H), -torch.logsumexp(joint, 0))
+    close(rbm.log_prob(V).exp() * math.exp(log_cell), p.sum(1))
+    close(rbm.hidden_mean(V[::37]), given_v @ H)
+    close(rbm.visible_mean(H), given_h.T @ V)
+
+
+@pairs
+def test_score_is_the_gradient(visible, hidden):
+    rbm, v = machine(6, 4, visible, hidden), some_states(5, 6, "gaussian").requires_grad_()
+    slope, = torch.autograd.grad(-rbm.free_energy(v).sum(), v)
+    step = 1e-5 * torch.eye(6, dtype=torch.float64)
+    central = (rbm.free_energy(v[:, None] - step) - rbm.free_energy(v[:, None] + step)) / 2e-5
+    torch.testing.assert_close(rbm.score(v), slope, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(rbm.score(v), central, rtol=1e-6, atol=1e-7)
+    assert not torch.allclose(-rbm.score(v), central, rtol=1e-6, atol=1e-7)
+
+
+@pairs
+def test_log_partition_is_differentiable(visible, hidden):
+    rbm = machine(4, 3, visible, hidden).requires_grad_()
+    for name, p in rbm.named_parameters():
+        slope, = torch.autograd.grad(rbm.log_partition(), p)
+        k, e = (0,) * p.ndim, 1e-5
+        with torch.no_grad():
+            p[k] += e; up = rbm.log_partition()
+            p[k] -= 2 * e; down = rbm.log_partition()
+            p[k] += e
+        assert slope[k].item() == pytest.approx((up - down).item() / (2 * e), rel=1e-6, abs=1e-9), name
+
+
+def test_log_partition_in_chunks_is_the_same(monkeypatch):
+    rbm = machine(18, 16, "spin", "bernoulli", scale=0.3)                # 65536 states, several chunks of 2^22 / 18
+    H = states(16)
+    whole = torch.logsumexp(torch.stack([torch.logsumexp(-rbm.hidden_free_energy(h), 0) for h in H.split(999)]), 0)
+    assert rbm.log_partition().item() == pytest.approx(whole.item(), rel=1e-14)
+    wide = machine(4, 9, "bernoulli", "spin")                            # here the visible layer is the smaller one
+    assert wide.log_partition().item() == pytest.approx(torch.logsumexp(-wide.hidden_free_energy(states(9, "spin")), 0).item(), rel=1e-14)
+
+
+@pairs
+def test_draws_against_exact_means_and_their_control(visible, hidden):
+    rbm, n, g = machine(5, 4, visible, hidden), 2**16, torch.Generator().manual_seed(2)
+    v, h = some_states(1, 5, visible)[0], some_states(1, 4, hidden)[0]
+    cases = (rbm.sample_hidden(v.expand(n, -1), g), rbm.hidden_mean(v), rbm.hidden_mean(-v if visible != "bernoulli" else 1 - v)), \
+            (rbm.sample_visible(h.expand(n, -1), g), rbm.visible_mean(h), rbm.visible_mean(-h if hidden != "bernoulli" else 1 - h))
+    for draws, mean, mutant in cases:
+        stderr = draws.std(0) / n**0.5
+        assert stderr.max() < 0.007 and ((draws.mean(0) - mean) / stderr).abs().max() < 4 < ((draws.mean(0) - mutant) / stderr).abs().max()
+    if visible == "gaussian":
+        spread = cases[1][0].std(0) / rbm.sigma
+        assert ((spread - 1) * (2 * n) ** 0.5).abs().max() < 4                # relative standard error 1 / sqrt(2n)
+
+
+@pairs
+def test_tilt_is_a_reweighted_distribution(visible, hidden):
+    rbm = machine(2 if visible == "gaussian" else 5, 3, visible, hidden)
+    D, (V, log_cell) = len(rbm.W), space(rbm)
+    field = torch.randn(4, D, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    truth = torch.log_softmax(rbm.log_prob(V)[:, None] + V @ field.T, 0) - log_cell
+    batch = rbm.tilt(field).log_prob(V[:, None])
+    torch.testing.assert_close(batch, truth, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(rbm.tilt(-field).log_prob(V[:, None]), truth, rtol=1e-9, atol=1e-9)
+    single = torch.stack([rbm.tilt(f).log_prob(V) for f in field], 1)
+    torch.testing.assert_close(batch, single, rtol=1e-12, atol=1e-12)
+    assert rbm.tilt(field).log_partition().shape == (4,) and rbm.tilt(field[0]).log_partition().shape == ()
+
+
+@pairs
+def test_tilts_add_up_and_share_their_weights(visible, hidden):
+    rbm = machine(4, 3, visible, hidden).requires_grad_()
+    f, k = some_states(2, 4, "gaussian")
+    twice = rbm.tilt(f).tilt(k)
+    torch.testing.assert_close(twice.b, rbm.tilt(f + k).b, rtol=1e-14, atol=1e-14)
+    assert twice.W is rbm.W and twice.c is rbm.c and type(twice) is RBM
+    slope, = torch.autograd.grad(twice.free_energy(some_states(3, 4, visible)).sum(), rbm.b)
+    assert slope.abs().sum() > 0
+
+
+def test_limits():
+    rbm = machine(6, 4)
+    rbm.W.zero_()
+    assert rbm.log_partition().item() == pytest.approx((cumulant(rbm.b).sum() + cumulant(rbm.c).sum()).item(), rel=1e-14)
+    for visible, hidden in PAIRS:
+        for dtype in (torch.float32, torch.float64):
+            big = machine(6, 4, visible, hidden, scale=1e4, dtype=dtype)
+            v = some_states(8, 6, visible, dtype=dtype)
+            h = big.hidden_mean(v)
+            for x in (big.free_energy(v), big.log_partition(), big.log_prob(v), big.score(v), h, big.visible_mean(h), big.sample_visible(h)):
+                assert x.isfinite().all() and x.dtype == dtype
+
+
+# Shapes and batches
+
+@pairs
+@slow_machine
+@given(batch=st.lists(st.integers(1, 3), max_size=3), D=st.integers(1, 5), H=st.integers(1, 5), double=st.booleans())
+def test_shapes(visible, hidden, batch, D, H, double):
+    dtype = torch.float64 if double else torch.float32
+    rbm = machine(D, H, visible, hidden, dtype=dtype)
+    v, h = (some_states(math.prod(batch), n, unit, dtype=dtype).reshape(*batch, n) for n, unit in ((D, visible), (H, hidden)))
+    for x in (rbm.energy(v, h), rbm.free_energy(v), rbm.hidden_free_energy(h), rbm.log_prob(v)): assert x.shape == tuple(batch) and x.dtype == dtype
+    for x in (rbm.visible_mean(h), rbm.sample_visible(h), rbm.score(v)): assert x.shape == v.shape and x.dtype == dtype
+    for x in (rbm.hidden_mean(v), rbm.sample_hidden(v)): assert x.shape == h.shape and x.dtype == dtype
+
+
+@pairs
+@slow_machine
+@given(n=st.integers(2, 70), row=st.integers(0, 1000), double=st.booleans(), seed=st.integers(0, 99))
+def test_a_result_does_not_depend_on_the_rest_of_the_batch(visible, hidden, n, row, double, seed):
+    """Matrix products of different heights may sum in another order, so equality holds to rounding: 16 terms of order one."""
+    dtype, row = torch.float64 if double else torch.float32, row % n
+    rbm, v = machine(16, 8, visible, hidden, seed, dtype=dtype), some_states(n, 16, visible, seed, dtype=dtype)
+    h = some_states(n, 8, hidden, seed, dtype=dtype)
+    tol = dict(rtol=0, atol=2e-13 if double else 1e-4)
+    for f, x in ((rbm.free_energy, v), (rbm.log_prob, v), (rbm.score, v), (rbm.hidden_mean, v), (rbm.visible_mean, h), (rbm.hidden_free_energy, h)):
+        torch.testing.assert_close(f(x)[row], f(x[row]), **tol)
+    torch.testing.assert_close(rbm.energy(v, h)[row], rbm.energy(v[row], h[row]), **tol)
+    field = 0.1 * torch.ones(n, 16, dtype=dtype) * torch.arange(n, dtype=dtype)[:, None] / n
+    torch.testing.assert_close(rbm.tilt(field).log_prob(v)[row], rbm.tilt(field[row]).log_prob(v[row]), **tol)
+
+
+def test_float32_agrees_with_float64():
+    for visible, hidden in PAIRS:
+        rbm, v = machine(16, 8, visible, hidden), some_states(20, 16, visible)
+        exact = rbm.log_prob(v)
+        torch.testing.assert_close(rbm.float().log_prob(v.float()).double(), exact, rtol=1e-5, atol=1e-4)
+
+
+def test_a_new_machine_is_nearly_blank_and_follows_its_generator():
+    a, b = (RBM(50, 40, generator=torch.Generator().manual_seed(4)) for _ in range(2))
+    assert torch.equal(a.W, b.W) and abs(a.W.std().item() / 0.01 - 1) < 0.1 and not a.b.any() and not a.c.any()
+    assert [name for name, _ in a.named_parameters()] == ["W", "b", "c"] and (RBM(3, 2, "gaussian").sigma == 1).all()
+
+
+def test_states_are_counted_with_unit_zero_fastest():
+    S = states(4)
+    assert (S @ torch.tensor([1.0, 2, 4, 8], dtype=torch.float64)).tolist() == list(range(16))
+    assert torch.equal(states(4, "spin"), 2 * S - 1) and torch.equal(states(4, first=3, last=9), S[3:9]) and states(3, dtype=torch.float32).dtype == torch.float32
+
+
+@pytest.mark.cuda
+@cuda
+@pairs
+def test_cuda_agrees_with_the_cpu(visible, hidden):
+    rbm, v = machine(8, 6, visible, hidden), some_states(10, 8, visible)
+    on_cpu = rbm.log_prob(v), rbm.score(v), rbm.tilt(v).log_partition()
+    rbm = rbm.cuda()
+    for a, b in zip(on_cpu, (rbm.log_prob(v.cuda()), rbm.score(v.cuda()), rbm.tilt(v.cuda()).log_partition())):
+        torch.testing.assert_close(a, b.cpu(), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="v must be on cuda:0, got cpu"): rbm.free_energy(v)
+    h = rbm.sample_hidden(v.cuda(), torch.Generator("cuda").manual_seed(0))
+    assert rbm.sample_visible(h).is_cuda
+
+
+# scikit-learn
+
+@pytest.fixture(scope="module")
+def both():
+    """One machine, as ours and as scikit-learn's."""
+    ours = machine(6, 4, scale=0.8)
+    theirs = BernoulliRBM(n_components=4, learning_rate=1.0, random_state=0)
+    theirs.components_ = ours.W.T.numpy().copy()
+    theirs.intercept_hidden_, theirs.intercept_visible_ = ours.c.numpy().copy(), ours.b.numpy().copy()
+    theirs._n_features_out, theirs.n_features_in_ = 4, 6
+    return ours, theirs
+
+
+def test_sklearn_free_energy_and_conditionals(both):
+    ours, theirs = both
+    V = states(6)
+    np.testing.assert_allclose(theirs._free_energy(V.numpy()), ours.free_energy(V), rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(theirs._mean_hiddens(V.numpy()), ours.hidden_mean(V), rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(theirs.transform(V.numpy()), ours.hidden_mean(V), rtol=1e-13, atol=1e-15)
+
+
+def test_sklearn_pseudo_likelihood(both):
+    """score_samples flips one random bit a row: with every flip enumerated, its mean follows from our free energy."""
+    ours, theirs = both
+    v = states(6)[21]
+    flips = torch.cat([v[None], (v - torch.eye(6, dtype=torch.float64)).abs()])
+    F = ours.free_energy(flips)
+    values = 6 * -cumulant(-(F[1:] - F[0]))                              # D log sigmoid(F(flipped) - F(v)), one for each bit
+    draws = torch.tensor(theirs.score_samples(v.expand(20000, -1).numpy()))
+    assert (draws[:, None] - values).abs().min(1).values.max() < 1e-9
+    stderr = draws.std() / 20000**0.5
+    assert abs((draws.mean() - values.mean()) / stderr) < 4 < abs((draws.mean() + values.mean()) / stderr)
+
+
+def exact_step(ours, v):
+    """E[v', 1] outer [E[h|v'], 1] after one Gibbs step from `v`, by enumeration."""
+    V, H = states(6), states(4)
+    p_h = torch.exp(H @ (ours.c + v @ ours.W) - cumulant(ours.c + v @ ours.W).sum())
+    y = ours.b + H @ ours.W.T
+    p_v = p_h @ torch.exp(y @ V.T - cumulant(y).sum(1, keepdim=True))
+    return p_v, V
+
+
+def test_sklearn_gibbs_step(both):
+    ours, theirs = both
+    v, n = states(6)[21], 40000
+    p, V = exact_step(ours, v)
+    theirs.random_state_ = np.random.RandomState(0)
+    batch = v.expand(n, -1)
+    from_theirs = torch.tensor(theirs.gibbs(batch.numpy())).double()
+    g = torch.Generator().manual_seed(0)
+    from_ours = ours.sample_visible(ours.sample_hidden(batch, g), g)
+    control = ours.sample_visible(ours.sample_hidden(1 - batch, g), g)
+    index = lambda x: (x.long() @ 2 ** torch.arange(6)).bincount(minlength=64)
+    chi2 = lambda x: ((index(x) - n * p) ** 2 / (n * p)).sum().item()     # 63 degrees of freedom: 63 ± 11
+    assert (n * p).min() > 1 and chi2(from_theirs) < 63 + 4 * 126**0.5 and chi2(from_ours) < 63 + 4 * 126**0.5 < chi2(control)
+
+
+def test_sklearn_training_step_in_expectation(both):
+    """One update from persistent chains that stand in p(h | v): data statistics minus those after one Gibbs step."""
+    ours, theirs = both
+    v, n = states(6)[21], 40000
+    p, V = exact_step(ours, v)
+    h = ours.hidden_mean(V)
+    expected = torch.outer(v, ours.hidden_mean(v)) - V.T @ (p[:, None] * h)
+    variance = (V**2).T @ (p[:, None] * h**2) - (V.T @ (p[:, None] * h)) ** 2
+    stderr = (variance / n).sqrt()
+    theirs.h_samples_ = theirs._sample_hiddens(v.expand(n, -1).numpy(), np.random.RandomState(1))
+    before = theirs.components_.copy()
+    theirs._fit(v.expand(n, -1).numpy(), np.random.RandomState(2))
+    update = torch.tensor(theirs.components_ - before).T
+    theirs.components_ = before
+    assert stderr.max() < 0.003 and ((update - expected) / stderr).abs().max() < 4 < ((update + expected) / stderr).abs().max()
+
+
+# Files
+
+@pairs
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_save_and_load(tmp_path, visible, hidden, dtype):
+    rbm = machine(5, 3, visible, hidden, dtype=dtype)
+    rbm.save(tmp_path / "rbm.safetensors")
+    again = RBM.load(tmp_path / "rbm.safetensors")
+    assert (again.visible, again.hidden) == (visible, hidden) and type(again) is RBM
+    assert all(torch.equal(a, b) and a.dtype == dtype for a, b in zip(rbm.state_dict().values(), again.state_dict().values(), strict=True))
+    rbm.tilt(rbm.b).save(tmp_path / "tilted.safetensors")
+    assert torch.equal(RBM.load(tmp_path / "tilted.safetensors").b, rbm.tilt(rbm.b).b)
+
+
+def test_a_batch_of_machines_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="a batch of 3 tilted ones"): machine(4, 2).tilt(torch.zeros(3, 4, dtype=torch.float64)).save(tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change", (
+    lambda t, m: t.pop("b"), lambda t, m: t.pop("W"), lambda t, m: t.update(b=torch.zeros(9)), lambda t, m: t.update(extra=torch.zeros(1)),
+    lambda t, m: t.update(W=torch.zeros(5)), lambda t, m: t.update(W=torch.zeros(2, 3, 4)), lambda t, m: t.update(W=torch.zeros(0, 3)),
+    lambda t, m: m.pop("visible"), lambda t, m: m.update(visible="relu"), lambda t, m: m.update(hidden="gaussian"), lambda t, m: m.update(visible=7),
+    lambda t, m: m.update(visible="gaussian"), lambda t, m: t.update(W=torch.zeros(5, 3, dtype=torch.int64))))
+def test_incomplete_files_are_refused(tmp_path, change):
+    path = tmp_path / "rbm.safetensors"
+    machine(5, 3).save(path)
+    tensors, meta = read_tensors(path, "RBM")
+    meta.pop("kind")
+    change(tensors, meta)
+    write_tensors(path, "RBM", tensors, meta)
+    with pytest.raises(ValueError, match="path: .* does not hold a complete RBM"): RBM.load(path)
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "rbm.safetensors"
+    machine(5, 3).save(path)
+    whole = path.read_bytes()
+    for content in (whole[:-1], whole[:40], b"", b"PK\x03\x04" + whole):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged or no safetensors"): RBM.load(path)
+    safetensors.torch.save_file({"W": torch.zeros(2, 2)}, path)
+    with pytest.raises(ValueError, match="must hold a RBM of rbmdiff, it holds nothing of rbmdiff's"): RBM.load(path)
+    with pytest.raises(FileNotFoundError): RBM.load(tmp_path / "absent")
+    with pytest.raises((FileNotFoundError, OSError)): machine(5, 3).save(tmp_path / "no" / "folder" / "x")
+
+
+# Bad input
+
+@pytest.mark.parametrize("args, kwargs, kind, match", (
+    ((0, 3), {}, ValueError, "n_visible must be at least 1, got 0"), ((4, 0), {}, ValueError, "n_hidden must be at least 1, got 0"),
+    ((4, -1), {}, ValueError, "n_hidden"), ((4.0, 3), {}, TypeError, "n_visible must be an int"), ((4, True), {}, TypeError, "n_hidden must be an int"),
+    ((4, "3"), {}, TypeError, "n_hidden must be an int"), ((4, 3, "relu"), {}, ValueError, "visible must be one of 'bernoulli', 'spin', 'gaussian', got 'relu'"),
+    ((4, 3, "spin", "gaussian"), {}, ValueError, "hidden must be one of 'bernoulli', 'spin'"), ((4, 3, None), {}, ValueError, "visible must be"),
+    ((4, 3), {"dtype": torch.int64}, TypeError, "dtype must be"), ((4, 3), {"dtype": torch.float16}, TypeError, "dtype must be"),
+    ((4, 3), {"dtype": torch.complex64}, TypeError, "dtype must be")))
+def test_bad_machines(args, kwargs, kind, match):
+    with pytest.raises(kind, match=match): RBM(*args, **kwargs)
+
+
+METHODS = {"free_energy": ("v", 4), "log_prob": ("v", 4), "score": ("v", 4), "hidden_mean": ("v", 4), "sample_hidden": ("v", 4), "tilt": ("field", 4),
+           "visible_mean": ("h", 3), "sample_visible": ("h", 3), "hidden_free_energy": ("h", 3)}
+BAD = {"wrong width": (lambda w: torch.zeros(2, w + 1), ValueError, "have shape"), "rank 0": (lambda w: torch.tensor(1.0), ValueError, "have shape"),
+       "int": (lambda w: torch.zeros(2, w, dtype=torch.int64), TypeError, "float32 or float64"), "bool": (lambda w: torch.zeros(2, w) > 0, TypeError, "float32 or"),
+       "half": (lambda w: torch.zeros(2, w).half(), TypeError, "float32 or"), "bfloat16": (lambda w: torch.zeros(2, w).bfloat16(), TypeError, "float32 or"),
+       "complex": (lambda w: torch.zeros(2, w) * 1j, TypeError, "float32 or"), "double": (lambda w: torch.zeros(2, w).double(), TypeError, "like the parameters"),
+       "nan": (lambda w: torch.full((2, w), math.nan), ValueError, "finite"), "inf": (lambda w: torch.full((2, w), math.inf), ValueError, "finite"),
+       "empty batch": (lambda w: torch.zeros(0, w), ValueError, "empty"), "array": (lambda w: np.zeros((2, w), dtype=np.float32), TypeError, "torch.Tensor"),
+       "device": (lambda w: torch.zeros(2, w, device="meta"), ValueError, "be on cpu, got meta")}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("method", METHODS)
+def test_bad_tensors_are_named(method, bad):
+    name, width = METHODS[method]
+    make, kind, match = BAD[bad]
+    with pytest.raises(kind, match=f"^{name} must .*{match}"): getattr(RBM(4, 3), method)(make(width))
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_tensors_are_named_in_the_energy(bad):
+    make, kind, _ = BAD[bad]
+    with pytest.raises(kind, match="^v must"): RBM(4, 3).energy(make(4), torch.zeros(2, 3))
+    with pytest.raises(kind, match="^h must"): RBM(4, 3).energy(torch.zeros(2, 4), make(3))
+
+
+@pytest.mark.parametrize("visible, bad", (("bernoulli", 0.3), ("bernoulli", -1.0), ("spin", 0.0), ("spin", 0.5)))
+def test_log_prob_wants_states(visible, bad):
+    v = torch.ones(3, 4)
+    v[1, 2] = bad
+    with pytest.raises(ValueError, match=f"v must hold only .* \\({visible} units\\)"): RBM(4, 3, visible).log_prob(v)
+
+
+@pytest.mark.parametrize("shape", ((2, 3, 4), (4, 1), ()))
+def test_tilt_wants_a_vector_or_a_batch(shape):
+    with pytest.raises(ValueError, match="^field must have shape"): RBM(4, 3).tilt(torch.zeros(shape))
+
+
+def test_enumeration_has_a_limit():
+    for rbm in (RBM(30, 26), RBM(784, 500), RBM(3, 26, "gaussian")):
+        with pytest.raises(ValueError, match="at most 25 units .* learning.partition.ais"): rbm.log_partition()
+        with pytest.raises(ValueError, match="at most 25 units"): rbm.log_prob(torch.zeros(1, len(rbm.W)))
+    with pytest.raises(ValueError, match="n must be at most 25"): states(26)
+    for n in (0, -1):
+        with pytest.raises(ValueError, match="n must be at least 1"): states(n)
+    with pytest.raises(ValueError, match="unit must be one of"): states(3, "gaussian")
+
+
+@pytest.mark.parametrize("method, name, width", (("free_energy", "v", 4), ("log_prob", "v", 4), ("score", "v", 4), ("visible_mean", "h", 3), ("sample_visible", "h", 3)))
+def test_a_batch_of_machines_names_a_batch_that_does_not_fit(method, name, width):
+    tilted = RBM(4, 3).tilt(torch.zeros(5, 4))
+    with pytest.raises(ValueError, match=f"^{name} must"): getattr(tilted, method)(torch.zeros(2, width))
+
+
+def test_energy_names_batches_that_do_not_fit():
+    with pytest.raises(ValueError, match="^(v|h) must"): RBM(4, 3).energy(torch.zeros(5, 4), torch.zeros(2, 3))
