@@ -4,6 +4,8 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export MPLBACKEND := Agg
+# Notebooks and test workers run side by side, one thread each; two pools on two cores fight.
+test book: export OMP_NUM_THREADS := 1
 
 .PHONY: help book test export check serve bench clean
 .DEFAULT_GOAL := help

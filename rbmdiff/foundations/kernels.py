@@ -113,7 +113,8 @@ def _compile(dtype: torch.dtype):
         x, c, zero = carray(pointer(fields), (rows, cols), kind), carray(pointer(bias), (period, cols), _F), kind(low)
         if half: zero = kind(low & -0x4080)
         scale, words = _F(1 - low), np.empty(2 * cols, np.uint64)
-        while (start := take(job, 4)) < rows:
+        start = take(job, 4)
+        while start < rows:
             for j in range(cols):
                 words[j], words[cols + j] = threefry(np.uint64(key0), np.uint64(key1), np.uint64(j), np.uint64(start))  # [eq-kernels-counter]
             for i in range(start, min(start + 4, rows)):
@@ -121,6 +122,7 @@ def _compile(dtype: torch.dtype):
                 for j in range(cols):
                     y = _I(_I(a[j]) << _I(16)).view(_F) if half else a[j]
                     a[j] = one if _is_up(scale * (y + b[j]), bits[j]) else zero
+            start = take(job, 4)
 
     return cfunc(types.void(types.CPointer(types.int64)), fastmath={"contract", "nsz"}, error_model="numpy")(kernel)
 

@@ -23,9 +23,9 @@ from .core import check_count, check_tensor, read_tensors, write_tensors
 
 # %% ../../nbs/foundations/train.ipynb #852a57ee
 def batches(n: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """A random partition of the indices 0 to `n` - 1 into batches of at most `batch_size`, sizes equal or one apart.
+    """A random partition of the indices 0 to `n` - 1 into batches of at most `batch_size`, of sizes at most one apart.
 
-    Each batch gives an unbiased estimate of a mean over all [eq-train-minibatch]; indices are on the generator's device.
+    Each batch gives an unbiased estimate of a mean over all [eq-train-minibatch]. On the device of `generator`.
     Raises TypeError or ValueError for counts below one.
     """
     check_count("n", n), check_count("batch_size", batch_size)
@@ -34,24 +34,25 @@ def batches(n: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor
 
 # %% ../../nbs/foundations/train.ipynb #862c9cfe
 def sgd(model: Module, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> torch.optim.SGD:
-    """Gradient descent with momentum; parameters with two or more axes decay, biases do not [eq-train-momentum].
+    """Gradient descent with momentum; parameters with two axes decay, biases do not [eq-train-momentum].
 
     Raises ValueError for a negative number. Source: Polyak (1964), in the form of Hinton (2010).
     """
     weights = [p for p in model.parameters() if p.ndim > 1]
     biases = [p for p in model.parameters() if p.ndim < 2]
-    groups = [g for g in ({"params": weights, "weight_decay": weight_decay}, {"params": biases}) if g["params"]]
+    groups = [{"params": weights, "weight_decay": weight_decay}, {"params": biases}]
+    groups = [group for group in groups if group["params"]]
     return torch.optim.SGD(groups, lr=lr, momentum=momentum)  # [eq-train-momentum]
 
 # %% ../../nbs/foundations/train.ipynb #9bb203b1
 def linear_decay(optimizer: Optimizer, updates: int) -> LambdaLR:
-    """Schedule that lets the learning rate of `optimizer` fall linearly to zero in `updates` updates [eq-train-decay]."""
+    """Schedule: the learning rate of `optimizer` falls linearly to zero over `updates` updates [eq-train-decay]."""
     check_count("updates", updates)
     return LambdaLR(optimizer, lambda s: max(0.0, 1 - s / updates))  # [eq-train-decay]
 
 # %% ../../nbs/foundations/train.ipynb #e07bc372
 class _Run:
-    """A model, what trains it, and the average of its weights."""
+    """A model and what trains it."""
 
     def __init__(self, model: Module, optimizer: Optimizer, generator: torch.Generator,
                  schedule: LRScheduler | None = None, average: float = 0.0):
@@ -63,6 +64,10 @@ class _Run:
         self.epoch, self.updates, self.seconds = 0, 0, 0.0
         self.carry: dict[str, Tensor] = {}
         self.averages = {name: p.detach().clone() for name, p in model.named_parameters() if average}
+
+# %% ../../nbs/foundations/train.ipynb #0e6cd54e
+class _Averaged(_Run):
+    """A run with the average of its weights."""
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -98,13 +103,13 @@ def _parts(path: str | Path, tensors: dict[str, Tensor]) -> dict[str, dict[str, 
     return parts
 
 # %% ../../nbs/foundations/train.ipynb #0f83a8f8
-class _Saved(_Run):
+class _Saved(_Averaged):
     """A run that can be written to a file."""
 
     def _meta(self) -> dict:
         counts = {name: getattr(self, name) for name in ("epoch", "updates", "seconds", "average")}
-        return {**counts, "optimizer": type(self.optimizer).__name__, "groups": self.optimizer.state_dict()["param_groups"],
-                "schedule": self.schedule and self.schedule.state_dict()}
+        kind, groups = type(self.optimizer).__name__, self.optimizer.state_dict()["param_groups"]
+        return counts | {"optimizer": kind, "groups": groups, "schedule": self.schedule and self.schedule.state_dict()}
 
     def save(self, path: str | Path) -> None:
         """Write the whole state to one safetensors file, whole or not at all. Meant for the end of an epoch.
@@ -114,7 +119,7 @@ class _Saved(_Run):
         memory = self.optimizer.state_dict()["state"]
         memory = {f"{i}.{key}": value for i, entries in memory.items() for key, value in entries.items()}
         if not all(isinstance(value, Tensor) for value in memory.values()):
-            raise ValueError(f"optimizer: a {type(self.optimizer).__name__} remembers more than tensors, it cannot be saved")
+            raise ValueError(f"optimizer: {type(self.optimizer).__name__} remembers more than tensors, it cannot be saved")
         parts = {"model": self.model.state_dict(), "average": self.averages, "carry": self.carry,
                  "optimizer": memory, "random": {"state": self.generator.get_state()}}
         tensors = {f"{part}.{name}": t for part, entries in parts.items() for name, t in entries.items()}
@@ -135,7 +140,7 @@ class _Restored(_Saved):
     def _restore_optimizer(self, memory: dict[str, Tensor], meta: dict) -> None:
         schedule, entries = meta["schedule"], {}
         if (meta["optimizer"], schedule is None) != (type(self.optimizer).__name__, self.schedule is None):
-            raise ValueError(f"it is of {meta['optimizer']} {'without' if schedule is None else 'with'} a schedule")
+            raise ValueError(f"it has {meta['optimizer']} {'without' if schedule is None else 'with'} a schedule")
         for name, t in memory.items():
             index, _, key = name.partition(".")
             entries.setdefault(int(index), {})[key] = t
@@ -148,14 +153,14 @@ class _Restored(_Saved):
 class State(_Restored):
     """Everything that a run needs to go on.
 
-    `model`, `optimizer`, `schedule` (or None), `generator`; `average`, the decay of the running average (0: none), and its
-    tensors `averages`; `epoch`, `updates` and `seconds` so far; `carry`, named tensors that a step keeps for the next one.
+    `model`, `optimizer`, `schedule` (or None), `generator`; `average`, the decay of the running average (0: none), and
+    its tensors `averages`; `epoch`, `updates`, `seconds` so far; `carry`, named tensors that a step keeps for the next.
     """
 
     def load(self, path: str | Path) -> None:
         """Continue from what `save` wrote; tensors move to the devices of this state.
 
-        Raises FileNotFoundError, or ValueError for a file that is damaged, foreign or of another model or optimiser.
+        Raises FileNotFoundError, or ValueError for a file that is damaged, foreign, or of another model or optimiser.
         """
         tensors, meta = read_tensors(path, "training state")
         parts = _parts(path, tensors)
@@ -177,7 +182,7 @@ def ascend(model: Module, gradients: dict[str, Tensor]) -> None:
     """
     parameters = dict(model.named_parameters())
     if unknown := gradients.keys() - parameters.keys():
-        raise ValueError(f"gradients must name parameters of the model, {sorted(parameters)}, got {sorted(unknown)}")
+        raise ValueError(f"gradients must be of the parameters {sorted(parameters)}, got {sorted(unknown)}")
     for name, gradient in gradients.items(): parameters[name].grad = -gradient
 
 
@@ -197,7 +202,7 @@ Data = Tensor | Callable[[torch.Generator], Tensor]
 
 @dataclass
 class Record:
-    """What `train` yields after an epoch: counts and `seconds` of training so far, means of the step's scalars."""
+    """What `train` yields after an epoch: counts and `seconds` so far, means of the step's scalars."""
     epoch: int
     updates: int
     seconds: float
@@ -224,7 +229,7 @@ def _epoch(state: State, data: Data, step: Step, batch_size: int, bar: tqdm, lef
         bar.update()
     for name, p in state.model.named_parameters():
         if not bool(p.isfinite().all()):
-            raise FloatingPointError(f"{name} is not finite after epoch {state.epoch + 1}: lower the learning rate")
+            raise FloatingPointError(f"{name} is not finite in epoch {state.epoch + 1}: lower the learning rate")
     scalars = {name: float(total) for name, total in totals.items()}
     state.epoch += 1
     state.seconds += time.perf_counter() - start
@@ -233,10 +238,10 @@ def _epoch(state: State, data: Data, step: Step, batch_size: int, bar: tqdm, lef
 # %% ../../nbs/foundations/train.ipynb #b7d739d1
 def train(state: State, data: Data, step: Step, epochs: int, batch_size: int = 100,
           progress: bool | None = None) -> Iterator[Record]:
-    """Train `state` until it has seen `epochs` epochs in all; yield a `Record` after each, when the state can be saved.
+    """Train `state` until it has seen `epochs` epochs in all; yield a `Record` after each, the moment to save.
 
-    `data` [N, ...] is a tensor, or a function of a generator called every epoch. `progress` shows a bar (None: in a
-    terminal only). Raises TypeError or ValueError for bad arguments, when iteration begins.
+    `data` [N, ...] is a tensor, or a function of a generator called every epoch. `progress` shows a bar (None: in
+    a terminal only). Raises TypeError or ValueError for bad arguments, when iteration begins.
     """
     check_count("epochs", epochs), check_count("batch_size", batch_size)
     hidden = None if progress is None else not progress
@@ -252,6 +257,6 @@ def train(state: State, data: Data, step: Step, epochs: int, batch_size: int = 1
 def free_energy_gap(model: Module, train: Tensor, held_out: Tensor) -> float:
     """Mean free energy of `held_out` minus that of `train`, in nats, by `model.free_energy` [eq-train-gap].
 
-    How much better the model likes the examples it was trained on; needs no partition function. Source: Hinton (2010).
+    How much better the model likes what it was trained on; needs no partition function. Source: Hinton (2010).
     """
     return (model.free_energy(held_out).mean() - model.free_energy(train).mean()).item()  # [eq-train-gap]

@@ -14,6 +14,7 @@ __all__ = ['OPTIONS', 'SPECIAL', 'EXACT', 'DATA', 'write_json', 'read_options', 
 import argparse
 from collections.abc import Callable, Iterator
 import json
+import math
 from pathlib import Path
 import shlex
 import sys
@@ -41,11 +42,11 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def read_options(folder: Path) -> dict:
-    """The options of the run in `folder`, with the fingerprint of its data. ValueError if there is no sound run.json."""
+    """The options of the run in `folder`, and the fingerprint of its data. ValueError for an unsound run.json."""
     path = folder / "run.json"
     if not path.is_file(): raise FileNotFoundError(f"{folder} is not a run: it has no run.json")
     try: content = json.loads(path.read_text("utf8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error: raise ValueError(f"{path} is damaged: {error}") from None
+    except ValueError as error: raise ValueError(f"{path} is damaged: {error}") from None
     if not isinstance(content, dict) or content.get("kind") != "rbmdiff run":
         raise ValueError(f"{path} was not written by rbmdiff train")
     if missing := (OPTIONS.keys() | {"data", "fingerprint"}) - content.get("options", {}).keys():
@@ -59,9 +60,10 @@ def truncate_log(path: Path, epoch: int) -> None:
     replace_file(path, lambda temporary: Path(temporary).write_text("".join(lines), "utf8"))
 
 # %% ../../nbs/practice/cli.ipynb #f4263217
-OPTIONS = {"hidden": 500, "visible": "bernoulli", "method": "pcd", "k": 1, "chains": 100, "epochs": 20, "batch_size": 100,
-           "lr": 0.3, "momentum": 0.0, "weight_decay": 1e-4, "average": 0.999, "centre": True, "binarize": "threshold",
-           "threshold": 0.5, "seed": 0, "device": "cpu", "dtype": "float32", "look": 5, "data_folder": None}
+OPTIONS = {
+    "hidden": 500, "visible": "bernoulli", "binarize": "threshold", "threshold": 0.5, "data_folder": None,
+    "method": "pcd", "k": 1, "chains": 100, "centre": True, "epochs": 20, "batch_size": 100, "lr": 0.3, "momentum": 0.0,
+    "weight_decay": 1e-4, "average": 0.999, "seed": 0, "device": "cpu", "dtype": "float32", "look": 5}
 """Defaults of `rbmdiff train`."""
 
 SPECIAL = {"mnist": {"binarize": "stochastic"},
@@ -102,7 +104,7 @@ def to_states(x: Tensor, options: dict, generator: torch.Generator) -> Tensor:
 
 
 def test_states(x: Tensor, options: dict) -> Tensor:
-    """The same states of held-out `x` [N, D] whenever it is asked for: random bits are drawn once and for all."""
+    """States of `x` [N, D] that are the same whenever asked for: random bits are drawn once and for all."""
     return to_states(x, options, torch.Generator(x.device).manual_seed(options["seed"]))
 
 # %% ../../nbs/practice/cli.ipynb #33f955bd
@@ -113,14 +115,15 @@ def new_machine(x: Tensor, options: dict, generator: torch.Generator) -> RBM:
     if options["visible"] == "gaussian":
         rbm.b.data, rbm.sigma.data = x.mean(0), x.std(0)
         if constant := int((rbm.sigma == 0).sum()):
-            raise ValueError(f"{constant} of the {x.shape[1]} values are the same in all examples: leave them out")
-    else: rbm.b.data = base_rate(x if options["visible"] == "bernoulli" else 2 * x - 1, unit=options["visible"])
+            raise ValueError(f"{constant} of {x.shape[1]} values are the same in all examples: leave them out")
+    elif options["visible"] == "spin": rbm.b.data = base_rate(2 * x - 1, unit="spin")
+    else: rbm.b.data = base_rate(x)
     return rbm
 
 
 @torch.no_grad()
 def starting_chains(rbm: RBM, chains: Tensor | None, n: int, generator: torch.Generator) -> Tensor:
-    """`n` states [n, D]: the persistent `chains`, again and again, or draws of independent units if there are none."""
+    """`n` states [n, D]: the persistent `chains`, again and again, or draws of independent units without them."""
     if chains is None: return rbm.sample_visible(rbm.c.new_zeros(n, len(rbm.c)), generator)
     return chains[torch.arange(n, device=chains.device) % len(chains)]
 
@@ -147,7 +150,7 @@ def new_step(options: dict) -> Step:
         if options["method"] == "exact": gradients = exact_gradient(rbm, v)
         else: gradients, moved = cd_gradient(rbm, v, options["k"], chains, state.generator)
         if chains is not None: state.carry["chains"] = moved
-        if options["centre"]: gradients = centred(gradients, *(state.carry[f"{layer}_mean"] for layer in ("visible", "hidden")))
+        if options["centre"]: gradients = centred(gradients, state.carry["mean_v"], state.carry["mean_h"])
         ascend(rbm, gradients)
         return {}
     return step
@@ -157,19 +160,19 @@ def new_step(options: dict) -> Step:
 def refresh_means(state: State, v: Tensor) -> None:
     """Keep the means of both layers for centring, over states `v` [n, D] of the data."""
     rbm = state.model
-    state.carry["visible_mean"] = rbm._scaled(v).mean(0)
-    state.carry["hidden_mean"] = rbm.hidden_mean(v).mean(0)
+    state.carry["mean_v"] = rbm._scaled(v).mean(0)
+    state.carry["mean_h"] = rbm.hidden_mean(v).mean(0)
 
 
 @torch.no_grad()
 def proxies(rbm: RBM, v: Tensor, held_out: Tensor) -> dict[str, float]:
-    """What can be said about a machine without its partition function: reconstruction error and free-energy gap in nats."""
+    """What can be said without the partition function: reconstruction error, and free-energy gap in nats."""
     error = (held_out - rbm.visible_mean(rbm.hidden_mean(held_out))).square().mean()
     return {"reconstruction": error.item(), "gap": free_energy_gap(rbm, v, held_out)}
 
 # %% ../../nbs/practice/cli.ipynb #2e0f22c8
 def look(state: State) -> Tensor:
-    """A hundred states of the machine in training; a generator of its own, so that looking does not change a run."""
+    """A hundred states of the machine in training, drawn with other random numbers than those of the run."""
     g, chains = torch.Generator(state.generator.device).manual_seed(0), state.carry.get("chains")
     v = starting_chains(state.model, chains, 100, g)
     return v if chains is not None else gibbs(state.model, v, 100, g)
@@ -177,7 +180,7 @@ def look(state: State) -> Tensor:
 # %% ../../nbs/practice/cli.ipynb #303c1dea
 @torch.no_grad()
 def save_picture(path: Path, rbm: RBM, v: Tensor) -> None:
-    """Draw E[v | h] for the mean h of states `v` [n, D] as grey images; pictures that are not square become rows."""
+    """Draw E[v | h] for the mean h of states `v` [n, D] as grey images; those that are not square become rows."""
     mean = rbm.visible_mean(rbm.hidden_mean(v))
     side = round(v.shape[1] ** 0.5)
     shown = image_grid(mean, (side, side) if side**2 == v.shape[1] else (1, v.shape[1]))
@@ -191,16 +194,16 @@ def resume_command(folder: Path) -> str:
 
 def append_log(path: Path, record: Record) -> None:
     """Add the record of an epoch as one line."""
-    line = {"epoch": record.epoch, "updates": record.updates, "seconds": round(record.seconds, 3), **record.scalars}
-    with open(path, "a", encoding="utf8") as log: log.write(json.dumps(line) + "\n")
+    counts = {"epoch": record.epoch, "updates": record.updates, "seconds": round(record.seconds, 3)}
+    with open(path, "a", encoding="utf8") as log: log.write(json.dumps(counts | record.scalars) + "\n")
 
 # %% ../../nbs/practice/cli.ipynb #248a9234
-def fit(folder: Path, state: State, x: Tensor, held_out: Tensor, options: dict, progress: bool | None) -> Iterator[int]:
-    """Train `state` to the last epoch, with log, checkpoints and pictures; yield the number of each epoch that is safe."""
-    v = test_states(x[:1000], options)
-    data = (lambda g: to_states(x, options, g)) if options["binarize"] == "stochastic" else test_states(x, options)
+def fit(folder: Path, state: State, x: Tensor, held_out: Tensor, options: dict, quiet: bool) -> Iterator[int]:
+    """Train `state` to the last epoch, with log, checkpoints and pictures; yield each epoch when it is safe."""
+    v, data, step = test_states(x[:1000], options), test_states(x, options), new_step(options)
+    if options["binarize"] == "stochastic": data = lambda g: to_states(x, options, g)
     if state.epoch == 0: refresh_means(state, v)
-    for record in train(state, data, new_step(options), options["epochs"], options["batch_size"], progress):
+    for record in train(state, data, step, options["epochs"], options["batch_size"], False if quiet else None):
         refresh_means(state, v)
         record.scalars |= proxies(state.model, v, held_out[:1000])
         append_log(folder / "log.jsonl", record)
@@ -235,7 +238,8 @@ def resume(folder: Path, given: dict) -> dict:
     options = read_options(folder)
     for name, value in given.items():
         if options[name] != value:
-            raise ValueError(f"--{name.replace('_', '-')} {value} differs from the run's, which is {options[name]}")
+            option = "data" if name == "data" else "--" + name.replace("_", "-")
+            raise ValueError(f"{option} {value} is not what the run has, {options[name]}; leave it out")
     for stale in folder.glob("*.tmp"): stale.unlink()
     return options
 
@@ -248,19 +252,19 @@ def to_device(x: Tensor, device: str) -> Tensor:
 
 
 def prepare(folder: Path, args: argparse.Namespace) -> tuple[State, Tensor, Tensor, dict]:
-    """State, training data, held-out states and options of a run, new or resumed; the folder is touched last."""
+    """State, training data, held-out states and options of a run, new or old; the folder is touched last."""
     given = {name: value for name, value in vars(args).items() if name in OPTIONS or name == "data"}
-    for name in ("data", "data_folder"):
-        if Path(given.get(name, "")).exists() and given.get(name): given[name] = str(Path(given[name]).resolve())
+    for name in {"data", "data_folder"} & given.keys():
+        if Path(given[name]).exists(): given[name] = str(Path(given[name]).resolve())
     if not args.resume: check_new(folder)
     options = resume(folder, given) if args.resume else resolve(given)
     x, held_out = read_data(options, args.download)
     if options.setdefault("fingerprint", fingerprint(x)) != fingerprint(x):
-        raise ValueError(f"{options['data']} holds {fingerprint(x)}, the run began with {options['fingerprint']}")
-    x, held_out = to_device(x, options["device"]), test_states(to_device(held_out, options["device"]), options)
+        raise ValueError(f"{options['data']} holds {fingerprint(x)}, the run has {options['fingerprint']}")
+    x, held_out = (to_device(part, options["device"]) for part in (x, held_out))
     state = new_state(x, options)
     if not args.resume: begin(folder, options)
-    return state, x, held_out, options
+    return state, x, test_states(held_out, options), options
 
 # %% ../../nbs/practice/cli.ipynb #9d3a438d
 def run_train(args: argparse.Namespace) -> None:
@@ -273,16 +277,18 @@ def run_train(args: argparse.Namespace) -> None:
     truncate_log(log, state.epoch)
     done, last = state.epoch, options["epochs"]
     try:
-        for done in fit(folder, state, x, held_out, options, False if args.quiet else None): pass
+        for done in fit(folder, state, x, held_out, options, args.quiet): pass
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted after epoch {done} of {last}; go on with: {resume_command(folder)}") from None
+        where = f"interrupted after epoch {done} of {last}"
+        raise KeyboardInterrupt(f"{where}; go on with: {resume_command(folder)}") from None
     state.averaged_model().save(folder / "model.safetensors")
     save_picture(folder / "samples.png", state.model, look(state))
-    if not args.quiet: print(f"{folder}: {state.epoch} epochs, {state.seconds:.1f} s; next: rbmdiff evaluate {folder}")
+    if args.quiet: return
+    print(f"{folder}: {state.epoch} epochs, {state.seconds:.1f} s; next: rbmdiff evaluate {shlex.quote(str(folder))}")
 
 # %% ../../nbs/practice/cli.ipynb #35673a0c
 def finished(folder: Path) -> tuple[RBM, dict]:
-    """The trained machine of a run, on the CPU, and the options. FileNotFoundError if training has not ended."""
+    """The trained machine of a run, on the CPU, and its options. FileNotFoundError before the end of training."""
     options = read_options(folder)
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"{folder} has no model yet; finish it with: {resume_command(folder)}")
@@ -331,18 +337,18 @@ def log_partitions(rbm: RBM, v: Tensor, args: argparse.Namespace) -> dict[str, E
 
 # %% ../../nbs/practice/cli.ipynb #72938bd3
 def report(rbm: RBM, log_z: dict[str, Estimate], sets: dict[str, Tensor]) -> dict:
-    """Likelihoods in nats per example with both their errors, for each estimate of log Z and each set of states."""
+    """Likelihoods in nats per example with both errors, for each estimate of log Z and each set of states."""
     def entry(v: Tensor, z: Estimate) -> dict:
         fit = log_likelihood(rbm, v, Estimate(z.value, 0.0, z.n))
         return {"value": fit.value, "stderr_log_z": z.stderr, "stderr_examples": fit.stderr, "n": fit.n}
     likelihood = {name: {method: entry(v, z) for method, z in log_z.items()} for name, v in sets.items()}
-    return {"log_z": {method: {"value": z.value, "stderr": z.stderr, "n": z.n} for method, z in log_z.items()},
-            "log_likelihood": likelihood}
+    values = {method: {"value": z.value, "stderr": z.stderr, "n": z.n} for method, z in log_z.items()}
+    return {"log_z": values, "log_likelihood": likelihood}
 
 
 def print_report(results: dict) -> None:
     """One line for each number: value ± standard error."""
-    for method, z in results["log_z"].items(): print(f"log Z {Estimate(z['value'], z['stderr'], z['n'])}, {method}")
+    for method, z in results["log_z"].items(): print(f"log Z {z['value']:.2f} ± {z['stderr']:.2f}, {method}")
     for name, by_method in results["log_likelihood"].items():
         for method, e in by_method.items():
             errors = f"± {e['stderr_log_z']:.2f} (log Z) ± {e['stderr_examples']:.2f} ({e['n']} examples)"
@@ -357,7 +363,8 @@ def evaluation_sets(rbm: RBM, options: dict, args: argparse.Namespace) -> tuple[
     if args.data:
         x_new, test = load(args.data, args.download, None if rbm.visible == "gaussian" else (0.0, 1.0))
         new = x_new if test is None else test
-        if new.shape[1] != len(rbm.W): raise ValueError(f"{args.data} must have {len(rbm.W)} values an example, got {new.shape[1]}")
+        if new.shape[1] != len(rbm.W):
+            raise ValueError(f"{args.data} must have {len(rbm.W)} values an example, got {new.shape[1]}")
         sets = {"train": sets["train"], args.data: test_states(to_device(new, device).to(kind), options)}
     return test_states(x, options), sets
 
@@ -381,14 +388,16 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def number(kind: type, least: float, below: float = float("inf"), excluded: bool = False) -> Callable[[str], float]:
-    """An argument type: a number of `kind` from `least` (or above it, if `excluded`) up to but not including `below`."""
+def number(kind: type, least: float, below: float = math.inf, excluded: bool = False) -> Callable[[str], float]:
+    """An argument type: a number of `kind` from `least` (above it, if `excluded`) to less than `below`."""
+    wanted = f"a{'n' * (kind is int)} {kind.__name__} {'above' if excluded else 'of at least'} {least}"
+    if below < math.inf: wanted += f" and below {below}"
+
     def convert(text: str) -> float:
         try: value = kind(text)
-        except ValueError: raise argparse.ArgumentTypeError(f"must be a number ({kind.__name__}), got {text!r}") from None
+        except ValueError: value = math.nan
         if not least <= value < below or excluded and value == least:
-            bound = f"above {least}" if excluded else f"at least {least}"
-            raise argparse.ArgumentTypeError(f"must be {bound}{f' and below {below}' if below < float('inf') else ''}, got {text}")
+            raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}")
         return value
     return convert
 
@@ -396,10 +405,10 @@ def number(kind: type, least: float, below: float = float("inf"), excluded: bool
 def _add_model(add: Callable) -> None:
     """The options of `train` that say what is trained."""
     add("--hidden", type=number(int, 1), metavar="N", help="hidden units (500; 16 for digits)")
-    add("--visible", choices=("bernoulli", "spin", "gaussian"), help="visible units: bits, spins or real numbers (bernoulli)")
+    add("--visible", choices=("bernoulli", "spin", "gaussian"), help="visible units: bits, spins or reals (bernoulli)")
     add("--binarize", choices=("threshold", "stochastic", "none"),
-        help="bits from grey values: by a threshold, or at random anew in every epoch (threshold; stochastic for mnist)")
-    add("--threshold", type=number(float, 0, 1), metavar="X", help="grey values above it are on (0.5; 7.5/16 for digits)")
+        help="bits by a threshold, or at random anew in every epoch (threshold; stochastic for mnist)")
+    add("--threshold", type=number(float, 0, 1), metavar="X", help="a greater value is on (0.5; 7.5/16 for digits)")
     add("--data-folder", metavar="DIR", help="folder of the four MNIST files")
     add("--dtype", choices=("float32", "float64"), help="precision of all numbers (float32)")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, … (cpu)")
@@ -409,7 +418,7 @@ def _add_model(add: Callable) -> None:
 def _add_learning(add: Callable) -> None:
     """The options of `train` that say how."""
     add("--method", choices=("pcd", "cd", "exact"),
-        help="gradient: persistent chains, chains from the data, or exact for up to 25 units in one layer (pcd)")
+        help="gradient by persistent chains, by chains from the data, or exact for small machines (pcd)")
     add("--k", type=number(int, 1), metavar="N", help="Gibbs steps per update (1)")
     add("--chains", type=number(int, 1), metavar="N", help="persistent chains (100)")
     add("--epochs", type=number(int, 1), metavar="N", help="passes over the data (20; 200 for digits)")
@@ -417,8 +426,9 @@ def _add_learning(add: Callable) -> None:
     add("--lr", type=number(float, 0, excluded=True), metavar="X",
         help="learning rate, falls linearly to zero (0.3; 0.01 for gaussian)")
     add("--momentum", type=number(float, 0, 1), metavar="X", help="momentum (0)")
-    add("--weight-decay", type=number(float, 0), metavar="X", help="pull of the weights towards zero (0.0001)")
-    add("--average", type=number(float, 0, 1), metavar="X", help="decay of the running average of the weights, 0 for none (0.999)")
+    add("--weight-decay", type=number(float, 0), metavar="X", help="pull of weights towards zero (0.0001)")
+    add("--average", type=number(float, 0, 1), metavar="X",
+        help="decay of the running average of the weights, 0 for none (0.999; 0.99 for digits)")
     add("--centre", action=argparse.BooleanOptionalAction, help="centred gradient (yes)")
     add("--look", type=number(int, 1), metavar="N", help="refresh samples.png every N epochs (5)")
 
@@ -428,46 +438,52 @@ DATA = "'digits', 'mnist', a folder of the MNIST files, or a .npy, .npz, IDX or 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line. Options of `train` that are not given are absent from its result."""
-    top = _Parser("rbmdiff", description="Train restricted Boltzmann machines, sample them and measure their likelihood.",
-                  epilog="Begin with: rbmdiff train digits --out run; rbmdiff evaluate run. Each command has its own --help.")
+    top = _Parser("rbmdiff", description="Train restricted Boltzmann machines, sample them, measure their likelihood.",
+                  epilog="Begin with: rbmdiff train digits --out run; rbmdiff evaluate run. See also rbmdiff train --help.")
     top.add_argument("--version", action="version", version=f"rbmdiff {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="train | sample | evaluate")
-    kind = dict(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    one = commands.add_parser("train", help="train a machine on data", argument_default=argparse.SUPPRESS,
-                              description="Train a machine; the run becomes a folder. Ctrl-C stops it, --resume goes on.")
-    one.add_argument("data", nargs="?", help=DATA)
-    one.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
-    one.add_argument("--resume", action="store_true", default=False, help="go on with the run; its options are kept")
-    _add_model(one.add_argument), _add_learning(one.add_argument)
-    _add_common(one.add_argument)
-    _add_sample(commands.add_parser("sample", help="draw samples from a run", description="Draw samples from a trained run.", **kind).add_argument)
-    _add_evaluate(commands.add_parser("evaluate", help="measure the likelihood of a run", **kind,
-                  description="Log-likelihood in nats per example: exact, or an interval from both sides.").add_argument)
+    for name, add, text in (
+            ("train", _add_train, "Train a machine on data. The run becomes a folder; Ctrl-C stops it, --resume goes on."),
+            ("sample", _add_sample, "Draw samples from a trained run."),
+            ("evaluate", _add_evaluate, "Log-likelihood in nats per example: exact, or an interval from both sides.")):
+        absent = argparse.SUPPRESS if name == "train" else None
+        add(commands.add_parser(name, help=text, description=text, argument_default=absent).add_argument)
     return top
 
 # %% ../../nbs/practice/cli.ipynb #5f91da53
 def _add_common(add: Callable) -> None:
+    """The options that all commands have."""
+    add("--quiet", action="store_true", default=False, help="no progress bar, no words")
     add("--download", action="store_true", default=False, help="fetch MNIST if it is not there")
-    add("--quiet", action="store_true", default=False, help="no progress, no words")
+
+
+def _add_train(add: Callable) -> None:
+    """The arguments of `train`."""
+    add("data", nargs="?", help=DATA)
+    add("--out", required=True, metavar="RUN", help="folder of the run")
+    add("--resume", action="store_true", default=False, help="go on with the run, whose options are kept")
+    _add_model(add), _add_learning(add), _add_common(add)
 
 
 def _add_sample(add: Callable) -> None:
+    """The arguments of `sample`."""
     add("run", metavar="RUN", help="folder of a trained run")
-    add("--n", type=number(int, 1), default=100, metavar="N", help="number of samples")
-    add("--steps", type=number(int, 1), default=1000, metavar="N", help="Gibbs steps")
-    add("--out", metavar="FILE", help="a .png picture of means, or a .npy file of states; RUN/samples.png if not given")
-    add("--seed", type=number(int, 0, 2**63), default=0, metavar="N", help="seed of the random numbers")
+    add("--n", type=number(int, 1), default=100, metavar="N", help="number of samples (100)")
+    add("--steps", type=number(int, 1), default=1000, metavar="N", help="Gibbs steps (1000)")
+    add("--out", metavar="FILE", help="a .png picture of means, or a .npy file of states (RUN/samples.png)")
+    add("--seed", type=number(int, 0, 2**63), default=0, metavar="N", help="seed of the random numbers (0)")
     add("--quiet", action="store_true", help="no words")
 
 # %% ../../nbs/practice/cli.ipynb #04750216
 def _add_evaluate(add: Callable) -> None:
+    """The arguments of `evaluate`."""
     add("run", metavar="RUN", help="folder of a trained run")
     add("data", nargs="?", help=f"other data than the run's own test set: {DATA}")
-    add("--chains", type=number(int, 2), default=100, metavar="N", help="annealed chains")
-    add("--temperatures", type=number(int, 1), default=1000, metavar="N", help="temperatures of each chain")
-    add("--steps", type=number(int, 1), default=1000, metavar="N", help="Gibbs steps before reverse annealing")
-    add("--seed", type=number(int, 0, 2**63), default=0, metavar="N", help="seed of the random numbers")
-    add("--device", metavar="NAME", help="cpu, cuda, …; that of the run if not given")
+    add("--chains", type=number(int, 2), default=100, metavar="N", help="annealed chains (100)")
+    add("--temperatures", type=number(int, 1), default=1000, metavar="N", help="temperatures of a chain (1000)")
+    add("--steps", type=number(int, 1), default=1000, metavar="N", help="Gibbs steps before reverse annealing (1000)")
+    add("--seed", type=number(int, 0, 2**63), default=0, metavar="N", help="seed of the random numbers (0)")
+    add("--device", metavar="NAME", help="cpu, cuda, … (that of the run)")
     _add_common(add)
 
 # %% ../../nbs/practice/cli.ipynb #afd4e494
@@ -479,15 +495,17 @@ def explain(error: Exception) -> str:
 
 # %% ../../nbs/practice/cli.ipynb #ba0c01d2
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line `argv` (that of the process, by default): 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run the command line `argv` (by default of the process): 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
         top = parser()
         args = top.parse_args(argv)
-        if args.command == "train" and not args.resume and "data" not in args: top.error("train needs data, or --resume")
+        if args.command == "train" and not args.resume and "data" not in args:
+            top.error("train needs data, or --resume")
         {"train": run_train, "sample": run_sample, "evaluate": run_evaluate}[args.command](args)
     except SystemExit as exit: return exit.code or 0
     except KeyboardInterrupt as stop: code, line = 130, str(stop) or "interrupted"
-    except (ValueError, TypeError, ArithmeticError, OSError) as error: code, line = 1, f"error: {explain(error)}"
+    except (ValueError, TypeError, FloatingPointError, OSError) as error:
+        code, line = 1, f"error: {explain(error)}"
     else: return 0
     print(f"rbmdiff: {line}", file=sys.stderr)
     return code
