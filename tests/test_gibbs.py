@@ -280,7 +280,7 @@ GOOD = torch.zeros(2, 4)
     (lambda: transition_matrix(RBM(13, 3)), ValueError, "^rbm must have D <= 12"), (lambda: transition_matrix(RBM(4, 3, "gaussian")), ValueError, "^rbm must be one machine"),
     (lambda: spectrum(RBM43.tilt(GOOD)), ValueError, "^rbm must be one machine"), (lambda: spectrum(RBM(12, 13)), ValueError, "D \\+ H <= 24"),
     (lambda: drift(GOOD, torch.ones(8) / 8), ValueError, r"^p must have shape \[..., 16\]"), (lambda: drift(GOOD, torch.ones(16)), ValueError, "^p must be"),
-    (lambda: drift(GOOD + 0.5, torch.ones(16) / 16), ValueError, "^v must hold"), (lambda: drift(GOOD, torch.eye(16)), ValueError, "^p must be"),
+    (lambda: drift(torch.tensor(1.0), torch.ones(2) / 2), ValueError, "^v must have shape"), (lambda: drift(GOOD + 0.5, torch.ones(16) / 16), ValueError, "^v must hold"), (lambda: drift(GOOD, torch.eye(16)), ValueError, "^p must be"),
     (lambda: r_hat(torch.ones(4, 100)), ValueError, "^x must vary"), (lambda: r_hat(torch.randn(100)), ValueError, "^x must have shape"),
     (lambda: r_hat(torch.randn(4, 10)), ValueError, "draws >= 16"), (lambda: integrated_time(torch.randn(4, 15)), ValueError, "draws >= 16"),
     (lambda: autocorrelation(torch.randn(4, 7)), ValueError, "draws >= 8"), (lambda: effective_sample_size(torch.full((4, 20), math.nan)), ValueError, "^x must be finite"),

@@ -12,7 +12,6 @@ import json
 import math
 import os
 from pathlib import Path
-import tempfile
 from typing import Literal
 
 import safetensors
@@ -138,13 +137,13 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def replace_file(path: str | Path, write) -> None:
     """Call `write(temporary_path)`, then move the result to `path` in one step; on an error `path` stays as it was."""
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
-    os.close(handle)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.touch()
     try:
         write(temporary)
         os.replace(temporary, path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from ..foundations.core import (
-    Unit, check_choice, check_count, check_states, check_tensor, cumulant, read_tensors, sample_unit, unit_mean, write_tensors)
+    Unit, check_choice, check_count, check_states, check_tensor, cumulant, read_tensors, unit_mean, write_tensors)
+from ..foundations.kernels import affine, draw
 
 # %% ../../nbs/models/rbm.ipynb #e7c0ebec
 class _Layers(torch.nn.Module):
@@ -36,9 +36,9 @@ class _Layers(torch.nn.Module):
 
     def _scaled(self, v: Tensor) -> Tensor: return v / self.sigma**2 if self.visible == "gaussian" else v
 
-    def _hidden_field(self, v: Tensor) -> Tensor: return linear(self._scaled(v), self.W.T, self.c)  # [eq-rbm-fields]
+    def _hidden_field(self, v: Tensor) -> Tensor: return affine(self._scaled(v), self.W.T, self.c)  # [eq-rbm-fields]
 
-    def _visible_field(self, h: Tensor) -> Tensor: return h @ self.W.T + self.b  # [eq-rbm-fields]
+    def _visible_field(self, h: Tensor) -> Tensor: return affine(h, self.W, self.b)  # [eq-rbm-fields]
 
 # %% ../../nbs/models/rbm.ipynb #8c8c1ef1
 class _Joint(_Layers):
@@ -76,11 +76,11 @@ class _Sampler(_Conditional):
     """Draws of each layer given the other; those with an underscore do not check their arguments."""
 
     def _draw_hidden(self, v: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return sample_unit(self._hidden_field(v), self.hidden, generator)
+        return draw(affine(self._scaled(v), self.W.T), self.c, self.hidden, generator)  # [eq-rbm-conditionals]
 
     def _draw_visible(self, h: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if self.visible != "gaussian": return draw(affine(h, self.W), self.b, self.visible, generator)  # [eq-rbm-conditionals]
         y = self._visible_field(h)
-        if self.visible != "gaussian": return sample_unit(y, self.visible, generator)
         return y + self.sigma * torch.randn(y.shape, dtype=y.dtype, device=y.device, generator=generator)  # [eq-rbm-conditionals]
 
     def sample_hidden(self, v: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -182,7 +182,27 @@ class _Stored(_Exact):
         return machine
 
 # %% ../../nbs/models/rbm.ipynb #1b40eab9
-class RBM(_Stored):
+class _Shared(_Stored):
+    """Machines that share parameters with this one."""
+
+    def _sharing(self, **replaced: Tensor) -> "RBM":
+        """A machine that has the parameters of this one, except for those that are `replaced` by tensors."""
+        other = RBM.__new__(RBM)
+        torch.nn.Module.__init__(other)
+        other.visible, other.hidden = self.visible, self.hidden
+        for name, x in {**self._parameters, **self._buffers, **replaced}.items():
+            if isinstance(x, torch.nn.Parameter): other.register_parameter(name, x)
+            else: other.register_buffer(name, x)
+        return other
+
+    def _rounded(self, dtype: torch.dtype) -> "RBM":
+        """This machine with `W` in bfloat16, for states in bfloat16; fields keep biases in full precision. ValueError for other dtypes."""
+        if dtype != torch.bfloat16: raise ValueError(f"products must be None or torch.bfloat16, got {dtype!r}")
+        if self.visible == "gaussian": raise ValueError("products in bfloat16 need binary visible units, which it does not round; got 'gaussian'")
+        return self._sharing(W=self.W.detach().to(dtype))
+
+# %% ../../nbs/models/rbm.ipynb #9725f6c8
+class RBM(_Shared):
     """Restricted Boltzmann machine with `visible` units 'bernoulli', 'spin' or 'gaussian', `hidden` ones 'bernoulli' or 'spin'.
 
     Energy [eq-rbm-energy], or [eq-rbm-gaussian-energy] for Gaussian visibles; parameters `W` [D, H] (drawn with standard
@@ -196,11 +216,5 @@ class RBM(_Stored):
         """
         check_tensor("field", field, len(self.W), like=self.W)
         if field.ndim > 2: raise ValueError(f"field must have shape [D] or [B, D], got {list(field.shape)}")
-        tilted = RBM.__new__(RBM)
-        torch.nn.Module.__init__(tilted)
-        tilted.visible, tilted.hidden = self.visible, self.hidden
-        for name, parameter in self.named_parameters():
-            if name != "b": tilted.register_parameter(name, parameter)
         shift = self.sigma**2 * field if self.visible == "gaussian" else field
-        tilted.register_buffer("b", self.b + shift)  # [eq-rbm-tilt]
-        return tilted
+        return self._sharing(b=self.b + shift)  # [eq-rbm-tilt]

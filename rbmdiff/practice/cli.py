@@ -74,7 +74,8 @@ SPECIAL = {"mnist": {"binarize": "stochastic"},
 
 def resolve(given: dict) -> dict:
     """All options: those `given`, the defaults for the rest. ValueError for a combination without meaning."""
-    special = {**SPECIAL.get(given["data"], {}), **SPECIAL.get(given.get("visible", ""), {})}
+    data = "mnist" if Path(given["data"]).is_dir() else given["data"]
+    special = {**SPECIAL.get(data, {}), **SPECIAL.get(given.get("visible", ""), {})}
     options = {**OPTIONS, **special, **given}
     if options["method"] != "pcd" and "chains" in given:
         raise ValueError(f"--chains needs --method pcd, {options['method']} keeps no chains")
@@ -183,7 +184,7 @@ def save_picture(path: Path, rbm: RBM, v: Tensor) -> None:
     """Draw E[v | h] for the mean h of states `v` [n, D] as grey images; those that are not square become rows."""
     mean = rbm.visible_mean(rbm.hidden_mean(v))
     side = round(v.shape[1] ** 0.5)
-    shown = image_grid(mean, (side, side) if side**2 == v.shape[1] else (1, v.shape[1]))
+    shown = image_grid(mean, (side, side) if side**2 == v.shape[1] else (1, v.shape[1]), columns=min(20, len(v)))
     replace_file(path, lambda temporary: shown.savefig(temporary, format="png"))
 
 # %% ../../nbs/practice/cli.ipynb #d31f982a
@@ -255,7 +256,7 @@ def prepare(folder: Path, args: argparse.Namespace) -> tuple[State, Tensor, Tens
     """State, training data, held-out states and options of a run, new or old; the folder is touched last."""
     given = {name: value for name, value in vars(args).items() if name in OPTIONS or name == "data"}
     for name in {"data", "data_folder"} & given.keys():
-        if Path(given[name]).exists(): given[name] = str(Path(given[name]).resolve())
+        if given[name] not in SPECIAL and Path(given[name]).exists(): given[name] = str(Path(given[name]).resolve())
     if not args.resume: check_new(folder)
     options = resume(folder, given) if args.resume else resolve(given)
     x, held_out = read_data(options, args.download)

@@ -26,10 +26,11 @@ def _field(energy: Callable[[Tensor], Tensor], x: Tensor, i: int, unit: Unit) ->
         raise ValueError(f"energy must map shape {list(pair.shape)} to {list(pair.shape[:-1])}, it gave {list(E.shape)}")
     return (E[0] - E[1]) / (1 if unit == "bernoulli" else 2)  # [eq-gibbs-field]
 
-
-def _check_units(x: Tensor, unit: str) -> None:
-    check_tensor("x", x), check_choice("unit", unit, ("bernoulli", "spin")), check_states("x", x, unit)
-    if x.ndim == 0: raise ValueError("x must have shape [..., n], got []")
+# %% ../../nbs/sampling/gibbs.ipynb #41d28c7b
+def _check_units(name: str, x: Tensor, unit: str) -> None:
+    """`x` [..., n] must hold states of `unit`."""
+    check_tensor(name, x), check_choice("unit", unit, ("bernoulli", "spin")), check_states(name, x, unit)
+    if x.ndim == 0: raise ValueError(f"{name} must have shape [..., n], got []")
 
 
 def unit_field(energy: Callable[[Tensor], Tensor], x: Tensor, i: int, unit: Unit = "bernoulli") -> Tensor:
@@ -38,7 +39,7 @@ def unit_field(energy: Callable[[Tensor], Tensor], x: Tensor, i: int, unit: Unit
     `energy` maps [..., n] to [...]; its constant does not matter. Raises TypeError or ValueError for bad states, an `i` that is
     not one of the n units, or an `energy` that returns another shape.
     """
-    _check_units(x, unit), check_count("i", i, 0)
+    _check_units("x", x, unit), check_count("i", i, 0)
     if i >= x.shape[-1]: raise ValueError(f"i must be below {x.shape[-1]}, the number of units, got {i}")
     return _field(energy, x, i, unit)
 
@@ -51,7 +52,7 @@ def scan_gibbs(energy: Callable[[Tensor], Tensor], x: Tensor, sweeps: int = 1, u
     `energy` maps [..., n] to [...] and is called once a unit. Returns new states; `x` stays as it is.
     Raises TypeError or ValueError for bad states, `sweeps` below 1 or an `energy` of the wrong shape. Source: Geman and Geman (1984).
     """
-    _check_units(x, unit), check_count("sweeps", sweeps)
+    _check_units("x", x, unit), check_count("sweeps", sweeps)
     x = x.clone()
     for _ in range(sweeps):
         for i in range(x.shape[-1]):
@@ -65,8 +66,7 @@ def drift(v: Tensor, p: Tensor, unit: Unit = "bernoulli") -> Estimate:
     `p` is in the order of `states`. Zero within the error if the draws are independent and from `p`; the error is an upper bound.
     Source: Diaconis and Zabell (1991). Raises TypeError or ValueError for bad states, or a `p` of another length or sum.
     """
-    check_tensor("v", v), check_choice("unit", unit, ("bernoulli", "spin")), check_states("v", v, unit)
-    check_tensor("p", p, 2 ** v.shape[-1])
+    _check_units("v", v, unit), check_tensor("p", p, 2 ** v.shape[-1])
     if p.ndim > 1 or bool((p < 0).any()) or abs(p.double().sum().item() - 1) > 1e-5:
         raise ValueError(f"p must be [2^D] probabilities that sum to one, got {list(p.shape)} with sum {p.sum().item():.6g}")
     bits = (v.reshape(-1, v.shape[-1]) > 0).long()
