@@ -34,8 +34,8 @@ options = parser.parse_args()
 if options.threads == 1: os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 import torch
-from torch import Tensor
 
+import rbmdiff
 from rbmdiff.foundations import kernels
 from rbmdiff.foundations.core import Estimate, replace_file
 from rbmdiff.foundations.data import base_rate, binarize, digits
@@ -68,7 +68,7 @@ def ours(D, H, B, k, average="hidden", products=None, numba=True, **sgd):
     return update
 
 
-def plain(D, H, B, k):
+def by_hand(D, H, B, k):
     """The step as one would write it in PyTorch on a good day: stacked gradient, uniform numbers compared, no torch.bernoulli."""
     W, v, x = start(D, H, B)
     b, c = torch.zeros(D), torch.zeros(H)
@@ -93,7 +93,7 @@ def floor(D, H, B, k, kind, shared=False):
     W, v, s, q, h = (x.to(dtype) for x in (W, v, torch.cat([v, v]), q, h))
     sT, onednn = s.T.contiguous(), getattr(torch.ops.mkldnn, "_linear_pointwise", None) if kind == "oneDNN" else None
     if kind == "oneDNN" and onednn is None: raise ImportError("oneDNN's float32 product")
-    product = torch.nn.functional.linear if kind == "bfloat16" else (lambda x, w: onednn(x, w, None, "none", [], "")) if onednn else lambda x, w: torch.mm(x, w.T)
+    product = (lambda x, w: onednn(x, w, None, "none", [], "")) if onednn else lambda x, w: torch.mm(x, w.T)
 
     @torch.no_grad()
     def update():
@@ -102,3 +102,177 @@ def floor(D, H, B, k, kind, shared=False):
         product(s, W.T), product(sT, q.T)
 
     return update
+
+
+def rbms(D, H, B, k):
+    """The package `rbms`: its persistent chains start and end with hidden states, hence one product less."""
+    from rbms.bernoulli_bernoulli.classes import BBRBM
+    from rbms.training.pcd import fit_batch_pcd
+    W, v, _ = start(D, H, B)
+    m, weights = BBRBM(weight_matrix=W, vbias=torch.zeros(D), hbias=torch.zeros(H)), torch.ones(B)
+    for p in m.parameters(): p.grad = torch.zeros_like(p)
+    optimizer, chains = torch.optim.SGD(m.parameters(), lr=RATE, maximize=True, fused=True), m.init_chains(B)
+
+    @torch.no_grad()
+    def update():
+        nonlocal chains
+        optimizer.zero_grad(set_to_none=False)
+        chains, _ = fit_batch_pcd((v, weights), chains, m, k, 1.0, centered=False)
+        optimizer.step()
+
+    return update
+
+
+def scikit_learn(D, H, B, k):
+    """`BernoulliRBM` in float32; it has one Gibbs step an update."""
+    from sklearn.neural_network import BernoulliRBM
+    if k > 1: return None
+    m, v = BernoulliRBM(H, learning_rate=RATE, batch_size=B, random_state=0), start(D, H, B)[1].numpy()
+    m.partial_fit(v)
+    m.components_ = m.components_.astype(v.dtype)
+    return lambda: m.partial_fit(v)
+
+
+def jax_lines(D, H, B, k, hidden_chain):
+    """Jitted JAX. Chains end with visible states (2k + 4 products) or with hidden ones (2k + 3)."""
+    import jax
+    from jax import lax, nn, numpy as jnp, random
+    draw = lambda key, field: random.bernoulli(key, nn.sigmoid(field)).astype(jnp.float32)
+
+    def step(p, v, state, key):
+        W, b, c = p
+        def gibbs(i, carry):
+            key, (x, h) = carry
+            key, *two = random.split(key, 3)
+            if not hidden_chain: h = draw(two[0], x @ W + c)
+            x = draw(two[1], h @ W.T + b)
+            return key, (x, draw(two[0], x @ W + c) if hidden_chain else h)
+        key, (x, h) = lax.fori_loop(0, k, gibbs, (key, state))
+        q, h_mean = nn.sigmoid(v @ W + c), h if hidden_chain else nn.sigmoid(x @ W + c)
+        steps = (v.T @ q - x.T @ h_mean) / B, v.mean(0) - x.mean(0), q.mean(0) - h_mean.mean(0)
+        return tuple(p + RATE * s for p, s in zip(p, steps)), (x, h), key
+
+    step, (W, v, x) = jax.jit(step, donate_argnums=(0, 2)), (jnp.array(t.numpy()) for t in start(D, H, B))
+    p, state, key = (W, jnp.zeros(D), jnp.zeros(H)), (x, jnp.zeros((B, H))), random.key(0)
+
+    def update():
+        nonlocal p, state, key
+        p, state, key = step(p, v, state, key)
+        p[0].block_until_ready()
+
+    return update
+
+
+CONTENDERS = {
+    "rbmdiff": ours,
+    "rbmdiff, visible averaged": lambda *a: ours(*a, average="visible"),
+    "rbmdiff, bfloat16": lambda *a: ours(*a, products=torch.bfloat16),
+    "rbmdiff, bfloat16, visible averaged": lambda *a: ours(*a, average="visible", products=torch.bfloat16),
+    "rbmdiff without numba": lambda *a: ours(*a, numba=False),
+    "rbmdiff, momentum, fused": lambda *a: ours(*a, momentum=0.5),
+    "rbmdiff, momentum, foreach": lambda *a: ours(*a, momentum=0.5, fused=False, foreach=True),
+    "PyTorch by hand": by_hand,
+    "rbms": rbms,
+    "scikit-learn": scikit_learn,
+    "JAX, visible chain": lambda *a: jax_lines(*a, False),
+    "JAX, hidden chain": lambda *a: jax_lines(*a, True),
+    "floor float32, torch.mm": lambda *a: floor(*a, "mm"),
+    "floor float32, oneDNN": lambda *a: floor(*a, "oneDNN"),
+    "floor float32, oneDNN, 2k + 3": lambda *a: floor(*a, "oneDNN", shared=True),
+    "floor bfloat16": lambda *a: floor(*a, "bfloat16"),
+}
+RATIOS = (("rbmdiff", "floor float32, torch.mm"), ("rbmdiff", "floor float32, oneDNN"),
+          ("rbmdiff, visible averaged", "floor float32, oneDNN, 2k + 3"), ("rbmdiff, bfloat16", "floor float32, oneDNN"),
+          ("rbmdiff, bfloat16", "floor bfloat16"), ("rbms", "rbmdiff"), ("rbms", "rbmdiff, visible averaged"),
+          ("scikit-learn", "rbmdiff"), ("PyTorch by hand", "rbmdiff"), ("JAX, visible chain", "rbmdiff"),
+          ("JAX, hidden chain", "rbmdiff, visible averaged"), ("JAX, hidden chain", "rbmdiff"))
+
+
+def measure(size, k, missing):
+    """Milliseconds of an update of every contender: median, 10th and 90th percentile over interleaved rounds."""
+    updates, repeats, times = {}, {}, {}
+    for name, make in CONTENDERS.items():
+        try: update = make(*size, k)
+        except ImportError as error:
+            if name not in missing: print(f"skipped: {name} ({error})")
+            missing.add(name)
+            continue
+        if update is None: continue
+        for _ in range(3): update()
+        begin = time.perf_counter()
+        update()
+        updates[name], repeats[name], times[name] = update, 1 + int(options.block / (time.perf_counter() - begin)), []
+    for _ in range(options.rounds):
+        for name, update in updates.items():
+            update()                                                # wakes its threads, fills its caches
+            begin = time.perf_counter()
+            for _ in range(repeats[name]): update()
+            times[name].append(1e3 * (time.perf_counter() - begin) / repeats[name])
+    deciles = {name: statistics.quantiles(t, n=10, method="inclusive") for name, t in times.items()}
+    return {name: {"median": statistics.median(t), "p10": deciles[name][0], "p90": deciles[name][-1], "least": min(t)} for name, t in times.items()}
+
+
+def likelihood(products, seed, epochs=30):
+    """Test log-likelihood of a 64x64 machine trained on the digits by PCD-1: value and standard error of log Z."""
+    g, (train, test) = torch.Generator().manual_seed(seed), (binarize(x, 7.5 / 16) for x in digits())
+    m, chains = RBM(64, 64, generator=g), (torch.rand(512, 64, generator=g) < train.mean(0)).float()
+    m.b.data, total = base_rate(train), epochs * math.ceil(len(train) / 100)
+    optimizer = torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.5, maximize=True, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(train), generator=g).split(100):
+            gradients, chains = cd_gradient(m, train[rows], 1, chains, g, products=products)
+            assign(m, gradients), optimizer.step(), schedule.step()
+    with torch.no_grad():
+        log_z = ais(m, n_chains=256, n_temperatures=1000, generator=g)
+        return -m.free_energy(test).double().mean().item() - log_z.value, log_z.stderr
+
+
+def compare_formats(seeds=6):
+    """Mean test log-likelihood over seeds, with its standard error, for products in float32 and bfloat16."""
+    runs = {name: [likelihood(p, seed) for seed in range(seeds)] for name, p in (("float32", None), ("bfloat16", torch.bfloat16))}
+    mean = {name: Estimate.of(torch.tensor([value for value, _ in r], dtype=torch.float64)) for name, r in runs.items()}
+    difference, error = mean["bfloat16"].value - mean["float32"].value, math.hypot(*(e.stderr for e in mean.values()))
+    print(f"\ntest log-likelihood of 64x64 machines on the digits, nats, {seeds} seeds: "
+          + ", ".join(f"{name} {e}" for name, e in mean.items()) + f"; difference {difference:.3f} ± {error:.3f}")
+    return {"seeds": seeds, "runs": {name: [{"value": x, "ais_stderr": se} for x, se in r] for name, r in runs.items()},
+            **{name: {"value": e.value, "stderr": e.stderr} for name, e in mean.items()}, "difference": {"value": difference, "stderr": error}}
+
+
+def environment():
+    """What the numbers depend on."""
+    try: cpu = next(line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+    except (OSError, StopIteration): cpu = platform.processor() or platform.machine()
+    versions = {"python": platform.python_version(), "rbmdiff": rbmdiff.__version__}
+    for name in ("torch", "numpy", "numba", "rbms", "scikit-learn", "jax"):
+        try: versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError: pass
+    return {"cpu": cpu, "cpus": os.cpu_count(), "threads": options.threads, "versions": versions}
+
+
+def main():
+    torch.set_num_threads(options.threads)
+    try:
+        from threadpoolctl import threadpool_limits
+        threadpool_limits(options.threads)
+    except ImportError: pass
+    load = os.getloadavg() if hasattr(os, "getloadavg") else None
+    result = {"command": " ".join(["python benchmarks/speed.py", *sys.argv[1:]]), "unit": "milliseconds per update", **environment(),
+              "rounds": options.rounds, "load_average_before": load, "sizes": {}}
+    print(f"{result['cpu']}, {options.threads} threads, load average {load}\n{result['versions']}")
+    missing = set()
+    for size in SIZES:
+        for k in (1, 10):
+            label, table = f"{size[0]}x{size[1]}x{size[2]} k={k}", measure(size, k, missing)
+            ratios = {f"{a} / {b}": table[a]["median"] / table[b]["median"] for a, b in RATIOS if a in table and b in table}
+            result["sizes"][label] = {"times": table, "ratios": ratios}
+            print(f"\n{label:38} {'median':>9} {'p10':>9} {'p90':>9}  ms per update")
+            for name, t in table.items(): print(f"  {name:36} {t['median']:9.3f} {t['p10']:9.3f} {t['p90']:9.3f}")
+            for name, ratio in ratios.items(): print(f"    {name:60} {ratio:6.2f}", flush=True)
+    if not options.no_likelihood: result["likelihood"] = compare_formats()
+    result["load_average_after"] = os.getloadavg() if hasattr(os, "getloadavg") else None
+    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+    replace_file(options.out, lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
+
+
+if __name__ == "__main__": main()

@@ -314,8 +314,13 @@ def test_every_call_draws_anew():
     pytest.param(lambda: binarize_stochastic(torch.tensor([math.nan])), ValueError, "finite", id="nan"),
     pytest.param(lambda: base_rate(torch.zeros(4)), ValueError, r"\[N, D\]", id="rank"),
     pytest.param(lambda: base_rate(torch.zeros(4, 2), smoothing=0), ValueError, "smoothing", id="smoothing"),
+    pytest.param(lambda: base_rate(torch.zeros(4, 2), smoothing=math.nan), ValueError, "smoothing", id="smoothing nan"),
+    pytest.param(lambda: base_rate(torch.zeros(4, 2), smoothing=math.inf), ValueError, "smoothing", id="smoothing infinite"),
     pytest.param(lambda: base_rate(-torch.ones(4, 2)), ValueError, r"v must lie in \[0, 1\]", id="spins for bits"),
-    pytest.param(lambda: base_rate(torch.zeros(4, 2), unit="gaussian"), ValueError, "unit", id="unit"),
+    pytest.param(lambda: base_rate(-2 * torch.ones(4, 2), unit="spin"), ValueError, r"v must lie in \[-1, 1\]", id="no spins"),
+    pytest.param(lambda: base_rate(torch.tensor([[math.nan]]), unit="gaussian"), ValueError, "finite", id="nan for base rates"),
+    pytest.param(lambda: base_rate(torch.zeros(4, 2).long()), TypeError, "float32 or float64", id="integers for base rates"),
+    pytest.param(lambda: base_rate(torch.zeros(4, 2), unit="relu"), ValueError, "unit", id="unit"),
     pytest.param(lambda: independent_log_prob(torch.full((4, 2), 0.3), torch.zeros(2)), ValueError, "0 or 1", id="not bits"),
     pytest.param(lambda: independent_log_prob(torch.zeros(4, 3), torch.zeros(2)), ValueError, r"\[\.\.\., 2\]", id="width"),
     pytest.param(lambda: noise_entropy(torch.tensor([[2.0]])), ValueError, r"x must lie in \[0, 1\]", id="entropy range"),
@@ -343,6 +348,20 @@ def test_base_rate_is_the_smoothed_mean(v, s):
     assert torch.allclose(torch.tanh(spins), torch.from_numpy(2 * m - 1), atol=1e-12)
     w = torch.from_numpy(v)
     assert torch.allclose(independent_log_prob(w, b), independent_log_prob(2 * w - 1, spins, "spin"), rtol=1e-12)
+
+
+@pytest.mark.parametrize("unit", ["bernoulli", "spin", "gaussian"])
+def test_base_rate_gives_the_means(unit):
+    v = torch.randn(120, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    if unit != "gaussian": v = (v > 0.4).double()
+    if unit == "spin": v = 2 * v - 1
+    bias, total = base_rate(v, unit=unit), v.sum(0)
+    mean = {"bernoulli": torch.sigmoid, "spin": torch.tanh, "gaussian": lambda x: x}[unit](bias)
+    wanted = {"bernoulli": (total + 1) / 122, "spin": total / 122, "gaussian": total / 120}[unit]
+    assert torch.allclose(mean, wanted, atol=1e-14)
+    assert unit == "gaussian" or (v.mean(0) - wanted).abs().max() > 1e-4              # control: not smoothed
+    assert base_rate(torch.ones(5, 3), unit=unit).isfinite().all()                    # a unit that never changes
+    assert unit != "gaussian" or torch.equal(base_rate(v, 7.0, unit), bias)           # smoothing has no part in it
 
 
 # Toys

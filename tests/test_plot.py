@@ -102,6 +102,7 @@ def test_takes_parameters_with_gradient():
     pytest.param(lambda: weight_filters(torch.ones(4, 2), limit=0.5), "limit must be at least 1", id="limit"),
     pytest.param(lambda: weight_filters(torch.ones(4, 2), limit=math.nan), "limit", id="nan limit"),
     pytest.param(lambda: vector_field(lambda x: x[:, 0], (0, 1), (0, 1)), r"\[B, 2\]", id="field"),
+    pytest.param(lambda: vector_field(lambda x: x, (0, 1), (0, 1), n=1), "n must be at least 2", id="one arrow"),
     pytest.param(lambda: trajectories(torch.zeros(5, 2)), r"\[T, n, 2\]", id="paths"),
     pytest.param(lambda: band([0.0], [-1.0]), "stderr", id="negative error"),
     pytest.param(lambda: dichromat("#000000", "cat"), "kind must be one of", id="kind")])

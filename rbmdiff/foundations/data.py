@@ -8,7 +8,6 @@ __all__ = ['read_idx', 'write_idx', 'intensities', 'digits', 'binarize', 'binari
            'mixture_log_prob', 'swiss_roll']
 
 # %% ../../nbs/foundations/data.ipynb #5e7509b2
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 import gzip, hashlib, math, os, struct, zipfile, zlib
@@ -18,8 +17,8 @@ from sklearn.datasets import load_digits
 import torch
 from torch import Tensor
 
-from .core import Unit, check_choice, check_count, check_states, check_tensor, cumulant, logit
-from .core import replace_file
+from .core import (
+    Unit, check_choice, check_count, check_states, check_tensor, cumulant, logit, replace_file)
 
 # %% ../../nbs/foundations/data.ipynb #3f020552
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -82,8 +81,6 @@ def read_idx(path: str | Path, sha256: str | None = None) -> np.ndarray:
         raise ValueError(f"{path} has the wrong checksum: SHA-256 of its content is {found}, wanted {sha256}")
     return array
 
-
-
 # %% ../../nbs/foundations/data.ipynb #1bc61ad8
 def write_idx(path: str | Path, array: np.ndarray) -> None:
     """`array` as an IDX file, gzipped if `path` ends in .gz; written whole or not at all.
@@ -105,8 +102,6 @@ def _check_range(name: str, x: Tensor, low: float = 0.0, high: float = 1.0) -> N
     least, most = float(x.min()), float(x.max())
     if not low <= least <= most <= high:
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got values in [{least:g}, {most:g}]")
-
-
 
 # %% ../../nbs/foundations/data.ipynb #0716ba7d
 def intensities(x: np.ndarray, limits: tuple[float, float] | None = (0.0, 1.0),
@@ -172,22 +167,24 @@ def noise_entropy(x: Tensor) -> float:
     return (torch.special.entr(x) + torch.special.entr(1 - x)).sum(-1).mean().item()  # [eq-data-noise-entropy]
 
 # %% ../../nbs/foundations/data.ipynb #d942d827
-def base_rate(v: Tensor, smoothing: float = 1.0, unit: Unit = "bernoulli") -> Tensor:
+def base_rate(v: Tensor, smoothing: float = 1.0, unit: str = "bernoulli") -> Tensor:
     """Biases [D] of independent units that fit `v` [N, D], with s = `smoothing` [eq-data-base-rate].
 
-    Intensities between the two states are accepted. Raises ValueError if `smoothing` is not positive or `v` is
-    outside the range of the `unit`.
+    `unit` is 'bernoulli', 'spin' or 'gaussian', which is not smoothed. Intensities between the two states of a
+    binary unit are accepted. Raises TypeError or ValueError for a bad tensor, values outside the range of the
+    unit, a `smoothing` that is not positive, an unknown unit. Source: Salakhutdinov and Murray (2008).
     """
-    check_choice("unit", unit, ("bernoulli", "spin"))
+    check_choice("unit", unit, ("bernoulli", "spin", "gaussian"))
     check_tensor("v", v)
     if v.ndim != 2: raise ValueError(f"v must have shape [N, D], got {list(v.shape)}")
-    if not smoothing > 0: raise ValueError(f"smoothing must be positive, got {smoothing}")
+    if not 0 < smoothing < math.inf: raise ValueError(f"smoothing must be positive and finite, got {smoothing}")
+    if unit == "gaussian": return v.mean(0)  # [eq-data-base-rate]
     _check_range("v", v, 0 if unit == "bernoulli" else -1)
     bits = v if unit == "bernoulli" else (v + 1) / 2
     m = (smoothing + bits.sum(0)) / (2 * smoothing + len(v))  # [eq-data-base-rate]
     return logit(m) / (1 if unit == "bernoulli" else 2)  # [eq-data-base-rate]
 
-
+# %% ../../nbs/foundations/data.ipynb #5b70b590
 def independent_log_prob(v: Tensor, b: Tensor, unit: Unit = "bernoulli") -> Tensor:
     """log p(v) [...] in nats of independent units with biases `b` [D], `v` [..., D] [eq-data-independent]."""
     check_tensor("b", b)
@@ -227,8 +224,6 @@ def _mnist_file(folder: Path, name: str, download: bool) -> Path:
     import pooch
     source = pooch.create(folder, _MNIST_URL, registry={f"{name}.gz": _MNIST[name][1]}, retry_if_failed=3)
     return Path(source.fetch(f"{name}.gz", progressbar=True))
-
-
 
 # %% ../../nbs/foundations/data.ipynb #4de474fe
 def mnist(folder: str | Path | None = None, download: bool = False, labels: bool = False,

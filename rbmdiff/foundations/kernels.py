@@ -28,17 +28,17 @@ def _tracked() -> bool:
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x weight' + bias [..., N] of `x` [..., M] and `weight` [N, M], by the quickest library [eq-kernels-rounding].
+    """x weight' + bias [..., N] of `x` [..., M] and `weight` [N, M], by the quicker library [eq-kernels-rounding].
 
     The contract of `torch.nn.functional.linear`. `bias` is [N]; one of higher precision, or a batch of them, is added in its own
     precision and shape. Raises RuntimeError for shapes or dtypes that do not fit, as PyTorch does.
     """
     inside = bias if bias is not None and bias.ndim == 1 and bias.dtype == x.dtype else None
-    y = None
-    if (_ONEDNN is not None and x.numel() * len(weight) >= 2**21 and x.numel() >= 4 * x.shape[-1] and not _tracked()
-            and x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"):
+    large = x.numel() >= max(2**21 // len(weight), 4 * x.shape[-1])
+    if (large and _ONEDNN is not None and x.is_cpu and weight.is_cpu and x.dtype == weight.dtype == torch.float32
+            and x.shape[-1] == weight.shape[-1] and not _tracked()):
         y = _ONEDNN(x.contiguous(), weight, inside, "none", [], "")  # [eq-kernels-rounding]
-    if y is None: y = linear(x, weight, inside)  # [eq-kernels-rounding]
+    else: y = linear(x, weight, inside)  # [eq-kernels-rounding]
     return y if inside is bias else y + bias
 
 # %% ../../nbs/foundations/kernels.ipynb #203416f1
@@ -47,7 +47,7 @@ _TURNS = tuple(tuple(np.uint64(r) for r in half) for half in ((16, 42, 12, 31), 
 
 
 def threefry(key0, key1, a, b, groups: int = 5):
-    """The two 64-bit words of Threefry-2x64 for the counter (`a`, `b`) and the key, all uint64 [eq-kernels-round] [eq-kernels-threefry].
+    """The two words of Threefry-2x64 for the counter (`a`, `b`) and a key, arrays of uint64 [eq-kernels-round] [eq-kernels-threefry].
 
     Four rounds a group; fewer than the 20 rounds of the standard are for experiments. Source: Salmon et al. (2011).
     """
@@ -110,13 +110,13 @@ def _compile(dtype: torch.dtype):
 
     def kernel(job):
         _, rows, cols, key0, key1, period, low, fields, bias = carray(job, 9)
-        x, c, zero = carray(pointer(fields), (rows, cols), kind), carray(pointer(bias), (period, cols), _F), kind(low)
-        if half: zero = kind(low & -0x4080)
-        scale, words = _F(1 - low), np.empty(2 * cols, np.uint64)
+        x, c = carray(pointer(fields), (rows, cols), kind), carray(pointer(bias), (period, cols), _F)
+        zero, scale, words = kind(low & -0x4080) if half else kind(low), _F(1 - low), np.empty(2 * cols, np.uint64)
+        k0, k1 = np.uint64(key0), np.uint64(key1)
         start = take(job, 4)
         while start < rows:
             for j in range(cols):
-                words[j], words[cols + j] = threefry(np.uint64(key0), np.uint64(key1), np.uint64(j), np.uint64(start))  # [eq-kernels-counter]
+                words[j], words[cols + j] = threefry(k0, k1, np.uint64(j), np.uint64(start))  # [eq-kernels-counter]
             for i in range(start, min(start + 4, rows)):
                 a, b, bits = x[i], c[i % period], words.view(_I)[(i - start) * cols:]  # [eq-kernels-counter]
                 for j in range(cols):
@@ -147,20 +147,23 @@ def _fused(dtype: torch.dtype):
 _Job = ctypes.c_int64 * 9
 
 
-def draw(x: Tensor, bias: Tensor | None = None, unit: Unit = "bernoulli", generator: torch.Generator | None = None) -> Tensor:
-    """Independent draws of binary units with fields `x` + `bias` [..., N], in the dtype of `x`, which may be overwritten [eq-kernels-counter].
+def _suits(x: Tensor, bias: Tensor) -> bool:
+    """Do the layouts, formats and sizes of fields and bias suit the kernel?"""
+    return (x.numel() >= 2**13 and x.is_cpu and x.dtype in (torch.float32, torch.bfloat16) and bias.dtype is torch.float32
+            and bias.shape == x.shape[x.ndim - bias.ndim:] and x.is_contiguous() and bias.is_contiguous() and not _tracked())
 
-    The distribution of `core.sample_unit`. `bias` is [N], or has the trailing shape of `x`, or broadcasts. Fields must be finite. Large
-    ones in float32 or bfloat16 on the CPU take one pass, if numba is installed. Raises ValueError for an unknown `unit`.
+
+def draw(x: Tensor, bias: Tensor, unit: Unit = "bernoulli", generator: torch.Generator | None = None) -> Tensor:
+    """Independent draws of binary units with fields `x` + `bias`, in the dtype of `x` [eq-kernels-counter].
+
+    `x` [..., N] may be overwritten; fields must be finite. `bias` is [N], has the trailing shape of `x`, or broadcasts.
+    The distribution is that of `core.sample_unit`. Large fields in float32 or bfloat16 on the CPU take one pass, if numba
+    is installed and derivatives are off. Raises ValueError for an unknown `unit`.
     """
     check_choice("unit", unit, ("bernoulli", "spin"))
-    if bias is None: bias = torch.zeros(x.shape[-1:], device=x.device, dtype=x.dtype if x.dtype == torch.float64 else torch.float32)
-    run, shape = None, x.shape[x.ndim - bias.ndim:]
-    if (x.numel() >= 2**13 and x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and bias.dtype == torch.float32
-            and bias.shape == shape and x.is_contiguous() and bias.is_contiguous() and not _tracked()): run = _fused(x.dtype)
+    run = _fused(x.dtype) if _suits(x, bias) else None
     if run is None: return sample_unit(x + bias, unit, generator).to(x.dtype)
-    rows, cols, period = x.numel() // x.shape[-1], x.shape[-1], bias.numel() // x.shape[-1]
-    keys = torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator).tolist()
-    job = _Job(0, rows, cols, *keys, period, -(unit == "spin"), x.data_ptr(), bias.data_ptr())
-    run(job, min(torch.get_num_threads(), 1 + x.numel() // 2**14))
+    (n, cols), keys = (x.numel(), x.shape[-1]), torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator).tolist()
+    job = _Job(0, n // cols, cols, *keys, bias.numel() // cols, -(unit == "spin"), x.data_ptr(), bias.data_ptr())
+    run(job, min(torch.get_num_threads(), 1 + n // 2**14))
     return x

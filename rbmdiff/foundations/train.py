@@ -23,9 +23,9 @@ from .core import check_count, check_tensor, read_tensors, write_tensors
 
 # %% ../../nbs/foundations/train.ipynb #852a57ee
 def batches(n: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """A random partition of the indices 0 to `n` - 1 into batches of at most `batch_size`, of sizes at most one apart.
+    """A random partition of the indices 0 to `n` - 1 into batches of at most `batch_size`, nearly equal.
 
-    Each batch gives an unbiased estimate of a mean over all [eq-train-minibatch]. On the device of `generator`.
+    Each gives an unbiased estimate of a mean over all [eq-train-minibatch]. On the device of `generator`.
     Raises TypeError or ValueError for counts below one.
     """
     check_count("n", n), check_count("batch_size", batch_size)
@@ -46,7 +46,7 @@ def sgd(model: Module, lr: float, momentum: float = 0.0, weight_decay: float = 0
 
 # %% ../../nbs/foundations/train.ipynb #9bb203b1
 def linear_decay(optimizer: Optimizer, updates: int) -> LambdaLR:
-    """Schedule: the learning rate of `optimizer` falls linearly to zero over `updates` updates [eq-train-decay]."""
+    """Schedule: the rate of `optimizer` falls linearly to zero over `updates` updates [eq-train-decay]."""
     check_count("updates", updates)
     return LambdaLR(optimizer, lambda s: max(0.0, 1 - s / updates))  # [eq-train-decay]
 
@@ -109,7 +109,8 @@ class _Saved(_Averaged):
     def _meta(self) -> dict:
         counts = {name: getattr(self, name) for name in ("epoch", "updates", "seconds", "average")}
         kind, groups = type(self.optimizer).__name__, self.optimizer.state_dict()["param_groups"]
-        return counts | {"optimizer": kind, "groups": groups, "schedule": self.schedule and self.schedule.state_dict()}
+        schedule = self.schedule and self.schedule.state_dict()
+        return counts | {"optimizer": kind, "groups": groups, "schedule": schedule}
 
     def save(self, path: str | Path) -> None:
         """Write the whole state to one safetensors file, whole or not at all. Meant for the end of an epoch.
@@ -119,7 +120,7 @@ class _Saved(_Averaged):
         memory = self.optimizer.state_dict()["state"]
         memory = {f"{i}.{key}": value for i, entries in memory.items() for key, value in entries.items()}
         if not all(isinstance(value, Tensor) for value in memory.values()):
-            raise ValueError(f"optimizer: {type(self.optimizer).__name__} remembers more than tensors, it cannot be saved")
+            raise ValueError(f"optimizer: {type(self.optimizer).__name__} keeps more than tensors")
         parts = {"model": self.model.state_dict(), "average": self.averages, "carry": self.carry,
                  "optimizer": memory, "random": {"state": self.generator.get_state()}}
         tensors = {f"{part}.{name}": t for part, entries in parts.items() for name, t in entries.items()}
@@ -140,7 +141,7 @@ class _Restored(_Saved):
     def _restore_optimizer(self, memory: dict[str, Tensor], meta: dict) -> None:
         schedule, entries = meta["schedule"], {}
         if (meta["optimizer"], schedule is None) != (type(self.optimizer).__name__, self.schedule is None):
-            raise ValueError(f"it has {meta['optimizer']} {'without' if schedule is None else 'with'} a schedule")
+            raise ValueError(f"it has {meta['optimizer']}, {'no' if schedule is None else 'a'} schedule")
         for name, t in memory.items():
             index, _, key = name.partition(".")
             entries.setdefault(int(index), {})[key] = t
@@ -153,14 +154,14 @@ class _Restored(_Saved):
 class State(_Restored):
     """Everything that a run needs to go on.
 
-    `model`, `optimizer`, `schedule` (or None), `generator`; `average`, the decay of the running average (0: none), and
-    its tensors `averages`; `epoch`, `updates`, `seconds` so far; `carry`, named tensors that a step keeps for the next.
+    `model`, `optimizer`, `schedule` or None, `generator`; `average`, decay of a running average (0: none),
+    and its tensors `averages`; `epoch`, `updates`, `seconds` so far; `carry`, tensors that a step keeps.
     """
 
     def load(self, path: str | Path) -> None:
         """Continue from what `save` wrote; tensors move to the devices of this state.
 
-        Raises FileNotFoundError, or ValueError for a file that is damaged, foreign, or of another model or optimiser.
+        Raises FileNotFoundError, or ValueError for a file that is damaged, foreign, or of another run.
         """
         tensors, meta = read_tensors(path, "training state")
         parts = _parts(path, tensors)
@@ -229,7 +230,7 @@ def _epoch(state: State, data: Data, step: Step, batch_size: int, bar: tqdm, lef
         bar.update()
     for name, p in state.model.named_parameters():
         if not bool(p.isfinite().all()):
-            raise FloatingPointError(f"{name} is not finite in epoch {state.epoch + 1}: lower the learning rate")
+            raise FloatingPointError(f"{name} not finite in epoch {state.epoch + 1}: lower the learning rate")
     scalars = {name: float(total) for name, total in totals.items()}
     state.epoch += 1
     state.seconds += time.perf_counter() - start
@@ -238,10 +239,10 @@ def _epoch(state: State, data: Data, step: Step, batch_size: int, bar: tqdm, lef
 # %% ../../nbs/foundations/train.ipynb #b7d739d1
 def train(state: State, data: Data, step: Step, epochs: int, batch_size: int = 100,
           progress: bool | None = None) -> Iterator[Record]:
-    """Train `state` until it has seen `epochs` epochs in all; yield a `Record` after each, the moment to save.
+    """Train `state` until it has seen `epochs` epochs in all; yield a `Record` after each, the time to save.
 
-    `data` [N, ...] is a tensor, or a function of a generator called every epoch. `progress` shows a bar (None: in
-    a terminal only). Raises TypeError or ValueError for bad arguments, when iteration begins.
+    `data` [N, ...] is a tensor, or a function of a generator called every epoch. `progress` shows a bar
+    (None: in a terminal only). Raises TypeError or ValueError for bad arguments, when iteration begins.
     """
     check_count("epochs", epochs), check_count("batch_size", batch_size)
     hidden = None if progress is None else not progress
@@ -257,6 +258,6 @@ def train(state: State, data: Data, step: Step, epochs: int, batch_size: int = 1
 def free_energy_gap(model: Module, train: Tensor, held_out: Tensor) -> float:
     """Mean free energy of `held_out` minus that of `train`, in nats, by `model.free_energy` [eq-train-gap].
 
-    How much better the model likes what it was trained on; needs no partition function. Source: Hinton (2010).
+    How much better the model likes what it has seen; needs no partition function. Source: Hinton (2010).
     """
     return (model.free_energy(held_out).mean() - model.free_energy(train).mean()).item()  # [eq-train-gap]

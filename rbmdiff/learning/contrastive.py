@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..foundations.core import check_choice, check_count, check_states, check_tensor, sample_unit, unit_mean
+from ..foundations.core import check_choice, check_count, check_states, check_tensor, unit_mean
+from ..foundations.kernels import affine, draw
 from ..models.rbm import RBM, states
 
 Gradients = dict[str, Tensor]
@@ -54,7 +55,8 @@ def _statistics(rbm: RBM, v: Tensor, h: Tensor, weights: Tensor, variance: Tenso
     [eq-contrastive-rbm] [eq-contrastive-sigma]
     """
     h = h * weights[:, None]
-    sums = {"W": rbm._scaled(v).T @ h, "b": weights @ v, "c": h.sum(0)}  # [eq-contrastive-rbm]
+    product = affine(rbm._scaled(v).T, h.T.to(v.dtype)).to(h.dtype)  # [eq-contrastive-rbm]
+    sums = {"W": product, "b": weights @ v.to(h.dtype), "c": h.sum(0)}  # [eq-contrastive-rbm]
     if rbm.visible != "gaussian": return sums
     squares = weights @ (v - rbm.b) ** 2 + variance * rbm.sigma**2
     sums["b"] = sums["b"] / rbm.sigma**2  # [eq-contrastive-rbm]
@@ -113,33 +115,51 @@ def expected_cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None 
     return {name: data[name] + chain[name] for name in data}
 
 # %% ../../nbs/learning/contrastive.ipynb #ca051f27
-def _visible_from(rbm: RBM, y: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Mean and a draw of the visible layer with fields `y` [N, D]."""
-    if rbm.visible != "gaussian": return unit_mean(y, rbm.visible), sample_unit(y, rbm.visible, generator)
-    return y, y + rbm.sigma * torch.randn(y.shape, dtype=y.dtype, device=y.device, generator=generator)
+def _visible_from(rbm: RBM, h: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Mean and a draw of the visible layer given `h` [N, H], in the dtype of `h`."""
+    y = rbm._visible_field(h)
+    if rbm.visible == "gaussian":
+        return y, y + rbm.sigma * torch.randn(y.shape, dtype=y.dtype, device=y.device, generator=generator)
+    mean = unit_mean(y, rbm.visible).to(h.dtype)
+    return mean, draw(y, torch.zeros_like(rbm.b), rbm.visible, generator).to(h.dtype)
+
+
+def _contrast(rbm: RBM, v: Tensor, chains: Tensor | None, k: int, average: str,
+              generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of data and chains, visible [B + N, D] and hidden [B + N, H], and the states at the end of the chains [N, D]."""
+    if chains is not None and average == "hidden": h = rbm._draw_hidden(chains, generator)  # [eq-contrastive-cd]
+    else:
+        x = rbm._hidden_field(v if chains is None else torch.cat([v, chains]))
+        first = x[0 if chains is None else len(v):].clone()              # draws may overwrite their fields
+        h = draw(first, torch.zeros_like(rbm.c), rbm.hidden, generator).to(v.dtype)  # [eq-contrastive-cd]
+    for _ in range(k - 1): h = rbm._draw_hidden(rbm._draw_visible(h, generator), generator)  # [eq-contrastive-cd]
+    if average == "visible":
+        mean, last = _visible_from(rbm, h, generator)  # [eq-contrastive-average]
+        return torch.cat([v, mean]), torch.cat([unit_mean(x[:len(v)], rbm.hidden), h]), last
+    last = rbm._draw_visible(h, generator)
+    rows = torch.cat([v, last])
+    x = rbm._hidden_field(rows) if chains is not None else torch.cat([x, rbm._hidden_field(last)])
+    return rows, unit_mean(x, rbm.hidden), last  # [eq-contrastive-average]
 
 # %% ../../nbs/learning/contrastive.ipynb #7c8e8f73
 @torch.no_grad()
 def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, generator: torch.Generator | None = None,
-                average: Literal["hidden", "visible"] = "hidden") -> tuple[Gradients, Tensor]:
+                average: Literal["hidden", "visible"] = "hidden", products: torch.dtype | None = None) -> tuple[Gradients, Tensor]:
     """Estimated gradient of the mean log-likelihood of states `v` [..., D], in nats, and chains [eq-contrastive-cd].
 
     `k` block Gibbs steps from the data, or from `chains` [..., D] (PCD: those of the last call; any number of them).
     `average` is the layer whose means end the chain [eq-contrastive-average]; 'visible' saves PCD a matrix product.
-    Raises TypeError or ValueError for bad states, `k` below 1, a tilted machine, or widths that are not positive.
+    `products=torch.bfloat16` forms matrix products in that format, for binary units. Raises TypeError or ValueError
+    for bad states, `k` below 1, a tilted machine, widths that are not positive, or other `products`.
     """
     _check_cd(rbm, v, k, chains, average)
-    shape, v = (v if chains is None else chains).shape, v.reshape(-1, len(rbm.W))
-    B, N = len(v), shape[:-1].numel()
-    x = rbm._hidden_field(v if chains is None else torch.cat([v, chains.reshape(N, -1)]))
-    h = sample_unit(x[-N:], rbm.hidden, generator)  # [eq-contrastive-cd]
-    for _ in range(k - 1): h = rbm._draw_hidden(rbm._draw_visible(h, generator), generator)  # [eq-contrastive-cd]
-    mean, chains = _visible_from(rbm, rbm._visible_field(h), generator)
-    if average == "hidden":
-        mean, h = chains, unit_mean(rbm._hidden_field(chains), rbm.hidden)  # [eq-contrastive-average]
-    rows = torch.cat([v, mean]), torch.cat([unit_mean(x[:B], rbm.hidden), h])
+    machine, shape = rbm if products is None else rbm._rounded(products), (v if chains is None else chains).shape
+    data, start = (None if x is None else x.reshape(-1, len(rbm.W)).to(machine.W.dtype) for x in (v, chains))
+    rows, means, last = _contrast(machine, data, start, k, average, generator)
+    B, N = len(data), len(last)
     weights = torch.cat([v.new_full((B,), 1 / B), v.new_full((N,), -1 / N)])  # [eq-contrastive-cd]
-    return _statistics(rbm, *rows, weights, variance=-1.0 if average == "visible" else 0.0), chains.view(shape)
+    gradients = _statistics(rbm, rows, means.to(v.dtype), weights, variance=-1.0 if average == "visible" else 0.0)
+    return gradients, last.to(v.dtype).view(shape)
 
 # %% ../../nbs/learning/contrastive.ipynb #cb50d96f
 def assign(model: torch.nn.Module, gradients: Mapping[str, Tensor]) -> None:

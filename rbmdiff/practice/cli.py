@@ -42,7 +42,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def read_options(folder: Path) -> dict:
-    """The options of the run in `folder`, and the fingerprint of its data. ValueError for an unsound run.json."""
+    """The options of the run in `folder` and its data's fingerprint. ValueError for an unsound run.json."""
     path = folder / "run.json"
     if not path.is_file(): raise FileNotFoundError(f"{folder} is not a run: it has no run.json")
     try: content = json.loads(path.read_text("utf8"))
@@ -62,8 +62,9 @@ def truncate_log(path: Path, epoch: int) -> None:
 # %% ../../nbs/practice/cli.ipynb #f4263217
 OPTIONS = {
     "hidden": 500, "visible": "bernoulli", "binarize": "threshold", "threshold": 0.5, "data_folder": None,
-    "method": "pcd", "k": 1, "chains": 100, "centre": True, "epochs": 20, "batch_size": 100, "lr": 0.3, "momentum": 0.0,
-    "weight_decay": 1e-4, "average": 0.999, "seed": 0, "device": "cpu", "dtype": "float32", "look": 5}
+    "method": "pcd", "k": 1, "chains": 100, "centre": True, "epochs": 20, "batch_size": 100, "lr": 0.3,
+    "momentum": 0.0, "weight_decay": 1e-4, "average": 0.999, "look": 5, "seed": 0, "device": "cpu",
+    "dtype": "float32"}
 """Defaults of `rbmdiff train`."""
 
 SPECIAL = {"mnist": {"binarize": "stochastic"},
@@ -116,7 +117,7 @@ def new_machine(x: Tensor, options: dict, generator: torch.Generator) -> RBM:
     if options["visible"] == "gaussian":
         rbm.b.data, rbm.sigma.data = x.mean(0), x.std(0)
         if constant := int((rbm.sigma == 0).sum()):
-            raise ValueError(f"{constant} of {x.shape[1]} values are the same in all examples: leave them out")
+            raise ValueError(f"{constant} of {x.shape[1]} values are the same in all examples: drop them")
     elif options["visible"] == "spin": rbm.b.data = base_rate(2 * x - 1, unit="spin")
     else: rbm.b.data = base_rate(x)
     return rbm
@@ -124,7 +125,7 @@ def new_machine(x: Tensor, options: dict, generator: torch.Generator) -> RBM:
 
 @torch.no_grad()
 def starting_chains(rbm: RBM, chains: Tensor | None, n: int, generator: torch.Generator) -> Tensor:
-    """`n` states [n, D]: the persistent `chains`, again and again, or draws of independent units without them."""
+    """`n` states [n, D]: the persistent `chains`, again and again, or else draws of independent units."""
     if chains is None: return rbm.sample_visible(rbm.c.new_zeros(n, len(rbm.c)), generator)
     return chains[torch.arange(n, device=chains.device) % len(chains)]
 
@@ -181,10 +182,11 @@ def look(state: State) -> Tensor:
 # %% ../../nbs/practice/cli.ipynb #303c1dea
 @torch.no_grad()
 def save_picture(path: Path, rbm: RBM, v: Tensor) -> None:
-    """Draw E[v | h] for the mean h of states `v` [n, D] as grey images; those that are not square become rows."""
+    """Draw E[v | h] at the mean h of states `v` [n, D] as grey images; what is not square becomes a row."""
     mean = rbm.visible_mean(rbm.hidden_mean(v))
     side = round(v.shape[1] ** 0.5)
-    shown = image_grid(mean, (side, side) if side**2 == v.shape[1] else (1, v.shape[1]), columns=min(20, len(v)))
+    shape = (side, side) if side**2 == v.shape[1] else (1, v.shape[1])
+    shown = image_grid(mean, shape, columns=min(20, len(v)))
     replace_file(path, lambda temporary: shown.savefig(temporary, format="png"))
 
 # %% ../../nbs/practice/cli.ipynb #d31f982a
@@ -200,11 +202,12 @@ def append_log(path: Path, record: Record) -> None:
 
 # %% ../../nbs/practice/cli.ipynb #248a9234
 def fit(folder: Path, state: State, x: Tensor, held_out: Tensor, options: dict, quiet: bool) -> Iterator[int]:
-    """Train `state` to the last epoch, with log, checkpoints and pictures; yield each epoch when it is safe."""
+    """Train `state` to the last epoch with log, checkpoints, pictures; yield each epoch when it is safe."""
     v, data, step = test_states(x[:1000], options), test_states(x, options), new_step(options)
     if options["binarize"] == "stochastic": data = lambda g: to_states(x, options, g)
     if state.epoch == 0: refresh_means(state, v)
-    for record in train(state, data, step, options["epochs"], options["batch_size"], False if quiet else None):
+    progress = False if quiet else None
+    for record in train(state, data, step, options["epochs"], options["batch_size"], progress):
         refresh_means(state, v)
         record.scalars |= proxies(state.model, v, held_out[:1000])
         append_log(folder / "log.jsonl", record)
@@ -256,7 +259,8 @@ def prepare(folder: Path, args: argparse.Namespace) -> tuple[State, Tensor, Tens
     """State, training data, held-out states and options of a run, new or old; the folder is touched last."""
     given = {name: value for name, value in vars(args).items() if name in OPTIONS or name == "data"}
     for name in {"data", "data_folder"} & given.keys():
-        if given[name] not in SPECIAL and Path(given[name]).exists(): given[name] = str(Path(given[name]).resolve())
+        path = Path(given[name])
+        if given[name] not in SPECIAL and path.exists(): given[name] = str(path.resolve())
     if not args.resume: check_new(folder)
     options = resume(folder, given) if args.resume else resolve(given)
     x, held_out = read_data(options, args.download)
@@ -285,11 +289,12 @@ def run_train(args: argparse.Namespace) -> None:
     state.averaged_model().save(folder / "model.safetensors")
     save_picture(folder / "samples.png", state.model, look(state))
     if args.quiet: return
-    print(f"{folder}: {state.epoch} epochs, {state.seconds:.1f} s; next: rbmdiff evaluate {shlex.quote(str(folder))}")
+    then = f"rbmdiff evaluate {shlex.quote(str(folder))}"
+    print(f"{folder}: {state.epoch} epochs, {state.seconds:.1f} s of training; next: {then}")
 
 # %% ../../nbs/practice/cli.ipynb #35673a0c
 def finished(folder: Path) -> tuple[RBM, dict]:
-    """The trained machine of a run, on the CPU, and its options. FileNotFoundError before the end of training."""
+    """The trained machine of a run, on the CPU, and its options. FileNotFoundError before training ends."""
     options = read_options(folder)
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"{folder} has no model yet; finish it with: {resume_command(folder)}")
@@ -389,7 +394,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def number(kind: type, least: float, below: float = math.inf, excluded: bool = False) -> Callable[[str], float]:
+def number(kind: type, least: float, below: float = math.inf, excluded: bool = False) -> Callable:
     """An argument type: a number of `kind` from `least` (above it, if `excluded`) to less than `below`."""
     wanted = f"a{'n' * (kind is int)} {kind.__name__} {'above' if excluded else 'of at least'} {least}"
     if below < math.inf: wanted += f" and below {below}"
@@ -406,10 +411,10 @@ def number(kind: type, least: float, below: float = math.inf, excluded: bool = F
 def _add_model(add: Callable) -> None:
     """The options of `train` that say what is trained."""
     add("--hidden", type=number(int, 1), metavar="N", help="hidden units (500; 16 for digits)")
-    add("--visible", choices=("bernoulli", "spin", "gaussian"), help="visible units: bits, spins or reals (bernoulli)")
+    add("--visible", choices=("bernoulli", "spin", "gaussian"), help="bits, spins or reals (bernoulli)")
     add("--binarize", choices=("threshold", "stochastic", "none"),
         help="bits by a threshold, or at random anew in every epoch (threshold; stochastic for mnist)")
-    add("--threshold", type=number(float, 0, 1), metavar="X", help="a greater value is on (0.5; 7.5/16 for digits)")
+    add("--threshold", type=number(float, 0, 1), metavar="X", help="above it a pixel is on (0.5; 7.5/16)")
     add("--data-folder", metavar="DIR", help="folder of the four MNIST files")
     add("--dtype", choices=("float32", "float64"), help="precision of all numbers (float32)")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, … (cpu)")
@@ -439,14 +444,14 @@ DATA = "'digits', 'mnist', a folder of the MNIST files, or a .npy, .npz, IDX or 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line. Options of `train` that are not given are absent from its result."""
-    top = _Parser("rbmdiff", description="Train restricted Boltzmann machines, sample them, measure their likelihood.",
-                  epilog="Begin with: rbmdiff train digits --out run; rbmdiff evaluate run. See also rbmdiff train --help.")
+    top = _Parser("rbmdiff", description="Train restricted Boltzmann machines, sample and evaluate them.",
+                  epilog="Begin with: rbmdiff train digits --out run; rbmdiff evaluate run")
     top.add_argument("--version", action="version", version=f"rbmdiff {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="train | sample | evaluate")
     for name, add, text in (
-            ("train", _add_train, "Train a machine on data. The run becomes a folder; Ctrl-C stops it, --resume goes on."),
+            ("train", _add_train, "Train a machine; the run is a folder. Ctrl-C stops it, --resume goes on."),
             ("sample", _add_sample, "Draw samples from a trained run."),
-            ("evaluate", _add_evaluate, "Log-likelihood in nats per example: exact, or an interval from both sides.")):
+            ("evaluate", _add_evaluate, "Log-likelihood in nats per example, exact or from both sides.")):
         absent = argparse.SUPPRESS if name == "train" else None
         add(commands.add_parser(name, help=text, description=text, argument_default=absent).add_argument)
     return top
@@ -481,8 +486,8 @@ def _add_evaluate(add: Callable) -> None:
     add("run", metavar="RUN", help="folder of a trained run")
     add("data", nargs="?", help=f"other data than the run's own test set: {DATA}")
     add("--chains", type=number(int, 2), default=100, metavar="N", help="annealed chains (100)")
-    add("--temperatures", type=number(int, 1), default=1000, metavar="N", help="temperatures of a chain (1000)")
-    add("--steps", type=number(int, 1), default=1000, metavar="N", help="Gibbs steps before reverse annealing (1000)")
+    add("--temperatures", type=number(int, 1), default=1000, metavar="N", help="steps of annealing (1000)")
+    add("--steps", type=number(int, 1), default=1000, metavar="N", help="Gibbs steps before reversing (1000)")
     add("--seed", type=number(int, 0, 2**63), default=0, metavar="N", help="seed of the random numbers (0)")
     add("--device", metavar="NAME", help="cpu, cuda, … (that of the run)")
     _add_common(add)
@@ -496,7 +501,7 @@ def explain(error: Exception) -> str:
 
 # %% ../../nbs/practice/cli.ipynb #ba0c01d2
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line `argv` (by default of the process): 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run the command line `argv` (None: the process's): 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
         top = parser()
         args = top.parse_args(argv)

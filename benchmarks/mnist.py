@@ -1,0 +1,80 @@
+"""An RBM with 500 hidden units on MNIST, through the command line: likelihood from both sides, and the time to -90 nats.
+
+    python benchmarks/mnist.py [--data DIR] [--runs runs] [--out benchmarks/results/mnist.json]
+
+DIR is the folder of the four MNIST files. Two runs: `quick` (20 epochs) shows how soon the averaged machine passes -90 nats on the
+test images, by AIS with 100 chains and 4000 temperatures after every second epoch, which is not counted in the training time;
+`full` (120 epochs) gives the likelihood, by AIS and reverse AIS with 200 chains and 20000 temperatures. The test images are binarised
+once, at random; the training images anew in every epoch.
+"""
+import argparse
+import json
+from pathlib import Path
+import platform
+import time
+
+import torch
+
+import rbmdiff
+from rbmdiff.foundations.core import replace_file
+from rbmdiff.foundations.data import base_rate
+from rbmdiff.learning.partition import ais, log_likelihood
+from rbmdiff.practice import cli
+
+FULL = "--lr 0.2 --average 0.9995 --epochs 120"
+EVALUATE = "--chains 200 --temperatures 20000"
+LOOK = dict(n_chains=100, n_temperatures=4000)
+
+
+def command(line):
+    """Run `rbmdiff` with the words of `line`, and stop if it fails."""
+    print("rbmdiff", line, flush=True)
+    if code := cli.main(line.split()): raise SystemExit(code)
+
+
+def quick(data, folder):
+    """Train for 20 epochs; the curve of test log-likelihood against seconds of training."""
+    args = cli.parser().parse_args(f"train mnist --data-folder {data} --out {folder} --epochs 20".split())
+    state, x, test, options = cli.prepare(folder, args)
+    base, curve = base_rate(x), []
+    for epoch in cli.fit(folder, state, x, test, options, quiet=True):
+        if epoch % 2: continue
+        machine, g = state.averaged_model(), torch.Generator().manual_seed(epoch)
+        log_z = ais(machine, generator=g, base=base, **LOOK)
+        fit = log_likelihood(machine, test, log_z)
+        curve.append({"epoch": epoch, "seconds": state.seconds, "test": fit.value, "stderr_log_z": log_z.stderr})
+        print(curve[-1], flush=True)
+    passed = next((c["seconds"] for c in curve if c["test"] - 2 * c["stderr_log_z"] > -90), None)
+    return {"curve": curve, "seconds_to_minus_90": passed, "look": LOOK}
+
+
+def full(data, folder):
+    """Train for 120 epochs, resumable, and evaluate: options, seconds and results."""
+    if not (folder / "model.safetensors").is_file():
+        command(f"train --out {folder} --resume" if folder.exists() else f"train mnist --data-folder {data} --out {folder} {FULL}")
+    last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    start = time.perf_counter()
+    command(f"evaluate {folder} {EVALUATE}")
+    results = json.loads((folder / "results.json").read_text())
+    return {"command": f"rbmdiff train mnist --data-folder DIR --out RUN {FULL}; rbmdiff evaluate RUN {EVALUATE}",
+            "training_seconds": last["seconds"], "evaluation_seconds": time.perf_counter() - start,
+            **{name: results[name] for name in ("log_z", "log_likelihood")}}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/mnist"), help="folder of the four MNIST files")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the two runs are kept")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/mnist.json"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__}
+    results = {"command": "python benchmarks/mnist.py", "versions": versions, "threads": args.threads, "units": "nats per image",
+               "quick": quick(args.data, args.runs / "mnist-quick"), "full": full(args.data, args.runs / "mnist")}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(args.out, lambda temporary: Path(temporary).write_text(json.dumps(results, indent=1) + "\n"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,307 @@
+"""The command line: runs, samples, evaluations, and bad input that ends in one clear line."""
+import gzip
+import json
+import os
+from pathlib import Path
+import shutil
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import rbmdiff
+from rbmdiff.foundations.core import read_tensors, write_tensors
+from rbmdiff.foundations.data import load, write_idx
+from rbmdiff.models.rbm import RBM
+from rbmdiff.practice.cli import OPTIONS, main, parser
+
+SMALL = ["--hidden", "3", "--epochs", "2", "--look", "100", "--quiet"]
+
+
+def bits(n=60, d=9, seed=0):
+    return np.random.default_rng(seed).integers(0, 2, (n, d)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a data file and a run trained on it."""
+    folder = tmp_path_factory.mktemp("cli")
+    np.save(folder / "bits.npy", bits())
+    assert main(["train", str(folder / "bits.npy"), "--out", str(folder / "run"), *SMALL]) == 0
+    return folder
+
+
+@pytest.fixture
+def place(made, tmp_path, monkeypatch):
+    """The same, copied, as the current folder."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    text = (tmp_path / "run/run.json").read_text().replace(str(made), str(tmp_path))
+    (tmp_path / "run/run.json").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(capsys, line, code=0):
+    """Run a command line; its output, and errors."""
+    capsys.readouterr()
+    assert main(line.split()) == code
+    return capsys.readouterr()
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+# --- what the commands do
+
+def test_a_run_holds_what_is_promised(place):
+    assert {p.name for p in (place / "run").iterdir()} == {"run.json", "checkpoint.safetensors", "log.jsonl", "samples.png", "model.safetensors"}
+    run = json.loads((place / "run/run.json").read_text())
+    assert run["versions"]["rbmdiff"] == rbmdiff.__version__ and run["options"]["hidden"] == 3 and run["options"]["seed"] == 0
+    assert run["options"].keys() == OPTIONS.keys() | {"data", "fingerprint"}
+    lines = [json.loads(line) for line in (place / "run/log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2] and all({"seconds", "reconstruction", "gap"} <= line.keys() for line in lines)
+    machine, (tensors, meta) = RBM.load(place / "run/model.safetensors"), read_tensors(place / "run/checkpoint.safetensors", "training state")
+    assert machine.W.shape == (9, 3) and torch.equal(machine.W, tensors["average.W"]) and meta["epoch"] == 2
+    assert (place / "run/samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_help_and_version(capsys):
+    assert "evaluate" in call(capsys, "--help").out and "--resume" in call(capsys, "train --help").out
+    assert call(capsys, "--version").out.strip() == f"rbmdiff {rbmdiff.__version__}"
+    for name in ("train", "sample", "evaluate"): assert "Gibbs" in call(capsys, f"{name} --help").out
+
+
+def test_every_option_of_train_is_offered_and_explained(capsys):
+    text = " ".join(call(capsys, "train --help").out.split())
+    assert all("--" + name.replace("_", "-") in text for name in OPTIONS)
+    given = vars(parser().parse_args(["train", "digits", "--out", "r"]))
+    assert not set(OPTIONS) & set(given)                                     # defaults are resolved, not parsed
+
+
+def test_evaluate_is_exact_where_it_can_be(place, capsys):
+    out = call(capsys, "evaluate run").out
+    results = json.loads((place / "run/results.json").read_text())
+    machine, x = RBM.load("run/model.safetensors").double(), torch.from_numpy(np.load("bits.npy")).double()
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(): truth = {"train": machine.log_prob(x[order[:54]]).mean().item(), "test": machine.log_prob(x[order[54:]]).mean().item()}
+    for name, value in truth.items():
+        entry = results["log_likelihood"][name]["exact"]
+        assert entry["value"] == pytest.approx(value, abs=1e-9) and entry["stderr_log_z"] == 0 and f"{value:.2f} ± 0.00" in out
+    assert results["log_likelihood"]["test"]["exact"]["n"] == 6
+
+
+def test_evaluate_brackets_the_truth(place, capsys, monkeypatch):
+    monkeypatch.setattr("rbmdiff.practice.cli.EXACT", 1)
+    call(capsys, "evaluate run --chains 200 --temperatures 200 --steps 50 --quiet")
+    log_z = json.loads((place / "run/results.json").read_text())["log_z"]
+    with torch.no_grad(): truth = RBM.load("run/model.safetensors").double().log_partition().item()
+    for name in ("AIS", "reverse AIS"):
+        assert abs(log_z[name]["value"] - truth) < 4 * log_z[name]["stderr"] + 1e-5 and log_z[name]["stderr"] < 0.05
+
+
+def test_evaluate_on_other_data(place, capsys):
+    np.save("other.npy", bits(seed=3))
+    assert "other.npy log-likelihood" in call(capsys, "evaluate run other.npy").out
+
+
+def test_samples_as_picture_and_as_states(place, capsys):
+    call(capsys, "sample run --n 7 --steps 3 --out s.npy")
+    states = np.load("s.npy")
+    assert states.shape == (7, 9) and states.dtype == np.uint8 and set(np.unique(states)) <= {0, 1}
+    before = (place / "run/samples.png").read_bytes()
+    call(capsys, "sample run --n 30 --steps 3")
+    assert (place / "run/samples.png").read_bytes() != before
+    call(capsys, "sample run --n 7 --steps 3 --out t.npy")
+    assert (np.load("t.npy") == states).all()                                # same seed, same samples
+    assert load("s.npy")[0].shape == (7, 9)
+
+
+@pytest.mark.parametrize("options", ["--visible spin", "--visible gaussian", "--method cd --k 2", "--method exact", "--no-centre", "--average 0",
+                                     "--dtype float64", "--binarize stochastic", "--momentum 0.5 --chains 7 --batch-size 13"])
+def test_every_kind_of_run_trains_resumes_samples_and_evaluates(place, capsys, options):
+    np.save("grey.npy", np.random.default_rng(1).random((60, 9)))
+    line = f"train grey.npy --hidden 3 --quiet {options}"
+    call(capsys, f"{line} --out whole --epochs 4")
+    call(capsys, f"{line} --out cut --epochs 4")
+    checkpoint, log = place / "cut/checkpoint.safetensors", place / "cut/log.jsonl"
+    shutil.rmtree("cut")
+    import rbmdiff.practice.cli as cli
+    original, count = cli.append_log, []
+
+    def stop(path, record):
+        original(path, record)
+        count.append(record.epoch)
+        if record.epoch == 3: raise KeyboardInterrupt
+    cli.append_log = stop
+    try: err = call(capsys, f"{line} --out cut --epochs 4", 130).err
+    finally: cli.append_log = original
+    assert "interrupted after epoch 2 of 4; go on with: rbmdiff train --out cut --resume" in err
+    assert len(log.read_text().splitlines()) == 3 and read_tensors(checkpoint, "training state")[1]["epoch"] == 2
+    call(capsys, "train --out cut --resume --quiet")
+    assert [json.loads(x)["epoch"] for x in log.read_text().splitlines()] == [1, 2, 3, 4]
+    a, b = (RBM.load(f"{run}/model.safetensors").state_dict() for run in ("whole", "cut"))
+    assert all(torch.equal(a[k], b[k]) for k in a) and a["W"].dtype == (torch.float64 if "float64" in options else torch.float32)
+    call(capsys, "sample cut --n 5 --steps 2 --out s.npy"), call(capsys, "evaluate cut")
+
+
+def test_files_of_all_formats_give_the_same_machine(place, capsys):
+    x = bits(seed=4)
+    np.save("a.npy", x), np.savez("b.npz", x), write_idx("c-idx2-ubyte", x), write_idx("d-idx2-ubyte.gz", x)
+    for k, name in enumerate(("a.npy", "b.npz", "c-idx2-ubyte", "d-idx2-ubyte.gz")):
+        call(capsys, f"train {name} --out r{k} --hidden 2 --epochs 1 --quiet")
+    W = [RBM.load(f"r{k}/model.safetensors").W for k in range(4)]
+    assert all(torch.equal(W[0], w) for w in W)
+
+
+def test_resuming_a_finished_run_changes_nothing(place, capsys):
+    before = tree("run")
+    call(capsys, "train --out run --resume --quiet")
+    assert tree("run") == before
+
+
+def test_options_that_agree_may_be_repeated(place, capsys):
+    call(capsys, "train bits.npy --out run --resume --hidden 3 --quiet")
+
+
+def test_stale_temporary_files_are_cleared(place, capsys):
+    (place / "run/checkpoint.safetensors.abc.tmp").write_bytes(b"half")
+    call(capsys, "train --out run --resume --quiet")
+    assert not list((place / "run").glob("*.tmp"))
+
+
+def test_seed_matters_and_repeats(place, capsys):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)): call(capsys, f"train bits.npy --out {name} --seed {seed} --hidden 3 --epochs 1 --quiet")
+    W = {name: RBM.load(f"{name}/model.safetensors").W for name in "abc"}
+    assert torch.equal(W["a"], W["b"]) and not torch.equal(W["a"], W["c"])
+
+
+def test_without_a_terminal_there_is_no_bar_and_with_quiet_no_word(place, capsys):
+    loud = call(capsys, "train bits.npy --out x --epochs 1 --hidden 2")
+    assert loud.err == "" and "next: rbmdiff evaluate x" in loud.out
+    assert call(capsys, "train bits.npy --out y --epochs 1 --hidden 2 --quiet") == ("", "")
+
+
+# --- what is refused: files and folders (exit code 1)
+
+def truncated_gzip():
+    Path("t.gz").write_bytes(gzip.compress(struct.pack(">BBBBII", 0, 0, 8, 2, 100, 9) + bytes(900))[:-20])
+
+
+def promising_idx(): Path("p.idx").write_bytes(struct.pack(">BBBBII", 0, 0, 8, 2, 100, 9) + bytes(10))
+def below_a_file(): Path("wall").write_text("")
+def not_empty(): Path("full").mkdir(), Path("full/mine.txt").write_text("precious")
+def array(name, x): return lambda: np.save(name, x)
+def cut(name): return lambda: Path(name).write_bytes(Path(name).read_bytes()[:-9])
+def text(name, content): return lambda: Path(name).write_text(content)
+def remove(name): return lambda: Path(name).unlink()
+def other_shape(): write_tensors("run/checkpoint.safetensors", "training state", {**read_tensors("run/checkpoint.safetensors", "training state")[0],
+                                 "model.W": torch.zeros(9, 4)}, read_tensors("run/checkpoint.safetensors", "training state")[1])
+def model_as_checkpoint(): shutil.copy("run/model.safetensors", "run/checkpoint.safetensors")
+def nothing(): pass
+
+
+def edit(**changes):
+    def apply():
+        run = json.loads(Path("run/run.json").read_text())
+        run["options"].update(changes)
+        Path("run/run.json").write_text(json.dumps(run))
+    return apply
+
+
+REFUSED = {  # name: (what is prepared, command line, words of the message)
+    "missing file": (nothing, "train gone.npy --out x", "gone.npy"),
+    "not an IDX file": (text("a.idx", "hello there"), "train a.idx --out x", "not an IDX file"),
+    "truncated gzip": (truncated_gzip, "train t.gz --out x", "gzip"),
+    "promises more than it holds": (promising_idx, "train p.idx --out x", "promises"),
+    "damaged npy": (cut("bits.npy"), "train bits.npy --out x", "bits.npy"),
+    "text as npy": (text("a.npy", "1 2 3"), "train a.npy --out x", "a.npy"),
+    "one axis": (array("a.npy", bits()[0]), "train a.npy --out x", r"[N, D]"),
+    "complex numbers": (array("a.npy", bits() * 1j), "train a.npy --out x", "complex"),
+    "not a number": (array("a.npy", np.full((60, 9), np.nan)), "train a.npy --out x", "finite"),
+    "outside the range": (array("a.npy", bits() * 7.0), "train a.npy --out x", "[0, 1]"),
+    "no rows": (array("a.npy", bits()[:0]), "train a.npy --out x", "empty"),
+    "too few rows": (array("a.npy", bits()[:5]), "train a.npy --out x", "at least 20"),
+    "constant values for gaussian": (array("a.npy", np.ones((60, 9))), "train a.npy --out x --visible gaussian", "same in all"),
+    "MNIST not there": (nothing, "train mnist --data-folder . --out x", "train-images"),
+    "unwritable folder": (below_a_file, "train bits.npy --out wall/run", "Not a directory"),
+    "existing run": (nothing, "train bits.npy --out run", "--resume"),
+    "folder with other things": (not_empty, "train bits.npy --out full", "not empty"),
+    "file as run": (below_a_file, "train --resume --out wall", "not a run"),
+    "no such device": (nothing, "train bits.npy --out x --device warp", "--device warp"),
+    "device not there": (nothing, "train bits.npy --out x --device cuda:99", "--device cuda:99"),
+    "enumeration too large": (array("a.npy", bits(d=30)), "train a.npy --out x --method exact --hidden 26", "at most 25"),
+    "chains without pcd": (nothing, "train bits.npy --out x --method cd --chains 5", "--chains"),
+    "gaussian units, binary data": (nothing, "train bits.npy --out x --visible gaussian --binarize threshold", "--binarize"),
+    "rate too large": (nothing, "train bits.npy --out x --lr 1e38 --epochs 9 --quiet", "learning rate"),
+    "resume of nothing": (nothing, "train --resume --out gone", "not a run"),
+    "resume with another option": (nothing, "train --resume --out run --lr 9", "--lr 9.0"),
+    "resume with other data": (nothing, "train digits --resume --out run", "digits"),
+    "resume after the data changed": (array("bits.npy", bits(seed=9)), "train --resume --out run", "crc32"),
+    "checkpoint of another shape": (other_shape, "train --resume --out run", "[9, 4]"),
+    "damaged safetensors": (cut("run/checkpoint.safetensors"), "train --resume --out run", "damaged"),
+    "model as checkpoint": (model_as_checkpoint, "train --resume --out run", "training state"),
+    "checkpoint lost": (remove("run/checkpoint.safetensors"), "train --resume --out run", "no such file"),
+    "JSON from elsewhere": (text("run/run.json", '{"name": "something", "version": 3}'), "train --resume --out run", "not written by rbmdiff"),
+    "list as JSON": (text("run/run.json", "[1, 2]"), "evaluate run", "not written by rbmdiff"),
+    "damaged JSON": (text("run/run.json", '{"kind": "rbmdiff run", '), "evaluate run", "damaged"),
+    "options missing": (text("run/run.json", '{"kind": "rbmdiff run", "options": {"lr": 1}}'), "sample run", "lacks the options"),
+    "options of a stranger": (edit(visible="relu"), "train --resume --out run", "relu"),
+    "sample without a model": (remove("run/model.safetensors"), "sample run", "--resume"),
+    "damaged model": (cut("run/model.safetensors"), "sample run", "damaged"),
+    "unknown kind of picture": (nothing, "sample run --out a.gif", ".npy"),
+    "sample into nowhere": (nothing, "sample run --out gone/a.png", "No such file"),
+    "evaluate on another width": (array("a.npy", bits(d=4)), "evaluate run a.npy", "9 values"),
+    "evaluate without data": (remove("bits.npy"), "evaluate run", "bits.npy"),
+    "evaluate nothing": (nothing, "evaluate gone", "not a run")}
+
+
+def one_line(err, words):
+    assert err.count("\n") == 1 and err.startswith("rbmdiff") and "Traceback" not in err and words in err, err
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(place, capsys, name):
+    prepare, line, words = REFUSED[name]
+    prepare()
+    before = tree(".")
+    shown = call(capsys, line, 1)
+    one_line(shown.err, words)
+    assert shown.out == ""
+    if name != "rate too large": assert tree(".") == before                   # nothing is lost, nothing is left
+
+
+# --- wrong usage (exit code 2)
+
+WRONG = {
+    "no command": ("", "required"), "unknown command": ("dream", "dream"), "no data": ("train --out x", "needs data"),
+    "no folder": ("train digits", "--out"), "unknown option": ("train digits --out x --speed 3", "--speed"),
+    "k of zero": ("train digits --out x --k 0", "--k"), "fractional k": ("train digits --out x --k 1.5", "--k"),
+    "no hidden units": ("train digits --out x --hidden 0", "--hidden"), "no epochs": ("train digits --out x --epochs 0", "--epochs"),
+    "negative batch": ("train digits --out x --batch-size -1", "--batch-size"), "unknown unit": ("train digits --out x --visible relu", "relu"),
+    "unknown method": ("train digits --out x --method magic", "magic"), "half precision": ("train digits --out x --dtype float16", "float16"),
+    "rate of zero": ("train digits --out x --lr 0", "--lr"), "rate that is no number": ("train digits --out x --lr fast", "--lr"),
+    "rate nan": ("train digits --out x --lr nan", "--lr"), "momentum of one": ("train digits --out x --momentum 1", "--momentum"),
+    "average of one": ("train digits --out x --average 1", "--average"), "negative decay": ("train digits --out x --weight-decay -1", "--weight-decay"),
+    "threshold of one": ("train digits --out x --threshold 1", "--threshold"), "negative seed": ("train digits --out x --seed -1", "--seed"),
+    "no samples": ("sample run --n 0", "--n"), "one annealed chain": ("evaluate run --chains 1", "--chains"),
+    "no temperatures": ("evaluate run --temperatures 0", "--temperatures"), "sample of nothing": ("sample", "RUN")}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_usage(tmp_path, monkeypatch, capsys, name):
+    line, words = WRONG[name]
+    monkeypatch.chdir(tmp_path)
+    one_line(call(capsys, line, 2).err, words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_installed_command_ends_with_the_code_and_one_line(tmp_path):
+    command = Path(sys.executable).with_name("rbmdiff")
+    done = subprocess.run([command, "train", "gone.npy", "--out", "x"], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 1 and done.stdout == ""
+    one_line(done.stderr, "gone.npy")
