@@ -27,7 +27,7 @@ def test_opening_and_closing(chapter):
     assert re.match(r"# .+\n\n> .+", text[0]), "title cell: '# Title', a blank line, '> summary'"
     assert all(f"**{word}**" in "\n".join(text[:3]) for word in ("You will learn", "Prerequisites", "Symbols"))
     headings = re.findall(r"^## (.+)$", "\n".join(text), re.M)
-    assert headings[-3:] == ["Summary of equations", "Exercises", "References"]
+    assert headings[-3].startswith("Summary") and headings[-2:] == ["Exercises", "References"]
 
 
 def test_exercises_have_folded_solutions(chapter):

@@ -80,6 +80,7 @@ def test_bias_of_a_batch_or_of_higher_precision_is_added_in_its_own_shape():
 
 
 @needs_onednn
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_derivatives_are_never_lost(calls):
     x, w = torch.randn(128, 256), torch.randn(256, 256)
     p = w.clone().requires_grad_()

@@ -9,7 +9,7 @@ import torch
 
 from rbmdiff.foundations.core import Estimate, log_mean_exp
 from rbmdiff.learning import partition
-from rbmdiff.learning.partition import LogZ, ais, base_bias, log_likelihood, reverse_ais, temperatures
+from rbmdiff.learning.partition import LogZ, ais, log_likelihood, reverse_ais, temperatures
 from rbmdiff.models.rbm import RBM, states
 
 KINDS = [(v, h) for v in ("bernoulli", "spin", "gaussian") for h in ("bernoulli", "spin")]
@@ -115,7 +115,7 @@ def test_error_bars_cover_and_both_sides_are_bounds():
     up = ais(m, runs * n, 60, g, base=base)
     down = reverse_ais(m, exact_draws(m, runs * n, g), 60, g, base=base)
     for whole, sign in ((up, 1), (down, -1)):
-        parts = [LogZ.of(w, v, sign) for w, v in zip(whole.log_weights.split(n), whole.states.split(n))]
+        parts = [LogZ.from_weights(w, v, sign) for w, v in zip(whole.log_weights.split(n), whole.states.split(n))]
         inside, half = (sum(abs(p.z(truth)) < width for p in parts) / runs for width in (2, 1))
         band = 4 * math.sqrt(0.95 * 0.05 / runs)
         assert abs(inside - 0.95) < band and half < 0.95 - 2 * band
@@ -137,11 +137,11 @@ def test_gap_shrinks_like_one_over_k():
 @given(st.lists(st.floats(-1000, 1000), min_size=2, max_size=30), st.sampled_from([1, -1]))
 def test_estimate_of_any_weights(values, sign):
     log_w = torch.tensor(values, dtype=torch.float64)
-    z = LogZ.of(log_w, log_w[:, None], sign)
+    z = LogZ.from_weights(log_w, log_w[:, None], sign)
     assert min(values) - 1e-9 <= z.value <= max(values) + 1e-9
     assert 0 <= z.stderr <= 1 + 1e-12 and 1 - 1e-9 <= z.ess <= len(values) + 1e-9
     assert math.isclose(z.ess, 1 / torch.softmax(sign * log_w, 0).square().sum().item(), rel_tol=1e-6)
-    assert math.isclose(LogZ.of(log_w + 7, log_w[:, None], sign).value, z.value + 7, abs_tol=1e-9)
+    assert math.isclose(LogZ.from_weights(log_w + 7, log_w[:, None], sign).value, z.value + 7, abs_tol=1e-9)
     assert math.isclose(z.value, sign * log_mean_exp(sign * log_w).item())
 
 
@@ -194,7 +194,7 @@ def test_progress_bar(capsys):
     assert "7/7" in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------ temperatures, base bias, likelihood
+# ------------------------------------------------------------------ temperatures, likelihood
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 300), st.floats(0.25, 4))
@@ -202,22 +202,6 @@ def test_temperatures(K, power):
     betas = temperatures(K, power)
     assert betas.shape == (K + 1,) and betas.dtype == torch.float64
     assert betas[0] == 0 and betas[-1] == 1 and bool((betas.diff() > 0).all())
-
-
-@pytest.mark.parametrize("visible", ["bernoulli", "spin", "gaussian"])
-def test_base_bias_gives_the_means(visible):
-    v = torch.randn(30, 4, 6, dtype=torch.float64, generator=noise())
-    if visible != "gaussian": v = (v > 0.4).double()
-    if visible == "spin": v = 2 * v - 1
-    bias = base_bias(v, visible)
-    mean = {"bernoulli": torch.sigmoid, "spin": torch.tanh, "gaussian": lambda x: x}[visible](bias)
-    total = v.reshape(-1, 6).sum(0)
-    wanted = {"bernoulli": (total + 1) / 122, "spin": total / 122, "gaussian": total / 120}[visible]
-    assert torch.allclose(mean, wanted, atol=1e-14)
-    assert visible == "gaussian" or (v.reshape(-1, 6).mean(0) - wanted).abs().max() > 1e-4      # control: not smoothed
-    if visible != "gaussian":
-        constant = torch.ones(5, 3)                                     # a unit that never changes keeps a finite bias
-        assert base_bias(constant, visible).isfinite().all()
 
 
 def test_log_likelihood():
@@ -264,9 +248,6 @@ BAD = {
     "v NaN": (lambda m: reverse_ais(m, V * math.nan), ValueError, "v"),
     "power": (lambda m: temperatures(4, 0.0), ValueError, "power"),
     "power NaN": (lambda m: temperatures(4, math.nan), ValueError, "power"),
-    "bias of one state": (lambda m: base_bias(V[0]), ValueError, "v"),
-    "bias of greys": (lambda m: base_bias(V / 2), ValueError, "v"),
-    "bias of relu": (lambda m: base_bias(V, "relu"), ValueError, "visible"),
     "likelihood of greys": (lambda m: log_likelihood(m, V / 2, Estimate(0.0, 0.0, 1)), ValueError, "v"),
     "likelihood of one": (lambda m: log_likelihood(m, V[:1], Estimate(0.0, 0.0, 1)), ValueError, "v"),
     "likelihood without error": (lambda m: log_likelihood(m, V, 3.0), TypeError, "log_z"),

@@ -72,8 +72,7 @@ def sample_unit(x: Tensor, unit: Unit = "bernoulli", generator: torch.Generator 
 # %% ../../nbs/foundations/core.ipynb #41e3f9e8
 @dataclass(frozen=True)
 class Estimate:
-    """A Monte Carlo number: `value`, its standard error `stderr`, from `n` independent draws; prints as `value ± stderr`.
-    """
+    """A Monte Carlo number: `value`, standard error `stderr`, from `n` independent draws; prints as `value ± se`."""
     value: float
     stderr: float
     n: int

@@ -30,8 +30,8 @@ def _tracked() -> bool:
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight' + bias [..., N] of `x` [..., M] and `weight` [N, M], by the quicker library [eq-kernels-rounding].
 
-    The contract of `torch.nn.functional.linear`. `bias` is [N]; one of higher precision, or a batch of them, is added in its own
-    precision and shape. Raises RuntimeError for shapes or dtypes that do not fit, as PyTorch does.
+    The contract of `torch.nn.functional.linear`. `bias` is [N]; one of higher precision, or a batch of them, is
+    added in its own precision and shape. Raises RuntimeError for shapes or dtypes that do not fit, as PyTorch does.
     """
     inside = bias if bias is not None and bias.ndim == 1 and bias.dtype == x.dtype else None
     large = x.numel() >= max(2**21 // len(weight), 4 * x.shape[-1])
@@ -47,7 +47,7 @@ _TURNS = tuple(tuple(np.uint64(r) for r in half) for half in ((16, 42, 12, 31), 
 
 
 def threefry(key0, key1, a, b, groups: int = 5):
-    """The two words of Threefry-2x64 for the counter (`a`, `b`) and a key, arrays of uint64 [eq-kernels-round] [eq-kernels-threefry].
+    """The two words of Threefry-2x64 for counter (`a`, `b`) and key, uint64 [eq-kernels-round] [eq-kernels-threefry].
 
     Four rounds a group; fewer than the 20 rounds of the standard are for experiments. Source: Salmon et al. (2011).
     """
@@ -149,16 +149,17 @@ _Job = ctypes.c_int64 * 9
 
 def _suits(x: Tensor, bias: Tensor) -> bool:
     """Do the layouts, formats and sizes of fields and bias suit the kernel?"""
-    return (x.numel() >= 2**13 and x.is_cpu and x.dtype in (torch.float32, torch.bfloat16) and bias.dtype is torch.float32
-            and bias.shape == x.shape[x.ndim - bias.ndim:] and x.is_contiguous() and bias.is_contiguous() and not _tracked())
+    return (x.numel() >= 2**13 and x.is_cpu and x.dtype in (torch.float32, torch.bfloat16) and bias.is_cpu
+            and bias.dtype is torch.float32 and bias.shape == x.shape[x.ndim - bias.ndim:]
+            and x.is_contiguous() and bias.is_contiguous() and not _tracked())
 
 
 def draw(x: Tensor, bias: Tensor, unit: Unit = "bernoulli", generator: torch.Generator | None = None) -> Tensor:
     """Independent draws of binary units with fields `x` + `bias`, in the dtype of `x` [eq-kernels-counter].
 
     `x` [..., N] may be overwritten; fields must be finite. `bias` is [N], has the trailing shape of `x`, or broadcasts.
-    The distribution is that of `core.sample_unit`. Large fields in float32 or bfloat16 on the CPU take one pass, if numba
-    is installed and derivatives are off. Raises ValueError for an unknown `unit`.
+    The distribution is that of `core.sample_unit`. Large fields in float32 or bfloat16 on the CPU take one pass, if
+    numba is installed and derivatives are off. Raises ValueError for an unknown `unit`.
     """
     check_choice("unit", unit, ("bernoulli", "spin"))
     run = _fused(x.dtype) if _suits(x, bias) else None

@@ -123,10 +123,10 @@ def _visible_from(rbm: RBM, h: Tensor, generator: torch.Generator | None) -> tup
     mean = unit_mean(y, rbm.visible).to(h.dtype)
     return mean, draw(y, torch.zeros_like(rbm.b), rbm.visible, generator).to(h.dtype)
 
-
+# %% ../../nbs/learning/contrastive.ipynb #cf038215
 def _contrast(rbm: RBM, v: Tensor, chains: Tensor | None, k: int, average: str,
               generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of data and chains, visible [B + N, D] and hidden [B + N, H], and the states at the end of the chains [N, D]."""
+    """Rows of data and chains, visible [B + N, D] and hidden [B + N, H], and the last states of the chains [N, D]."""
     if chains is not None and average == "hidden": h = rbm._draw_hidden(chains, generator)  # [eq-contrastive-cd]
     else:
         x = rbm._hidden_field(v if chains is None else torch.cat([v, chains]))
@@ -144,7 +144,8 @@ def _contrast(rbm: RBM, v: Tensor, chains: Tensor | None, k: int, average: str,
 # %% ../../nbs/learning/contrastive.ipynb #7c8e8f73
 @torch.no_grad()
 def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, generator: torch.Generator | None = None,
-                average: Literal["hidden", "visible"] = "hidden", products: torch.dtype | None = None) -> tuple[Gradients, Tensor]:
+                average: Literal["hidden", "visible"] = "hidden",
+                products: torch.dtype | None = None) -> tuple[Gradients, Tensor]:
     """Estimated gradient of the mean log-likelihood of states `v` [..., D], in nats, and chains [eq-contrastive-cd].
 
     `k` block Gibbs steps from the data, or from `chains` [..., D] (PCD: those of the last call; any number of them).

@@ -94,20 +94,20 @@ def log_ratio(energy: Energy, x: Tensor, y: Tensor) -> Tensor:
 
 # %% ../../nbs/models/energy.ipynb #599a3815
 def product(*energies: Energy) -> Energy:
-    """The energy of the product of experts, the sum of `energies` [eq-energy-product]. Raises ValueError without any."""
+    """Energy of the product of experts, the sum of `energies` [eq-energy-product]. Raises ValueError without any."""
     if not energies: raise ValueError("energies must be at least one function, got none")
     return lambda x: sum(energy(x) for energy in energies)  # [eq-energy-product]
 
 # %% ../../nbs/models/energy.ipynb #07229a37
 def gaussian_product(mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, standard deviation and log Z / prod Z_k, each [...], of the product of K Gaussians [eq-energy-gaussian-product].
+    """Mean, width and log(Z / prod Z_k), each [...], of the product of K Gaussians [eq-energy-gaussian-product].
 
-    `mu` and `sigma` have shape [K, ...]. Raises TypeError or ValueError for bad tensors, different shapes, or a `sigma`
-    that is not positive.
+    The width is the standard deviation; `mu` and `sigma` have shape [K, ...]. Raises TypeError or ValueError for bad
+    tensors, different shapes, or a `sigma` that is not positive.
     """
     check_tensor("mu", mu), check_tensor("sigma", sigma, like=mu)
     if mu.ndim == 0 or mu.shape != sigma.shape:
-        raise ValueError(f"mu and sigma must have the same shape [K, ...], got {list(mu.shape)} and {list(sigma.shape)}")
+        raise ValueError(f"mu and sigma must have one shape [K, ...], got {list(mu.shape)} and {list(sigma.shape)}")
     if not bool((sigma > 0).all()): raise ValueError(f"sigma must be positive, got {sigma.min().item():g}")
     precision = (1 / sigma**2).sum(0)  # [eq-energy-gaussian-product]
     mean = (mu / sigma**2).sum(0) / precision  # [eq-energy-gaussian-product]

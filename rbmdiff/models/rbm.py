@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..foundations.core import (
-    Unit, check_choice, check_count, check_states, check_tensor, cumulant, read_tensors, unit_mean, write_tensors)
+from rbmdiff.foundations.core import (
+    Unit, check_choice, check_count, check_states, check_tensor, cumulant, read_tensors, sample_unit, unit_mean,
+    write_tensors)
 from ..foundations.kernels import affine, draw
 
 # %% ../../nbs/models/rbm.ipynb #e7c0ebec
@@ -27,6 +28,8 @@ class _Layers(torch.nn.Module):
         check_count("n_visible", n_visible), check_count("n_hidden", n_hidden)
         check_choice("visible", visible, ("bernoulli", "spin", "gaussian"))
         check_choice("hidden", hidden, ("bernoulli", "spin"))
+        if dtype not in (None, torch.float32, torch.float64):
+            raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
         self.visible, self.hidden = visible, hidden
         kind = dict(dtype=dtype, device=device)
         self.W = torch.nn.Parameter(0.01 * torch.randn(n_visible, n_hidden, generator=generator, **kind))
@@ -41,15 +44,32 @@ class _Layers(torch.nn.Module):
     def _visible_field(self, h: Tensor) -> Tensor: return affine(h, self.W, self.b)  # [eq-rbm-fields]
 
 # %% ../../nbs/models/rbm.ipynb #8c8c1ef1
-class _Joint(_Layers):
+class _Checked(_Layers):
+    """A machine that refuses layers which do not fit."""
+
+    def _check(self, **layers: Tensor) -> None:
+        """`v` [..., D] and `h` [..., H] must fit the parameters and each other. Raises TypeError or ValueError."""
+        for name, x in layers.items():
+            check_tensor(name, x, len(self.W) if name == "v" else len(self.c), like=self.W)
+        if self.visible == "gaussian" and not bool((self.sigma > 0).all()):
+            raise ValueError(f"sigma must be positive, its smallest value is {self.sigma.min():g}")
+        shapes = [list(x.shape[:-1]) for x in (*layers.values(), self.b)]
+        try: torch.broadcast_shapes(*shapes)
+        except RuntimeError:
+            raise ValueError(f"{name} must have a batch shape that fits the others, got {shapes[:-1]} "
+                             f"for {', '.join(layers)} and {shapes[-1]} for the machines") from None
+
+# %% ../../nbs/models/rbm.ipynb #9897ef72
+class _Joint(_Checked):
     """The joint energy of both layers and the distribution of each given the other."""
 
     def energy(self, v: Tensor, h: Tensor) -> Tensor:
         """Energy E(v, h) [...] of `v` [..., D] and `h` [..., H], in nats [eq-rbm-energy] [eq-rbm-gaussian-energy].
 
-        Defined for all real values, so that means may be put in. Raises TypeError or ValueError for a wrong dtype, width, device, or NaN.
+        Defined for all real values, so that means may be put in. Raises TypeError or ValueError for a wrong dtype,
+        width, batch shape or device, or NaN.
         """
-        check_tensor("v", v, len(self.W), like=self.W), check_tensor("h", h, len(self.c), like=self.W)
+        self._check(v=v, h=h)
         return self._own_energy(v) - (self._hidden_field(v) * h).sum(-1)  # [eq-rbm-energy] [eq-rbm-gaussian-energy]
 
     def _own_energy(self, v: Tensor) -> Tensor:
@@ -62,35 +82,40 @@ class _Conditional(_Joint):
 
     def hidden_mean(self, v: Tensor) -> Tensor:
         """E[h | v] [..., H] for `v` [..., D] [eq-rbm-conditionals]. Raises TypeError or ValueError for a bad tensor."""
-        check_tensor("v", v, len(self.W), like=self.W)
+        self._check(v=v)
         return unit_mean(self._hidden_field(v), self.hidden)  # [eq-rbm-conditionals]
 
     def visible_mean(self, h: Tensor) -> Tensor:
         """E[v | h] [..., D] for `h` [..., H] [eq-rbm-conditionals]. Raises TypeError or ValueError for a bad tensor."""
-        check_tensor("h", h, len(self.c), like=self.W)
+        self._check(h=h)
         y = self._visible_field(h)
         return y if self.visible == "gaussian" else unit_mean(y, self.visible)  # [eq-rbm-conditionals]
 
+    def _draw_at(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw the visible layer with fields `y` [..., D], unchecked."""
+        if self.visible != "gaussian": return sample_unit(y, self.visible, generator)
+        noise = torch.randn(y.shape, dtype=y.dtype, device=y.device, generator=generator)
+        return y + self.sigma * noise  # [eq-rbm-conditionals]
+
 # %% ../../nbs/models/rbm.ipynb #f5d71cd3
 class _Sampler(_Conditional):
-    """Draws of each layer given the other; those with an underscore do not check their arguments."""
+    """Draws of each layer given the other; those with an underscore check nothing."""
 
     def _draw_hidden(self, v: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return draw(affine(self._scaled(v), self.W.T), self.c, self.hidden, generator)  # [eq-rbm-conditionals]
 
     def _draw_visible(self, h: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        if self.visible != "gaussian": return draw(affine(h, self.W), self.b, self.visible, generator)  # [eq-rbm-conditionals]
-        y = self._visible_field(h)
-        return y + self.sigma * torch.randn(y.shape, dtype=y.dtype, device=y.device, generator=generator)  # [eq-rbm-conditionals]
+        if self.visible == "gaussian": return self._draw_at(self._visible_field(h), generator)
+        return draw(affine(h, self.W), self.b, self.visible, generator)  # [eq-rbm-conditionals]
 
     def sample_hidden(self, v: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw h [..., H] from p(h | v) for `v` [..., D]. Raises TypeError or ValueError for a bad tensor."""
-        check_tensor("v", v, len(self.W), like=self.W)
+        self._check(v=v)
         return self._draw_hidden(v, generator)
 
     def sample_visible(self, h: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw v [..., D] from p(v | h) for `h` [..., H]. Raises TypeError or ValueError for a bad tensor."""
-        check_tensor("h", h, len(self.c), like=self.W)
+        self._check(h=h)
         return self._draw_visible(h, generator)
 
 # %% ../../nbs/models/rbm.ipynb #4939ae29
@@ -98,14 +123,16 @@ LIMIT = 25
 """Largest number of binary units that is enumerated."""
 
 
-def states(n: int, unit: Unit = "bernoulli", first: int = 0, last: int | None = None, dtype=torch.float64, device=None) -> Tensor:
+def states(n: int, unit: Unit = "bernoulli", first: int = 0, last: int | None = None,
+           dtype: torch.dtype = torch.float64, device=None) -> Tensor:
     """Configurations number `first` to `last` (all, by default) of `n` binary units, [last - first, n], unit 0 fastest.
 
     Raises ValueError for more than 2^25 states: such a sum is estimated by `learning.partition.ais` instead.
     """
     check_count("n", n), check_choice("unit", unit, ("bernoulli", "spin"))
     if n > LIMIT:
-        raise ValueError(f"n must be at most {LIMIT} units to enumerate 2^n states, got {n}; use learning.partition.ais instead")
+        raise ValueError(f"n must be at most {LIMIT} units to enumerate 2^n states, got {n}; "
+                         "use learning.partition.ais instead")
     index = torch.arange(first, 2**n if last is None else last, device=device)
     bits = ((index[:, None] >> torch.arange(n, device=device)) & 1).to(dtype)
     return bits if unit == "bernoulli" else 2 * bits - 1
@@ -119,19 +146,20 @@ class _Marginal(_Sampler):
 
         Source: Paquet III, eq. 8, for bits. Raises TypeError or ValueError for a bad tensor.
         """
-        check_tensor("v", v, len(self.W), like=self.W)
+        self._check(v=v)
         return self._own_energy(v) - cumulant(self._hidden_field(v), self.hidden).sum(-1)  # [eq-rbm-free-energy]
 
     def hidden_free_energy(self, h: Tensor) -> Tensor:
         """F_h(h) = -log sum_v exp(-E(v, h)) [...] of `h` [..., H], in nats [eq-rbm-hidden-free-energy]."""
-        check_tensor("h", h, len(self.c), like=self.W)
+        self._check(h=h)
         y = self._visible_field(h)
-        if self.visible != "gaussian": return -(h @ self.c) - cumulant(y, self.visible).sum(-1)  # [eq-rbm-hidden-free-energy]
-        log_norm = (y**2 - self.b**2) / (2 * self.sigma**2) + torch.log(math.sqrt(2 * math.pi) * self.sigma)
+        if self.visible == "gaussian":
+            log_norm = (y**2 - self.b**2) / (2 * self.sigma**2) + torch.log(math.sqrt(2 * math.pi) * self.sigma)
+        else: log_norm = cumulant(y, self.visible)
         return -(h @ self.c) - log_norm.sum(-1)  # [eq-rbm-hidden-free-energy]
 
     def score(self, v: Tensor) -> Tensor:
-        """-dF/dv [..., D] of `v` [..., D], in closed form [eq-rbm-score]. Source: Paquet III, eq. 10, for Gaussian visibles."""
+        """-dF/dv [..., D] of `v` [..., D], in closed form [eq-rbm-score]. Source: Paquet III, eq. 10 (Gaussian v)."""
         y = self._visible_field(self.hidden_mean(v))
         return (y - v) / self.sigma**2 if self.visible == "gaussian" else y  # [eq-rbm-score]
 
@@ -140,25 +168,28 @@ class _Exact(_Marginal):
     """Likelihood by enumeration."""
 
     def log_partition(self) -> Tensor:
-        """Exact log Z, a scalar ([B] for a batch of tilted machines), by enumeration of the smaller layer [eq-rbm-log-partition].
+        """Exact log Z, a scalar ([B] for a batch of machines), by enumeration of the smaller layer [eq-rbm-log-partition].
 
-        Differentiable; memory does not grow with the number of states. Raises ValueError if the smaller layer has more than 25 units.
+        Differentiable; memory does not grow with the number of states. ValueError if that layer has more than 25 units.
         """
-        D, H = self.W.shape
-        by_hidden = self.visible == "gaussian" or H <= D
-        n, unit, free_energy = (H, self.hidden, self.hidden_free_energy) if by_hidden else (D, self.visible, self.free_energy)
+        (D, H), by_hidden = self.W.shape, self.visible == "gaussian" or self.W.shape[1] <= self.W.shape[0]
+        n, unit = (H, self.hidden) if by_hidden else (D, self.visible)
+        free_energy = self.hidden_free_energy if by_hidden else self.free_energy
         chunk = max(1, 2**22 // (max(D, H) * (self.b.numel() // D)))
 
         def part(first):
             S = states(n, unit, first, min(first + chunk, 2**n), dtype=self.W.dtype, device=self.W.device)
             return torch.logsumexp(-free_energy(S if self.b.ndim == 1 else S[:, None]), 0)  # [eq-rbm-log-partition]
 
-        parts = [checkpoint(part, first, use_reentrant=False, preserve_rng_state=False) for first in range(0, 2**n, chunk)]
-        return torch.logsumexp(torch.stack(parts), 0)
+        recomputed = dict(use_reentrant=False, preserve_rng_state=False)
+        return torch.logsumexp(torch.stack([checkpoint(part, i, **recomputed) for i in range(0, 2**n, chunk)]), 0)
 
     def log_prob(self, v: Tensor) -> Tensor:
-        """Exact log p(v) [...] of states `v` [..., D], in nats [eq-rbm-log-partition]. Errors of `log_partition` and bad states."""
-        check_tensor("v", v, len(self.W), like=self.W), check_states("v", v, self.visible)
+        """Exact log p(v) [...] of states `v` [..., D], in nats [eq-rbm-log-partition].
+
+        Raises the errors of `log_partition`, and TypeError or ValueError for a bad tensor or values that are no states.
+        """
+        self._check(v=v), check_states("v", v, self.visible)
         return -self.free_energy(v) - self.log_partition()  # [eq-rbm-log-partition]
 
 # %% ../../nbs/models/rbm.ipynb #e5ffb059
@@ -166,13 +197,13 @@ class _Stored(_Exact):
     """A machine that can be written to a file and read back."""
 
     def save(self, path: str | Path) -> None:
-        """Write parameters and unit types to one safetensors file, whole or not at all. ValueError for a batch of machines."""
+        """Write parameters and unit types to a safetensors file, whole or not at all. ValueError for a batch of machines."""
         if self.b.ndim > 1: raise ValueError(f"save takes one machine, got a batch of {len(self.b)} tilted ones")
         write_tensors(path, "RBM", self.state_dict(), {"visible": self.visible, "hidden": self.hidden})
 
     @classmethod
     def load(cls, path: str | Path):
-        """The machine that `save` wrote, on the CPU. Raises FileNotFoundError, or ValueError for a damaged or foreign file."""
+        """The machine that `save` wrote, on the CPU. FileNotFoundError, or ValueError for a damaged or foreign file."""
         tensors, meta = read_tensors(path, "RBM")
         try:
             machine = cls(*tensors["W"].shape, meta["visible"], meta["hidden"], dtype=tensors["W"].dtype)
@@ -196,23 +227,24 @@ class _Shared(_Stored):
         return other
 
     def _rounded(self, dtype: torch.dtype) -> "RBM":
-        """This machine with `W` in bfloat16, for states in bfloat16; fields keep biases in full precision. ValueError for other dtypes."""
+        """This machine with `W` in bfloat16, for states in bfloat16; ValueError for another dtype or Gaussian units."""
         if dtype != torch.bfloat16: raise ValueError(f"products must be None or torch.bfloat16, got {dtype!r}")
-        if self.visible == "gaussian": raise ValueError("products in bfloat16 need binary visible units, which it does not round; got 'gaussian'")
+        if self.visible == "gaussian":
+            raise ValueError("products must be None for 'gaussian' units, whose states bfloat16 would round")
         return self._sharing(W=self.W.detach().to(dtype))
 
 # %% ../../nbs/models/rbm.ipynb #9725f6c8
 class RBM(_Shared):
-    """Restricted Boltzmann machine with `visible` units 'bernoulli', 'spin' or 'gaussian', `hidden` ones 'bernoulli' or 'spin'.
+    """Restricted Boltzmann machine; `visible` units 'bernoulli', 'spin' or 'gaussian', `hidden` ones 'bernoulli' or 'spin'.
 
-    Energy [eq-rbm-energy], or [eq-rbm-gaussian-energy] for Gaussian visibles; parameters `W` [D, H] (drawn with standard
-    deviation 0.01), `b` [D], `c` [H] and, for Gaussian visibles, `sigma` [D] (ones). Methods take any leading batch shape.
+    Energy [eq-rbm-energy], or [eq-rbm-gaussian-energy] for Gaussian visibles; parameters `W` [D, H] (drawn with
+    standard deviation 0.01), `b` [D], `c` [H] and, for Gaussian visibles, `sigma` [D] (ones). Any leading batch shape.
     """
 
     def tilt(self, field: Tensor) -> "RBM":
         """The RBM of p(v) exp(field . v) [eq-rbm-tilt], `field` [D] or [B, D]; shares `W`, `c`, `sigma` with this one.
 
-        A batch of fields gives a batch of machines whose methods broadcast over B. Raises TypeError or ValueError for a bad field.
+        A batch of fields gives a batch of machines whose methods broadcast over B. TypeError or ValueError for a bad field.
         """
         check_tensor("field", field, len(self.W), like=self.W)
         if field.ndim > 2: raise ValueError(f"field must have shape [D] or [B, D], got {list(field.shape)}")

@@ -30,7 +30,7 @@ from ..foundations.data import base_rate, binarize, binarize_stochastic, load, m
 from ..foundations.plot import image_grid
 from ..foundations.train import Record, State, Step, ascend, free_energy_gap, linear_decay, sgd, train
 from ..learning.contrastive import cd_gradient, centred, exact_gradient
-from ..learning.partition import ais, base_bias, log_likelihood, reverse_ais
+from ..learning.partition import ais, log_likelihood, reverse_ais
 from ..models.rbm import LIMIT, RBM
 from ..sampling.gibbs import gibbs
 
@@ -335,7 +335,7 @@ def log_partitions(rbm: RBM, v: Tensor, args: argparse.Namespace) -> dict[str, E
     """log Z exactly, or by AIS from below and from above; `v` [N, D] are states of the training data."""
     if enumerable(rbm): return {"exact": Estimate(rbm.log_partition().item(), 0.0, 1)}
     g = torch.Generator(v.device).manual_seed(args.seed)
-    anneal = dict(n_temperatures=args.temperatures, generator=g, base=base_bias(v, rbm.visible))
+    anneal = dict(n_temperatures=args.temperatures, generator=g, base=base_rate(v, unit=rbm.visible))
     start = v[torch.randint(len(v), (args.chains,), generator=g, device=v.device)]
     forward = ais(rbm, args.chains, **anneal, progress=not args.quiet)
     backward = reverse_ais(rbm, gibbs(rbm, start, args.steps, g), **anneal, progress=not args.quiet)

@@ -7,23 +7,26 @@ __all__ = ['unit_field', 'scan_gibbs', 'drift', 'gibbs', 'gibbs_chain', 'transit
            'integrated_time', 'effective_sample_size', 'chain_estimate', 'r_hat']
 
 # %% ../../nbs/sampling/gibbs.ipynb #cd3387bf
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import math
 
 import torch
 from torch import Tensor
 
-from ..foundations.core import Estimate, Unit, check_choice, check_count, check_states, check_tensor, cumulant, sample_unit
+from ..foundations.core import (
+    Estimate, Unit, check_choice, check_count, check_states, check_tensor, cumulant, sample_unit)
+from ..models.energy import Energy
 from ..models.rbm import RBM, states
 
 # %% ../../nbs/sampling/gibbs.ipynb #22286385
-def _field(energy: Callable[[Tensor], Tensor], x: Tensor, i: int, unit: Unit) -> Tensor:
+def _field(energy: Energy, x: Tensor, i: int, unit: Unit) -> Tensor:
     """`unit_field` without the checks of its arguments."""
     pair = torch.stack([x, x])
-    pair[0, ..., i], pair[1, ..., i] = (0, 1) if unit == "bernoulli" else (-1, 1)
-    E = energy(pair)
-    if E.shape != pair.shape[:-1]:
-        raise ValueError(f"energy must map shape {list(pair.shape)} to {list(pair.shape[:-1])}, it gave {list(E.shape)}")
+    pair[0, ..., i] = 0 if unit == "bernoulli" else -1
+    pair[1, ..., i] = 1
+    E, wanted = energy(pair), pair.shape[:-1]
+    if E.shape != wanted:
+        raise ValueError(f"energy must map shape {list(pair.shape)} to {list(wanted)}, it gave {list(E.shape)}")
     return (E[0] - E[1]) / (1 if unit == "bernoulli" else 2)  # [eq-gibbs-field]
 
 # %% ../../nbs/sampling/gibbs.ipynb #41d28c7b
@@ -33,11 +36,11 @@ def _check_units(name: str, x: Tensor, unit: str) -> None:
     if x.ndim == 0: raise ValueError(f"{name} must have shape [..., n], got []")
 
 
-def unit_field(energy: Callable[[Tensor], Tensor], x: Tensor, i: int, unit: Unit = "bernoulli") -> Tensor:
+def unit_field(energy: Energy, x: Tensor, i: int, unit: Unit = "bernoulli") -> Tensor:
     """Field [...] of unit `i` of states `x` [..., n] given all the others, from two energies [eq-gibbs-field].
 
-    `energy` maps [..., n] to [...]; its constant does not matter. Raises TypeError or ValueError for bad states, an `i` that is
-    not one of the n units, or an `energy` that returns another shape.
+    `energy` maps [..., n] to [...]; its constant does not matter. Raises TypeError or ValueError for bad states, an `i`
+    that is not one of the n units, or an `energy` that returns another shape.
     """
     _check_units("x", x, unit), check_count("i", i, 0)
     if i >= x.shape[-1]: raise ValueError(f"i must be below {x.shape[-1]}, the number of units, got {i}")
@@ -45,12 +48,13 @@ def unit_field(energy: Callable[[Tensor], Tensor], x: Tensor, i: int, unit: Unit
 
 # %% ../../nbs/sampling/gibbs.ipynb #a1a3da17
 @torch.no_grad()
-def scan_gibbs(energy: Callable[[Tensor], Tensor], x: Tensor, sweeps: int = 1, unit: Unit = "bernoulli",
+def scan_gibbs(energy: Energy, x: Tensor, sweeps: int = 1, unit: Unit = "bernoulli",
                generator: torch.Generator | None = None) -> Tensor:
     """`sweeps` passes over the units of `x` [..., n], each redrawn given all the others, in order [eq-gibbs-scan].
 
     `energy` maps [..., n] to [...] and is called once a unit. Returns new states; `x` stays as it is.
-    Raises TypeError or ValueError for bad states, `sweeps` below 1 or an `energy` of the wrong shape. Source: Geman and Geman (1984).
+    Raises TypeError or ValueError for bad states, `sweeps` below 1 or an `energy` of the wrong shape.
+    Source: Geman and Geman (1984).
     """
     _check_units("x", x, unit), check_count("sweeps", sweeps)
     x = x.clone()
@@ -63,35 +67,41 @@ def scan_gibbs(energy: Callable[[Tensor], Tensor], x: Tensor, sweeps: int = 1, u
 def drift(v: Tensor, p: Tensor, unit: Unit = "bernoulli") -> Estimate:
     """Total variation between draws `v` [..., D] and probabilities `p` [2^D], less its floor [eq-gibbs-drift].
 
-    `p` is in the order of `states`. Zero within the error if the draws are independent and from `p`; the error is an upper bound.
-    Source: Diaconis and Zabell (1991). Raises TypeError or ValueError for bad states, or a `p` of another length or sum.
+    `p` is in the order of `states`. Zero within the error if the draws are independent and from `p`; the error is an
+    upper bound. Raises TypeError or ValueError for bad states, or a `p` of another length, sum or device.
+    Source: Diaconis and Zabell (1991).
     """
     _check_units("v", v, unit), check_tensor("p", p, 2 ** v.shape[-1])
+    if p.device != v.device: raise ValueError(f"p must be on {v.device}, got {p.device}")
     if p.ndim > 1 or bool((p < 0).any()) or abs(p.double().sum().item() - 1) > 1e-5:
-        raise ValueError(f"p must be [2^D] probabilities that sum to one, got {list(p.shape)} with sum {p.sum().item():.6g}")
+        raise ValueError(f"p must be [2^D] probabilities of sum one, got {list(p.shape)} with sum {p.sum().item():.6g}")
     bits = (v.reshape(-1, v.shape[-1]) > 0).long()
     n, q = len(bits), p.double()
-    counts = torch.bincount(bits @ (2 ** torch.arange(v.shape[-1], device=v.device)), minlength=len(p))
+    index = (bits << torch.arange(v.shape[-1], device=v.device)).sum(-1)
+    observed = torch.bincount(index, minlength=len(p)).double() / n
     m = (n * q).floor() + 1
     log_choose = math.lgamma(n + 1) - torch.lgamma(m + 1) - torch.lgamma(n - m + 1)
-    floor = (m * torch.exp(log_choose + torch.xlogy(m, q) + torch.xlogy(n + 1 - m, 1 - q))).sum() / n  # [eq-gibbs-drift]
-    excess = (counts.double() / n - q).abs().sum() / 2 - floor  # [eq-gibbs-drift]
+    log_term = log_choose + torch.xlogy(m, q) + torch.xlogy(n + 1 - m, 1 - q)
+    floor = (m * torch.exp(log_term)).sum() / n  # [eq-gibbs-drift]
+    excess = (observed - q).abs().sum() / 2 - floor  # [eq-gibbs-drift]
     return Estimate(excess.item(), 0.5 / math.sqrt(n), n)
 
 # %% ../../nbs/sampling/gibbs.ipynb #12dbc996
 def _start(rbm: RBM, v: Tensor) -> Tensor:
     """Checked start `v`, one state for each machine of a tilted batch."""
     check_tensor("v", v, len(rbm.W), like=rbm.W), check_states("v", v, rbm.visible)
-    try: return v.expand(torch.broadcast_shapes(v.shape, rbm.b.shape))
-    except RuntimeError: raise ValueError(f"v must fit a batch of machines {list(rbm.b.shape)}, got {list(v.shape)}") from None
+    machines = list(rbm.b.shape)
+    try: return v.expand(torch.broadcast_shapes(v.shape, machines))
+    except RuntimeError:
+        raise ValueError(f"v must fit a batch of machines {machines}, got {list(v.shape)}") from None
 
 
 @torch.no_grad()
 def gibbs(rbm: RBM, v: Tensor, steps: int, generator: torch.Generator | None = None) -> Tensor:
     """State `v` [..., D] after `steps` steps of block Gibbs sampling, v -> h -> v [eq-gibbs-block].
 
-    Every row is a chain of its own; for a batch of B tilted machines `v` is [..., B, D] or [D]. The result carries no gradient.
-    Raises TypeError or ValueError for bad states, `steps` below 1, or another number of chains than machines.
+    Every row is a chain of its own; for a batch of B tilted machines `v` is [..., B, D] or [D]. The result carries no
+    gradient. Raises TypeError or ValueError for bad states, `steps` below 1, or another number of chains than machines.
     """
     v = _start(rbm, v)
     check_count("steps", steps)
@@ -100,7 +110,7 @@ def gibbs(rbm: RBM, v: Tensor, steps: int, generator: torch.Generator | None = N
 
 # %% ../../nbs/sampling/gibbs.ipynb #b821d494
 def gibbs_chain(rbm: RBM, v: Tensor, generator: torch.Generator | None = None) -> Iterator[Tensor]:
-    """The endless chain of states [..., D] that block Gibbs sampling visits after the start `v` [..., D] [eq-gibbs-block].
+    """Endless chain of states [..., D] that block Gibbs sampling visits after the start `v` [..., D] [eq-gibbs-block].
 
     Equals repeated `gibbs(rbm, v, 1, generator)`; take states with `itertools.islice`. Arguments and errors as there.
     """
@@ -116,11 +126,12 @@ def _conditionals(rbm: RBM) -> tuple[Tensor, Tensor]:
     """Tables log p(h | v) [2^D, 2^H] and log p(v | h) [2^H, 2^D] of one discrete machine."""
     D, H = rbm.W.shape
     if rbm.visible == "gaussian" or rbm.b.ndim > 1: raise ValueError("rbm must be one machine of binary units")
-    if D + H > 24 or D > 12: raise ValueError(f"rbm must have D <= 12 and D + H <= 24 for tables of states, got {D} x {H}")
+    if D + H > 24 or D > 12: raise ValueError(f"rbm must have D <= 12 and D + H <= 24 for its tables, got {D} x {H}")
     like = dict(dtype=rbm.W.dtype, device=rbm.W.device)
     V, S = states(D, rbm.visible, **like), states(H, rbm.hidden, **like)
     x, y = rbm._hidden_field(V), rbm._visible_field(S)
-    return (x @ S.T - cumulant(x, rbm.hidden).sum(-1, keepdim=True), y @ V.T - cumulant(y, rbm.visible).sum(-1, keepdim=True))
+    down = x @ S.T - cumulant(x, rbm.hidden).sum(-1, keepdim=True)
+    return down, y @ V.T - cumulant(y, rbm.visible).sum(-1, keepdim=True)
 
 
 def transition_matrix(rbm: RBM) -> Tensor:
@@ -133,9 +144,10 @@ def transition_matrix(rbm: RBM) -> Tensor:
 
 # %% ../../nbs/sampling/gibbs.ipynb #82687505
 def spectrum(rbm: RBM) -> Tensor:
-    """Eigenvalues [min(2^D, 2^H)] of the block Gibbs kernel, largest first; those left out are zero [eq-gibbs-spectrum].
+    """Eigenvalues [min(2^D, 2^H)] of the block Gibbs kernel, largest first [eq-gibbs-spectrum].
 
-    The first is one; one minus the second is the spectral gap. Errors as `transition_matrix`. Source: Diaconis et al. (2008).
+    Those left out are zero. The first is one; one minus the second is the spectral gap. Errors as `transition_matrix`.
+    Source: Diaconis et al. (2008).
     """
     down, up = _conditionals(rbm)
     return torch.linalg.svdvals(torch.exp((down + up.T) / 2)) ** 2  # [eq-gibbs-spectrum]
@@ -144,15 +156,18 @@ def spectrum(rbm: RBM) -> Tensor:
 def _check_chains(x: Tensor, least: int = 8) -> Tensor:
     """`x` [..., chains, draws] in float64, if it varies and is long enough."""
     check_tensor("x", x)
-    if x.ndim < 2 or x.shape[-1] < least: raise ValueError(f"x must have shape [..., chains, draws >= {least}], got {list(x.shape)}")
-    if bool((x == x[..., :1, :1]).all(-1).all(-1).any()): raise ValueError("x must vary: all draws of all chains are equal")
+    if x.ndim < 2 or x.shape[-1] < least:
+        raise ValueError(f"x must have shape [..., chains, draws >= {least}], got {list(x.shape)}")
+    constant = (x == x[..., :1, :1]).flatten(-2).all(-1)
+    if bool(constant.any()): raise ValueError("x must vary: all draws of all chains are equal")
     return x.double()
 
 
 def autocorrelation(x: Tensor) -> Tensor:
     """Autocorrelation [..., draws] at all lags of `x` [..., chains, draws], in float64 [eq-gibbs-autocorrelation].
 
-    Raises TypeError or ValueError for a bad tensor, fewer than 8 draws, or draws that are all equal. Source: Vehtari et al. (2021).
+    Raises TypeError or ValueError for a bad tensor, fewer than 8 draws, or draws that are all equal.
+    Source: Vehtari et al. (2021).
     """
     x = _check_chains(x)
     n, means = x.shape[-1], x.mean(-1, keepdim=True)
@@ -172,7 +187,8 @@ def _halves(x: Tensor) -> Tensor:
 def integrated_time(x: Tensor) -> Tensor:
     """Integrated autocorrelation time [...] of `x` [..., chains, draws], in steps of the chain [eq-gibbs-time].
 
-    Geyer's initial monotone sequence on split chains, at least 1 / log10(MN). Errors as `autocorrelation`. Source: Vehtari et al. (2021).
+    Geyer's initial monotone sequence on split chains, at least 1 / log10(MN). Errors as `autocorrelation`, but at least
+    16 draws. Source: Vehtari et al. (2021).
     """
     rho = autocorrelation(_halves(_check_chains(x, 16)))
     P = rho[..., :rho.shape[-1] // 2 * 2].unflatten(-1, (-1, 2)).sum(-1)
@@ -189,11 +205,13 @@ def effective_sample_size(x: Tensor) -> Tensor:
 
 
 def chain_estimate(x: Tensor) -> Estimate:
-    """Mean of correlated draws `x` [chains, draws] with its standard error [eq-gibbs-ess]; `n` is the effective sample size.
+    """Mean of correlated draws `x` [chains, draws] with its standard error [eq-gibbs-ess].
 
-    The error is right if the chains have converged (see `r_hat`). Errors as `integrated_time`.
+    `n` of the result is the effective sample size, rounded down. The error is right if the chains have converged
+    (see `r_hat`). Errors as `integrated_time`.
     """
-    if isinstance(x, Tensor) and x.ndim != 2: raise ValueError(f"x must have shape [chains, draws], got {list(x.shape)}")
+    if isinstance(x, Tensor) and x.ndim != 2:
+        raise ValueError(f"x must have shape [chains, draws], got {list(x.shape)}")
     n = effective_sample_size(x).item()
     y = _halves(x.double())
     V = y.var(-1, correction=0).mean() + y.mean(-1).var()
