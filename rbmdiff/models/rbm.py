@@ -164,11 +164,11 @@ class _Marginal(_Sampler):
         return (y - v) / self.sigma**2 if self.visible == "gaussian" else y  # [eq-rbm-score]
 
 # %% ../../nbs/models/rbm.ipynb #9b13450c
-class _Exact(_Marginal):
-    """Likelihood by enumeration."""
+class _Summed(_Marginal):
+    """The partition function by enumeration."""
 
     def log_partition(self) -> Tensor:
-        """Exact log Z, a scalar ([B] for a batch of machines), by enumeration of the smaller layer [eq-rbm-log-partition].
+        """Exact log Z, a scalar ([B] for a batch of machines), by enumerating the smaller layer [eq-rbm-log-partition].
 
         Differentiable; memory does not grow with the number of states. ValueError if that layer has more than 25 units.
         """
@@ -183,6 +183,10 @@ class _Exact(_Marginal):
 
         recomputed = dict(use_reentrant=False, preserve_rng_state=False)
         return torch.logsumexp(torch.stack([checkpoint(part, i, **recomputed) for i in range(0, 2**n, chunk)]), 0)
+
+# %% ../../nbs/models/rbm.ipynb #32ffae90
+class _Exact(_Summed):
+    """The likelihood by enumeration."""
 
     def log_prob(self, v: Tensor) -> Tensor:
         """Exact log p(v) [...] of states `v` [..., D], in nats [eq-rbm-log-partition].
