@@ -257,7 +257,7 @@ def main():
         threadpool_limits(options.threads)
     except ImportError: pass
     load = os.getloadavg() if hasattr(os, "getloadavg") else None
-    result = {"command": " ".join(["python benchmarks/speed.py", *sys.argv[1:]]), "unit": "milliseconds per update", **environment(),
+    result = {"command": f"python benchmarks/speed.py --threads {options.threads} --rounds {options.rounds} --block {options.block}", "unit": "milliseconds per update", **environment(),
               "rounds": options.rounds, "load_average_before": load, "sizes": {}}
     print(f"{result['cpu']}, {options.threads} threads, load average {load}\n{result['versions']}")
     missing = set()

@@ -201,7 +201,7 @@ class _Stored(_Exact):
     """A machine that can be written to a file and read back."""
 
     def save(self, path: str | Path) -> None:
-        """Write parameters and unit types to a safetensors file, whole or not at all. ValueError for a batch of machines."""
+        """Write parameters and unit types to a safetensors file, whole or not at all. ValueError for a batch."""
         if self.b.ndim > 1: raise ValueError(f"save takes one machine, got a batch of {len(self.b)} tilted ones")
         write_tensors(path, "RBM", self.state_dict(), {"visible": self.visible, "hidden": self.hidden})
 
