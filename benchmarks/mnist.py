@@ -1,11 +1,12 @@
 """An RBM with 500 hidden units on MNIST, through the command line: likelihood from both sides, and the time to -90 nats.
 
-    python benchmarks/mnist.py [--data DIR] [--runs runs] [--out benchmarks/results/mnist.json]
+    python benchmarks/mnist.py [--data DIR] [--runs runs] [--out benchmarks/results/mnist.json] [--dreams book/dreams.png]
 
 DIR is the folder of the four MNIST files. Two runs: `quick` (20 epochs) shows how soon the averaged machine passes -90 nats on the
 test images, by AIS with 100 chains and 4000 temperatures after every second epoch, which is not counted in the training time;
 `full` (120 epochs) gives the likelihood, by AIS and reverse AIS with 200 chains and 20000 temperatures. The test images are binarised
-once, at random; the training images anew in every epoch.
+once, at random; the training images anew in every epoch. `starts` has the test log-likelihood by reverse AIS from different starts, and
+the picture shows sixty samples of the machine. A finished run is not trained again.
 """
 import argparse
 import json
@@ -17,13 +18,17 @@ import torch
 
 import rbmdiff
 from rbmdiff.foundations.core import replace_file
-from rbmdiff.foundations.data import base_rate
-from rbmdiff.learning.partition import ais, log_likelihood
+from rbmdiff.foundations.data import base_rate, binarize_stochastic
+from rbmdiff.learning.partition import ais, log_likelihood, reverse_ais
+from rbmdiff.models.rbm import RBM
 from rbmdiff.practice import cli
+from rbmdiff.sampling.gibbs import gibbs
 
 FULL = "--lr 0.2 --average 0.9995 --epochs 120"
 EVALUATE = "--chains 200 --temperatures 20000"
 LOOK = dict(n_chains=100, n_temperatures=4000)
+STEPS = 1000, 10_000
+DREAM = "--n 60 --steps 1000 --columns 10"
 
 
 def command(line):
@@ -61,18 +66,38 @@ def full(data, folder):
             **{name: results[name] for name in ("log_z", "log_likelihood")}}
 
 
+def starts(folder):
+    """Test log-likelihood of the run in `folder` by reverse AIS whose chains begin in different places."""
+    args = cli.parser().parse_args(f"train --out {folder} --resume".split())
+    state, x, test, _ = cli.prepare(folder, args)
+    state.load(folder / "checkpoint.safetensors")
+    machine, base, g, found = RBM.load(folder / "model.safetensors").to(x.device), base_rate(x), state.generator, []
+    train = x[torch.randperm(len(x), generator=g, device=x.device)[:LOOK["n_chains"]]]
+    begins = {"training images": binarize_stochastic(train, g), "test images": test[:LOOK["n_chains"]], "persistent chains": state.carry["chains"]}
+    for name, v in begins.items():
+        for steps in STEPS:
+            log_z = reverse_ais(machine, gibbs(machine, v, steps, g), LOOK["n_temperatures"], g, base=base)
+            fit = log_likelihood(machine, test, log_z)
+            found.append({"start": name, "steps": steps, "test": fit.value, "stderr_log_z": log_z.stderr})
+            print(found[-1], flush=True)
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/mnist"), help="folder of the four MNIST files")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the two runs are kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/mnist.json"))
+    parser.add_argument("--dreams", type=Path, default=Path("book/dreams.png"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__}
     results = {"command": "python benchmarks/mnist.py", "versions": versions, "threads": args.threads, "units": "nats per image",
-               "quick": quick(args.data, args.runs / "mnist-quick"), "full": full(args.data, args.runs / "mnist")}
+               "quick": quick(args.data, args.runs / "mnist-quick"), "full": full(args.data, args.runs / "mnist"),
+               "starts": starts(args.runs / "mnist")}
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    command(f"sample {args.runs / 'mnist'} {DREAM} --out {args.dreams}")
     replace_file(args.out, lambda temporary: Path(temporary).write_text(json.dumps(results, indent=1) + "\n"))
 
 

@@ -92,20 +92,33 @@ def test_evaluate_is_exact_where_it_can_be(place, capsys):
         entry = results["log_likelihood"][name]["exact"]
         assert entry["value"] == pytest.approx(value, abs=1e-9) and entry["stderr_log_z"] == 0 and f"{value:.2f} ± 0.00" in out
     assert results["log_likelihood"]["test"]["exact"]["n"] == 6
+    assert results["interval"] == {} and "between" not in out and "effective" not in out
 
 
 def test_evaluate_brackets_the_truth(place, capsys, monkeypatch):
-    monkeypatch.setattr("rbmdiff.practice.cli.EXACT", 1)
-    call(capsys, "evaluate run --chains 200 --temperatures 200 --steps 50 --quiet")
-    log_z = json.loads((place / "run/results.json").read_text())["log_z"]
+    monkeypatch.setattr("rbmdiff.practice.cli._EXACT", 1)
+    out = call(capsys, "evaluate run --chains 200 --temperatures 200 --steps 50 --quiet").out
+    results = json.loads((place / "run/results.json").read_text())
+    log_z = results["log_z"]
     with torch.no_grad(): truth = RBM.load("run/model.safetensors").double().log_partition().item()
     for name in ("AIS", "reverse AIS"):
         assert abs(log_z[name]["value"] - truth) < 4 * log_z[name]["stderr"] + 1e-5 and log_z[name]["stderr"] < 0.05
+        z = log_z[name]
+        assert z["ess"] == pytest.approx(200 / (1 + 199 * z["stderr"] ** 2)) and f"{z['ess']:.1f} of 200 chains effective" in out
+    low, high = results["interval"]["test"]
+    assert {low, high} == {entry["value"] for entry in results["log_likelihood"]["test"].values()} and low <= high
+    assert f"test log-likelihood between {low:.2f} and {high:.2f}\n" in out
 
 
 def test_evaluate_on_other_data(place, capsys):
     np.save("other.npy", bits(seed=3))
     assert "other.npy log-likelihood" in call(capsys, "evaluate run other.npy").out
+
+
+def draw_both(capsys):
+    """The same samples in two shapes."""
+    for name, columns in (("tall.png", 4), ("wide.png", 10)): call(capsys, f"sample run --n 10 --steps 3 --out {name} --columns {columns}")
+    return "tall.png", "wide.png"
 
 
 def test_samples_as_picture_and_as_states(place, capsys):
@@ -115,6 +128,8 @@ def test_samples_as_picture_and_as_states(place, capsys):
     before = (place / "run/samples.png").read_bytes()
     call(capsys, "sample run --n 30 --steps 3")
     assert (place / "run/samples.png").read_bytes() != before
+    tall, wide = (struct.unpack(">II", Path(f).read_bytes()[16:24]) for f in draw_both(capsys))
+    assert wide[0] / wide[1] > 5 > 3 > tall[0] / tall[1]
     call(capsys, "sample run --n 7 --steps 3 --out t.npy")
     assert (np.load("t.npy") == states).all()                                # same seed, same samples
     assert load("s.npy")[0].shape == (7, 9)
@@ -130,15 +145,15 @@ def test_every_kind_of_run_trains_resumes_samples_and_evaluates(place, capsys, o
     checkpoint, log = place / "cut/checkpoint.safetensors", place / "cut/log.jsonl"
     shutil.rmtree("cut")
     import rbmdiff.practice.cli as cli
-    original, count = cli.append_log, []
+    original, count = cli._append_log, []
 
     def stop(path, record):
         original(path, record)
         count.append(record.epoch)
         if record.epoch == 3: raise KeyboardInterrupt
-    cli.append_log = stop
+    cli._append_log = stop
     try: err = call(capsys, f"{line} --out cut --epochs 4", 130).err
-    finally: cli.append_log = original
+    finally: cli._append_log = original
     assert "interrupted after epoch 2 of 4; go on with: rbmdiff train --out cut --resume" in err
     assert len(log.read_text().splitlines()) == 3 and read_tensors(checkpoint, "training state")[1]["epoch"] == 2
     call(capsys, "train --out cut --resume --quiet")
@@ -165,6 +180,27 @@ def test_resuming_a_finished_run_changes_nothing(place, capsys):
 
 def test_options_that_agree_may_be_repeated(place, capsys):
     call(capsys, "train bits.npy --out run --resume --hidden 3 --quiet")
+
+
+@pytest.mark.parametrize("before, after, words", [(True, False, "with numba, which is not installed"), (False, True, "without numba"),
+                                                  (True, True, ""), (False, False, "")])
+def test_numba_that_comes_or_goes_is_said_in_one_line(place, capsys, monkeypatch, before, after, words):
+    monkeypatch.setattr("rbmdiff.practice.cli.find_spec", lambda name: object() if before else None)
+    call(capsys, "train bits.npy --out x --epochs 1 --hidden 2 --quiet")
+    assert json.loads(Path("x/run.json").read_text())["numba"] is before
+    monkeypatch.setattr("rbmdiff.practice.cli.find_spec", lambda name: object() if after else None)
+    err = call(capsys, "train --out x --resume --quiet").err
+    assert words in err and err.count("\n") == (1 if words else 0) and err.startswith("rbmdiff: warning: x began" if words else "")
+
+
+def test_numba_does_not_matter_in_double_precision(place, capsys, monkeypatch):
+    monkeypatch.setattr("rbmdiff.practice.cli.find_spec", lambda name: object())
+    call(capsys, "train bits.npy --out x --epochs 1 --hidden 2 --quiet --dtype float64")
+    assert json.loads(Path("x/run.json").read_text())["numba"] is False
+
+
+def test_only_what_others_need_is_public():
+    assert set(rbmdiff.practice.cli.__all__) == {"OPTIONS", "fit", "main", "parser", "prepare"}
 
 
 def test_stale_temporary_files_are_cleared(place, capsys):
@@ -249,6 +285,7 @@ REFUSED = {  # name: (what is prepared, command line, words of the message)
     "list as JSON": (text("run/run.json", "[1, 2]"), "evaluate run", "not written by rbmdiff"),
     "damaged JSON": (text("run/run.json", '{"kind": "rbmdiff run", '), "evaluate run", "damaged"),
     "options missing": (text("run/run.json", '{"kind": "rbmdiff run", "options": {"lr": 1}}'), "sample run", "lacks the options"),
+    "list of options": (text("run/run.json", '{"kind": "rbmdiff run", "options": [1]}'), "sample run", "lacks the options"),
     "options of a stranger": (edit(visible="relu"), "train --resume --out run", "relu"),
     "sample without a model": (remove("run/model.safetensors"), "sample run", "--resume"),
     "damaged model": (cut("run/model.safetensors"), "sample run", "damaged"),

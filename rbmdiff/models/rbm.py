@@ -239,7 +239,7 @@ class _Shared(_Stored):
 
 # %% ../../nbs/models/rbm.ipynb #9725f6c8
 class RBM(_Shared):
-    """Restricted Boltzmann machine; `visible` units 'bernoulli', 'spin' or 'gaussian', `hidden` ones 'bernoulli' or 'spin'.
+    """Restricted Boltzmann machine with visible units 'bernoulli', 'spin' or 'gaussian', hidden 'bernoulli' or 'spin'.
 
     Energy [eq-rbm-energy], or [eq-rbm-gaussian-energy] for Gaussian visibles; parameters `W` [D, H] (drawn with
     standard deviation 0.01), `b` [D], `c` [H] and, for Gaussian visibles, `sigma` [D] (ones). Any leading batch shape.
@@ -248,7 +248,7 @@ class RBM(_Shared):
     def tilt(self, field: Tensor) -> "RBM":
         """The RBM of p(v) exp(field . v) [eq-rbm-tilt], `field` [D] or [B, D]; shares `W`, `c`, `sigma` with this one.
 
-        A batch of fields gives a batch of machines whose methods broadcast over B. TypeError or ValueError for a bad field.
+        A batch of fields gives a batch of machines; methods broadcast over B. TypeError or ValueError for a bad field.
         """
         check_tensor("field", field, len(self.W), like=self.W)
         if field.ndim > 2: raise ValueError(f"field must have shape [D] or [B, D], got {list(field.shape)}")
