@@ -38,6 +38,7 @@ serve: .venv/installed  ## the built book on http://localhost:8000
 	python -m http.server --directory book/_build/html 8000
 
 bench: .venv/installed  ## timings against peers and against the hardware floor, in one run
+	@pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	python benchmarks/speed.py
 
 clean:  ## remove the environment and everything built

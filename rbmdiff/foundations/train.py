@@ -36,7 +36,7 @@ def batches(n: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor
 def sgd(model: Module, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> torch.optim.SGD:
     """Gradient descent with momentum; parameters with two axes decay, biases do not [eq-train-momentum].
 
-    Raises ValueError for a negative number. Source: Polyak (1964), in the form of Hinton (2010).
+    Raises ValueError for a negative number. Source: Polyak (1964), Hinton (2010).
     """
     weights = [p for p in model.parameters() if p.ndim > 1]
     biases = [p for p in model.parameters() if p.ndim < 2]
@@ -46,7 +46,10 @@ def sgd(model: Module, lr: float, momentum: float = 0.0, weight_decay: float = 0
 
 # %% ../../nbs/foundations/train.ipynb #9bb203b1
 def linear_decay(optimizer: Optimizer, updates: int) -> LambdaLR:
-    """Schedule: the rate of `optimizer` falls linearly to zero over `updates` updates [eq-train-decay]."""
+    """Schedule: the rate of `optimizer` falls linearly to zero over `updates` updates [eq-train-decay].
+
+    Raises TypeError or ValueError for a count below one.
+    """
     check_count("updates", updates)
     return LambdaLR(optimizer, lambda s: max(0.0, 1 - s / updates))  # [eq-train-decay]
 
@@ -188,7 +191,7 @@ def ascend(model: Module, gradients: dict[str, Tensor]) -> None:
 
 
 def update(state: State, batch: Tensor, step: Step) -> dict[str, Tensor | float]:
-    """One update: gradient, optimiser, schedule, average. Returns what `step` returns."""
+    """One update of `state` from `batch` [B, ...]: gradient, optimiser, schedule, average. Returns what `step` does."""
     state.optimizer.zero_grad()
     scalars = step(state, batch)
     state.optimizer.step()
@@ -258,6 +261,7 @@ def train(state: State, data: Data, step: Step, epochs: int, batch_size: int = 1
 def free_energy_gap(model: Module, train: Tensor, held_out: Tensor) -> float:
     """Mean free energy of `held_out` minus that of `train`, in nats, by `model.free_energy` [eq-train-gap].
 
-    How much better the model likes what it has seen; needs no partition function. Source: Hinton (2010).
+    `train` [N, D] and `held_out` [M, D] are states. How much better the model likes what it has seen; needs no
+    partition function. Source: Hinton (2010).
     """
     return (model.free_energy(held_out).mean() - model.free_energy(train).mean()).item()  # [eq-train-gap]

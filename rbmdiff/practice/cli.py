@@ -232,7 +232,7 @@ def _check_new(folder: Path) -> None:
 
 def _has_numba(options: dict) -> bool:
     """Whether bits may be drawn by the kernel of `foundations.kernels`, by other random numbers than PyTorch's."""
-    return options["device"] == "cpu" and options["dtype"] == "float32" and find_spec("numba") is not None
+    return options["device"].startswith("cpu") and options["dtype"] == "float32" and find_spec("numba") is not None
 
 
 def _begin(folder: Path, options: dict) -> None:
@@ -352,10 +352,11 @@ def _log_partitions(rbm: RBM, v: Tensor, args: argparse.Namespace) -> dict[str, 
     """
     if _enumerable(rbm): return {"exact": Estimate(rbm.log_partition().item(), 0.0, 1)}
     g = torch.Generator(v.device).manual_seed(args.seed)
-    anneal = dict(n_temperatures=args.temperatures, generator=g, base=base_rate(v, unit=rbm.visible))
+    anneal = dict(n_temperatures=args.temperatures, generator=g, base=base_rate(v, unit=rbm.visible),
+                  progress=sys.stderr.isatty() and not args.quiet)
     start = v[torch.randint(len(v), (args.chains,), generator=g, device=v.device)]
-    forward = ais(rbm, args.chains, **anneal, progress=not args.quiet)
-    backward = reverse_ais(rbm, gibbs(rbm, start, args.steps, g), **anneal, progress=not args.quiet)
+    forward = ais(rbm, args.chains, **anneal)
+    backward = reverse_ais(rbm, gibbs(rbm, start, args.steps, g), **anneal)
     return {"AIS": forward, "reverse AIS": backward}
 
 # %% ../../nbs/practice/cli.ipynb #72938bd3
