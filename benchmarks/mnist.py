@@ -50,7 +50,7 @@ def quick(data, folder):
         curve.append({"epoch": epoch, "seconds": state.seconds, "test": fit.value, "stderr_log_z": log_z.stderr})
         print(curve[-1], flush=True)
     passed = next((c["seconds"] for c in curve if c["test"] - 2 * c["stderr_log_z"] > -90), None)
-    return {"curve": curve, "seconds_to_minus_90": passed, "look": LOOK}
+    return {"curve": curve, "seconds_to_minus_90": passed, "look": LOOK, "threads": torch.get_num_threads()}
 
 
 def full(data, folder):
@@ -62,7 +62,7 @@ def full(data, folder):
     command(f"evaluate {folder} {EVALUATE}")
     results = json.loads((folder / "results.json").read_text())
     return {"command": f"rbmdiff train mnist --data-folder DIR --out RUN {FULL}; rbmdiff evaluate RUN {EVALUATE}",
-            "training_seconds": last["seconds"], "evaluation_seconds": time.perf_counter() - start,
+            "training_seconds": last["seconds"], "evaluation_seconds": time.perf_counter() - start, "threads": torch.get_num_threads(),
             **{name: results[name] for name in ("log_z", "log_likelihood")}}
 
 
@@ -93,7 +93,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__}
-    results = {"command": "python benchmarks/mnist.py", "versions": versions, "threads": args.threads, "units": "nats per image",
+    results = {"command": "python benchmarks/mnist.py", "versions": versions, "units": "nats per image",
                "quick": quick(args.data, args.runs / "mnist-quick"), "full": full(args.data, args.runs / "mnist"),
                "starts": starts(args.runs / "mnist")}
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -80,6 +80,12 @@ def test_plain_notebook_runs_from_top_to_bottom(tmp_path):
     assert "```python\nraise SystemExit('not run')\n```" in texts(plain)
 
 
+def test_cells_that_read_the_repository_are_shown_but_not_run_in_plain_notebooks():
+    nb = notebook(["x = open('benchmarks/results/x.json')"])
+    nb["cells"][0]["metadata"]["tags"] = ["repository"]
+    assert texts(for_jupyter(nb, "%pip"))[1:] == ["```python\nx = open('benchmarks/results/x.json')\n```"]
+
+
 def test_quarto_has_the_same_chapters_in_the_same_order():
     book = [(p["caption"], [f"nbs/{c['file']}.ipynb" for c in p["chapters"]]) for p in yaml.safe_load((ROOT / "book/_toc.yml").read_text())["parts"]]
     quarto = yaml.safe_load((ROOT / "_quarto.yml").read_text())

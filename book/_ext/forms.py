@@ -105,7 +105,8 @@ def jupyter_cells(cell: dict) -> list[dict]:
     if cell["cell_type"] != "code": return [{**cell, "source": jupyter_text(source(cell))}]
     (directives, code), (name, caption, _) = split(source(cell)), figure(cell)
     if not code.strip(): return []
-    if skipped(directives): return [markdown(cell["id"], f"```python\n{code}\n```")]
+    if skipped(directives) or "repository" in cell["metadata"].get("tags", []):  # shown, not run
+        return [markdown(cell["id"], f"```python\n{code}\n```")]
     plain = {**cell, "source": code, "metadata": {}, "outputs": [], "execution_count": None}
     return [plain] + ([markdown(f"{cell['id']}-caption", f"*{name}. {jupyter_text(caption)}*")] if caption else [])
 
