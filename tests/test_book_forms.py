@@ -81,7 +81,7 @@ def test_plain_notebook_runs_from_top_to_bottom(tmp_path):
 
 
 def test_cells_that_read_the_repository_are_shown_but_not_run_in_plain_notebooks():
-    nb = notebook(["x = open('benchmarks/results/x.json')"])
+    nb = notebook(["code|x = open('benchmarks/results/x.json')"])
     nb["cells"][0]["metadata"]["tags"] = ["repository"]
     assert texts(for_jupyter(nb, "%pip"))[1:] == ["```python\nx = open('benchmarks/results/x.json')\n```"]
 
