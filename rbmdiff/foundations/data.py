@@ -218,9 +218,9 @@ def _mnist_file(folder: Path, name: str, download: bool) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file(): return path
     if not download:
-        raise FileNotFoundError(f"no {name} or {name}.gz in {folder}. Get MNIST with mnist(download=True), or give "
-                                "the folder of its four files, mnist(folder), or set the environment variable "
-                                "RBMDIFF_DATA to the folder that holds a folder mnist with them")
+        raise FileNotFoundError(f"no {name} or {name}.gz in {folder}; give the folder of the four MNIST files "
+                                "(folder=, --data-folder), or ask for them (download=True, --download), or set "
+                                "RBMDIFF_DATA to a folder that holds them in a folder mnist")
     import pooch
     source = pooch.create(folder, _MNIST_URL, registry={f"{name}.gz": _MNIST[name][1]}, retry_if_failed=3)
     return Path(source.fetch(f"{name}.gz", progressbar=True))
