@@ -223,7 +223,7 @@ def test_mnist_by_environment_folder_and_name(monkeypatch):
 
 def test_absent_mnist_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("RBMDIFF_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"mnist\(download=True\).*RBMDIFF_DATA"): mnist()
+    with pytest.raises(FileNotFoundError, match="--data-folder.*download=True.*RBMDIFF_DATA"): mnist()
     assert not list(tmp_path.iterdir())
 
 
