@@ -346,6 +346,8 @@ BAD = {
     "scalar": (lambda: cd_gradient(m0, torch.tensor(1.0).double()), ValueError, "v must have shape"),
     "spins": (lambda: cd_gradient(m0, 2 * V0 - 1), ValueError, "v must hold only 0 or 1"),
     "intensities": (lambda: exact_gradient(m0, V0 / 2), ValueError, "v must hold only 0 or 1"),
+    "errors that cancel": (lambda: cd_gradient(m0, torch.cat([V0[:2] * 0 + 0.5, -V0[1:2]])), ValueError, "v must hold only 0 or 1"),
+    "infinity": (lambda: exact_gradient(m0, V0 * math.inf), ValueError, "v must be finite"),
     "NaN": (lambda: exact_gradient(m0, V0 * math.nan), ValueError, "v must be finite"),
     "empty": (lambda: cd_gradient(m0, V0[:0]), ValueError, "v must not be empty"),
     "integers": (lambda: cd_gradient(m0, V0.long()), TypeError, "v must be float32 or float64"),

@@ -169,6 +169,11 @@ def test_check_states(unit, good, bad):
     check_states("v", torch.tensor([-3.7]), "gaussian")
 
 
+def test_check_states_sees_errors_that_cancel():
+    with pytest.raises(ValueError, match="v must hold only 0 or 1"): check_states("v", torch.tensor([0.5, 0.5, 0.5, 0.5, -0.618034, 1.618034]), "bernoulli")
+    with pytest.raises(ValueError, match="v must hold only -1 or"): check_states("v", torch.tensor([0.0, 2**0.5]), "spin")
+
+
 @pytest.mark.parametrize("n, kind", ((0, ValueError), (-3, ValueError), (1.0, TypeError), (True, TypeError), ("3", TypeError), (None, TypeError)))
 def test_check_count_refuses(n, kind):
     with pytest.raises(kind, match="^k must be"): check_count("k", n)

@@ -120,6 +120,12 @@ def _contrast(rbm: RBM, v: Tensor, chains: Tensor | None, k: int,
     return rows, torch.cat([mean, unit_mean(rbm._hidden_field(last), rbm.hidden)]), last
 
 # %% ../../nbs/learning/contrastive.ipynb #7c8e8f73
+def _rows(x: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+    """States `x` [..., D] as rows [N, D] in the format of the products; `x` itself if it is that already."""
+    if x is None or dtype is None and x.ndim == 2: return x
+    return x.reshape(-1, x.shape[-1]).to(dtype or x.dtype)
+
+
 @torch.no_grad()
 def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, generator: torch.Generator | None = None,
                 products: torch.dtype | None = None) -> tuple[Gradients, Tensor]:
@@ -131,10 +137,9 @@ def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, g
     """
     _check_machine(rbm, v=v, chains=chains), check_count("k", k)
     machine, shape = rbm if products is None else rbm._rounded(products), (v if chains is None else chains).shape
-    data, start = (None if x is None else x.reshape(-1, shape[-1]).to(machine.W.dtype) for x in (v, chains))
-    rows, means, last = _contrast(machine, data, start, k, generator)
-    weights = v.new_full((len(rows),), 1 / len(data))
-    weights[len(data):] = -1 / len(last)  # [eq-contrastive-cd]
+    rows, means, last = _contrast(machine, _rows(v, products), _rows(chains, products), k, generator)
+    N, B = len(last), len(rows) - len(last)
+    weights = torch.cat([v.new_full((B,), 1 / B), v.new_full((N,), -1 / N)])  # [eq-contrastive-cd]
     return _statistics(rbm, rows, means.to(v.dtype), weights), last.to(v.dtype).view(shape)
 
 # %% ../../nbs/learning/contrastive.ipynb #3dcacb4d
@@ -142,8 +147,8 @@ def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, g
 def centred(gradients: Gradients, visible_offset: Tensor, hidden_offset: Tensor) -> Gradients:
     """`gradients` as a step of the machine with offsets mu [D] and lambda [H] [eq-contrastive-centred].
 
-    For Gaussian units mu is an offset of v / sigma^2. Linear in the gradients; zero offsets change nothing. Source: Melchior et al. (2016).
-    Raises TypeError or ValueError for bad offsets.
+    For Gaussian units mu is an offset of v / sigma^2. Linear in the gradients; zero offsets change nothing.
+    Raises TypeError or ValueError for bad offsets. Source: Melchior et al. (2016).
     """
     W, b, c = (gradients[name] for name in "Wbc")
     for name, x, like in (("visible_offset", visible_offset, b), ("hidden_offset", hidden_offset, c)):

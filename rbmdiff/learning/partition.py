@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..foundations.core import (
-    Estimate, check_count, check_states, check_tensor, cumulant, log_mean_exp, sample_unit)
+from ..foundations.core import Estimate, check_count, check_states, check_tensor, cumulant, log_mean_exp
+from ..foundations.kernels import affine, draw
 from ..models.rbm import RBM
 
 # %% ../../nbs/learning/partition.ipynb #bafbc9ec
@@ -28,11 +28,6 @@ def _log_z0(rbm: RBM, base: Tensor) -> float:
     return own.double().sum().item() + len(rbm.c) * math.log(2)
 
 
-def _draw(rbm: RBM, y: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Visible states with fields `y` [..., D]."""
-    if rbm.visible != "gaussian": return sample_unit(y, rbm.visible, generator)
-    return y + rbm.sigma * torch.randn(y.shape, dtype=y.dtype, device=y.device, generator=generator)
-
 # %% ../../nbs/learning/partition.ipynb #13521866
 @torch.no_grad()
 def _anneal(rbm: RBM, base: Tensor, v: Tensor, betas: Tensor, generator: torch.Generator | None,
@@ -43,14 +38,14 @@ def _anneal(rbm: RBM, base: Tensor, v: Tensor, betas: Tensor, generator: torch.G
     [eq-partition-path] [eq-partition-kernel] [eq-partition-weight]
     """
     tilt = (rbm.b - base) / rbm.sigma**2 if rbm.visible == "gaussian" else rbm.b - base
-    log_w = torch.zeros(len(v), dtype=torch.float64, device=v.device)
+    log_w, no_bias = torch.zeros(len(v), dtype=torch.float64, device=v.device), torch.zeros_like(rbm.c)
     for now, new in tqdm(pairwise(betas.tolist()), "annealing", len(betas) - 1, disable=not progress):
         x = rbm._hidden_field(v)
         gain = cumulant(new * x, rbm.hidden) - cumulant(now * x, rbm.hidden)  # [eq-partition-path]
         log_w += (new - now) * (v @ tilt) + gain.sum(-1)  # [eq-partition-path] [eq-partition-weight]
-        h = sample_unit(new * x, rbm.hidden, generator)  # [eq-partition-kernel]
-        y = torch.lerp(base, rbm._visible_field(h), new)  # [eq-partition-kernel]
-        v = _draw(rbm, y, generator)
+        h = draw(new * x, no_bias, rbm.hidden, generator)  # [eq-partition-kernel]
+        y, bias = affine(new * h, rbm.W), torch.lerp(base, rbm.b, new)  # [eq-partition-kernel]
+        v = rbm._draw_at(y + bias, generator) if rbm.visible == "gaussian" else draw(y, bias, rbm.visible, generator)
     return log_w, v
 
 # %% ../../nbs/learning/partition.ipynb #a164ac93
@@ -119,7 +114,7 @@ def ais(rbm: RBM, n_chains: int = 100, n_temperatures: int = 1000, generator: to
     """
     check_count("n_chains", n_chains, 2)
     base, betas = _checked(rbm, n_temperatures, betas, base)
-    v = _draw(rbm, base.expand(n_chains, -1), generator)
+    v = rbm._draw_at(base.expand(n_chains, -1), generator)
     log_ratio, v = _anneal(rbm, base, v, betas, generator, progress)
     return LogZ.from_weights(_log_z0(rbm, base) + log_ratio, v)  # [eq-partition-weight]
 
