@@ -1,6 +1,6 @@
 """An RBM with 500 hidden units on MNIST, through the command line: likelihood from both sides, and the time to -90 nats.
 
-    python benchmarks/mnist.py [--data DIR] [--runs runs] [--out benchmarks/results/mnist.json] [--dreams book/dreams.png]
+    python benchmarks/mnist.py --data DIR [--runs runs] [--out benchmarks/results/mnist.json] [--dreams book/dreams.png]
 
 DIR is the folder of the four MNIST files. Two runs: `quick` (20 epochs) shows how soon the averaged machine passes -90 nats on the
 test images, by AIS with 100 chains and 4000 temperatures after every second epoch, which is not counted in the training time;
@@ -85,7 +85,7 @@ def starts(folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/mnist"), help="folder of the four MNIST files")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the four MNIST files")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the two runs are kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/mnist.json"))
     parser.add_argument("--dreams", type=Path, default=Path("book/dreams.png"))
@@ -93,7 +93,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__}
-    results = {"command": "python benchmarks/mnist.py", "versions": versions, "units": "nats per image",
+    results = {"command": "python benchmarks/mnist.py --data DIR", "versions": versions, "units": "nats per image",
                "quick": quick(args.data, args.runs / "mnist-quick"), "full": full(args.data, args.runs / "mnist"),
                "starts": starts(args.runs / "mnist")}
     args.out.parent.mkdir(parents=True, exist_ok=True)
