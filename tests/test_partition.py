@@ -281,3 +281,10 @@ def test_cuda(visible, hidden):
     for z in (ais(m, 4000, 100, g, base=base), reverse_ais(m, draws, 100, g, base=base)):
         assert abs(z.z(truth)) < 4 and z.stderr < 0.02 and z.log_weights.is_cuda and z.states.is_cuda
     with pytest.raises(ValueError, match="^base"): ais(m, base=base.cpu())
+
+
+def test_widths_that_are_not_positive():
+    rbm = RBM(4, 3, "gaussian")
+    rbm.sigma.data[1] = -1
+    for call in (lambda: ais(rbm, 5, 5), lambda: reverse_ais(rbm, torch.zeros(5, 4), 5)):
+        with pytest.raises(ValueError, match="rbm.sigma must be positive"): call()

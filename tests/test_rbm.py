@@ -397,3 +397,10 @@ def test_a_batch_of_machines_names_a_batch_that_does_not_fit(method, name, width
 
 def test_energy_names_batches_that_do_not_fit():
     with pytest.raises(ValueError, match="^(v|h) must"): RBM(4, 3).energy(torch.zeros(5, 4), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("method, width", (("free_energy", 4), ("score", 4), ("hidden_mean", 4), ("visible_mean", 3), ("log_prob", 4)))
+def test_widths_that_are_not_positive(method, width):
+    machine = RBM(4, 3, "gaussian")
+    machine.sigma.data[1] = 0
+    with pytest.raises(ValueError, match="rbm.sigma must be positive"): getattr(machine, method)(torch.zeros(2, width))

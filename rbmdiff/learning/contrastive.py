@@ -41,8 +41,7 @@ def _check_machine(rbm: RBM, **tensors: Tensor | None) -> None:
     """`rbm` must be one machine with parameters of its own and positive widths, `tensors` its visible states."""
     if not isinstance(rbm, RBM): raise TypeError(f"rbm must be an RBM, got {type(rbm).__name__}")
     if "b" not in rbm._parameters: raise ValueError("rbm must have parameters of its own, got a tilted machine")
-    if rbm.visible == "gaussian" and not bool((rbm.sigma > 0).all()):
-        raise ValueError(f"rbm.sigma must be positive, its smallest value is {rbm.sigma.min().item():.3g}")
+    rbm._check_sigma()
     for name, x in tensors.items():
         if x is not None: check_tensor(name, x, len(rbm.W), like=rbm.W), check_states(name, x, rbm.visible)
 

@@ -91,6 +91,7 @@ def _checked(rbm: RBM, n_temperatures: int, betas: Tensor | None,
     if not isinstance(rbm, RBM): raise TypeError(f"rbm must be an RBM, got {type(rbm).__name__}")
     if rbm.b.ndim != 1: raise ValueError(f"rbm must be one machine, got a batch of {len(rbm.b)} tilted ones")
     for name, parameter in (*rbm.named_parameters(), ("b", rbm.b)): check_tensor(f"rbm.{name}", parameter)
+    rbm._check_sigma()
     base = torch.zeros_like(rbm.b) if base is None else base
     check_tensor("base", base, len(rbm.W), like=rbm.W)
     if base.ndim != 1: raise ValueError(f"base must have shape [{len(rbm.W)}], got {list(base.shape)}")

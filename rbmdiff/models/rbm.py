@@ -47,12 +47,16 @@ class _Layers(torch.nn.Module):
 class _Checked(_Layers):
     """A machine that refuses layers which do not fit."""
 
+    def _check_sigma(self) -> None:
+        """The widths of Gaussian units must be positive. Raises ValueError."""
+        if self.visible == "gaussian" and not bool((self.sigma > 0).all()):
+            raise ValueError(f"rbm.sigma must be positive, its smallest value is {self.sigma.min().item():.3g}")
+
     def _check(self, **layers: Tensor) -> None:
         """`v` [..., D] and `h` [..., H] must fit the parameters and each other. Raises TypeError or ValueError."""
         for name, x in layers.items():
             check_tensor(name, x, len(self.W) if name == "v" else len(self.c), like=self.W)
-        if self.visible == "gaussian" and not bool((self.sigma > 0).all()):
-            raise ValueError(f"sigma must be positive, its smallest value is {self.sigma.min():g}")
+        self._check_sigma()
         shapes = [list(x.shape[:-1]) for x in (*layers.values(), self.b)]
         try: torch.broadcast_shapes(*shapes)
         except RuntimeError:
