@@ -40,6 +40,7 @@ serve: .venv/installed  ## the built book on http://localhost:8000
 bench: .venv/installed  ## timings against peers and against the hardware floor, in one run
 	@pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	python benchmarks/speed.py
+	python benchmarks/diffusion.py
 
 clean:  ## remove the environment and everything built
 	rm -rf .venv dist build _proc book/_build rbmdiff.egg-info .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,145 @@
+"""Evidence lower bounds on the 8x8 digits: the book's U-Net, and small U-Nets trained under four weightings.
+
+    python benchmarks/diffusion_elbo.py [--only weightings | unet] [--updates 1200] [--seeds 2] [--threads 1]
+
+The 17 grey levels k are spread uniformly, x = 2 (k + u) / 17 - 1. A bound in nats of log p(x) becomes one of log P(k) by adding
+64 log(2/17); bits per dimension are -log P(k) / (64 log 2). Everything below t_min is left to the Gaussian decoder of the chapter.
+
+weightings: U-Net (16, 32), schedule LinearBeta(0.1, 20), Adam whose rate falls linearly from 4e-3, batches of 64, the same order of
+images and the same start for all; noise levels adapted to each weighting. Every network is judged by the unweighted bound.
+unet: the network in results/digits_unet.safetensors. Every dequantisation is bounded with noise of its own; per image the draws are
+averaged, and their spread is the Monte Carlo error, apart from the spread over images.
+"""
+import argparse
+import json
+import math
+from pathlib import Path
+import platform
+import time
+
+import torch
+from tqdm import tqdm
+
+import rbmdiff
+from rbmdiff.diffusion.elbo import AdaptiveLevels, elbo, exponential, flat, sech, sigmoid_weight, weighted_loss
+from rbmdiff.diffusion.networks import Preconditioned, UNet, dequantize
+from rbmdiff.diffusion.objective import denoising_loss
+from rbmdiff.diffusion.schedule import LinearBeta
+from rbmdiff.foundations.core import Estimate, replace_file
+from rbmdiff.foundations.data import digits
+from rbmdiff.foundations.train import State, linear_decay, update
+
+RESULTS = Path(__file__).parent / "results"
+T_MIN, BATCH, RATE, LEVELS = 1e-3, 64, 4e-3, 17
+WEIGHTS = {"1": flat, "sigmoid(2 - l)": sigmoid_weight, "exp(-l/2)": exponential, "sech(l/2)": sech}
+
+
+def images():
+    """Grey levels [N, 1, 8, 8] of the training and of the test images."""
+    return [(16 * x).round().reshape(-1, 1, 8, 8) for x in digits()]
+
+
+def bits(value):
+    """Bits per dimension from a bound of log p(x) in nats."""
+    return -(value + 64 * math.log(2 / LEVELS)) / (64 * math.log(2))
+
+
+def fit(weight, seed, updates, train, scale):
+    """One network trained under `weight`, its weights averaged."""
+    g, schedule = torch.Generator().manual_seed(seed), LinearBeta()
+    network = Preconditioned(UNet(1, (16, 32), generator=g), schedule, scale)
+    levels = AdaptiveLevels(schedule, T_MIN, 40, 0.99)
+    optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
+    state = State(network, optimizer, torch.Generator().manual_seed(1000 + seed), linear_decay(optimizer, updates), average=0.99)
+
+    def step(state, batch):
+        x = dequantize(batch, LEVELS, state.generator)
+        weighted_loss(state.model, schedule, x, weight, levels, T_MIN, state.generator).mean().backward()
+        return {}
+
+    for _ in tqdm(range(updates), disable=None, leave=False):
+        rows = torch.randint(len(train), (BATCH,), generator=state.generator)
+        update(state, train[rows], step)
+    return state.averaged_model(), schedule
+
+
+@torch.no_grad()
+def error_curve(network, schedule, test, log_snr):
+    """Mean squared error of the noise per dimension at each log-SNR; the same noise for every network."""
+    g = torch.Generator().manual_seed(7)
+    x = dequantize(test, LEVELS, g)
+    times = schedule.t_of_log_snr(log_snr)
+    return [sum(denoising_loss(network, schedule, x, t.expand(len(x)), generator=g).mean().item() / 64 for _ in range(2)) / 2
+            for t in times]
+
+
+def weightings(options, train, test):
+    scale = round(float(dequantize(train, LEVELS, torch.Generator().manual_seed(0)).std()), 2)
+    log_snr = torch.linspace(-8, 9, 18, dtype=torch.float64)
+    settings = {"network": "UNet(1, (16, 32))", "schedule": "LinearBeta(0.1, 20)", "t_min": T_MIN, "updates": options.updates, "batch": BATCH,
+                "rate": RATE, "average": 0.99, "seeds": options.seeds, "scale": scale, "threads": options.threads,
+                "test_images": len(test)}
+    result, values = {"settings": settings, "log_snr": log_snr.tolist(), "methods": {}}, {}
+    for name, weight in WEIGHTS.items():
+        runs, curves, seconds = [], [], 0.0
+        for seed in range(options.seeds):
+            start = time.process_time()
+            network, schedule = fit(weight, seed, options.updates, train, scale)
+            seconds += (time.process_time() - start) / options.seeds
+            g = torch.Generator().manual_seed(99)
+            runs.append(elbo(network, schedule, dequantize(test, LEVELS, g), T_MIN, 16, 4, generator=g))
+            curves.append(error_curve(network, schedule, test, log_snr))
+        values[name] = torch.stack([run.value for run in runs])
+        mean, less = Estimate.of(bits(values[name].mean(0))), Estimate.of((values[name] - values["1"]).mean(0))
+        result["methods"][name] = {
+            "bits_per_dimension": {"value": mean.value, "stderr": mean.stderr, "by_seed": [bits(v.mean().item()) for v in values[name]]},
+            "nats_above_flat": {"value": less.value, "stderr": less.stderr},
+            "noise_error_per_dimension": torch.tensor(curves).mean(0).tolist(), "train_seconds": seconds}
+        row = result["methods"][name]
+        print(f"w = {name:15} {mean} bits per dimension, by seed {row['bits_per_dimension']['by_seed']}, {less} nats above w = 1, {seconds:.0f} s")
+    return result
+
+
+def unet(options, test):
+    """Bound of the book's U-Net; how to read it is the business of its own chapter."""
+    network, schedule, t_min = load_unet()
+    g, draws = torch.Generator().manual_seed(0), []
+    for _ in tqdm(range(options.draws), disable=None):
+        x = dequantize(test, LEVELS, g)
+        draws.append(elbo(network, schedule, x, t_min, 32, 2, generator=g))
+    values = bits(torch.stack([b.value for b in draws]))
+    per_image, monte_carlo = values.mean(0), values.std(0).square().sum().sqrt() / len(values[0]) / math.sqrt(options.draws)
+    mean, first = Estimate.of(per_image), draws[0]
+    print(f"U-Net: {mean} bits per dimension (over images), Monte Carlo error {monte_carlo:.4f}")
+    terms = {part: bits(0) * 0 + getattr(first, part).mean().item() for part in ("prior", "diffusion", "reconstruction")}
+    return {"bits_per_dimension": {"value": mean.value, "stderr": mean.stderr, "stderr_monte_carlo": monte_carlo.item()},
+            "terms_in_nats": terms, "t_min": t_min, "draws": options.draws, "levels": 64, "test_images": len(test),
+            "per_image": [round(v, 5) for v in per_image.tolist()]}
+
+
+def load_unet():
+    raise SystemExit("results/digits_unet.safetensors: not there yet")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=RESULTS / "diffusion_elbo.json", help="where to write the JSON")
+    parser.add_argument("--only", choices=("weightings", "unet"), help="one part; the other is kept as it is in the file")
+    parser.add_argument("--updates", type=int, default=1200, help="updates of each network (default 1200)")
+    parser.add_argument("--seeds", type=int, default=2, help="networks for each weighting (default 2)")
+    parser.add_argument("--draws", type=int, default=8, help="dequantisations of the test images, at least 2 (default 8)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    train, test = images()
+    result = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    result |= {"command": "python benchmarks/diffusion_elbo.py",
+               "versions": {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__}}
+    if options.only != "unet": result["weightings"] = weightings(options, train, test)
+    if options.only != "weightings": result["unet"] = unet(options, test)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(options.out, lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
+
+
+if __name__ == "__main__":
+    main()
