@@ -27,7 +27,7 @@ from rbmdiff.foundations.data import digits
 from rbmdiff.foundations.train import State, linear_decay, train
 
 WIDTHS, SCHEDULE, SCALE, LEVELS = (32, 64), LinearLogSNR(-10, 10), 0.7, 17
-BATCH, RATE, DECAY, AVERAGE = 50, 3e-3, 0.01, 0.995
+BATCH, RATE, DECAY, AVERAGE, BANDWIDTH = 50, 3e-3, 0.01, 0.995, 1.0
 LOOKS = tuple(range(-9, 10))
 
 
@@ -70,7 +70,7 @@ def main():
     if options.epochs < 1: parser.error("--epochs must be at least 1")
     torch.set_num_threads(options.threads)
     train_k, test_k = ((16 * x).round() for x in digits())
-    network = UNet(1, WIDTHS, generator=torch.Generator().manual_seed(options.seed))
+    network = UNet(1, WIDTHS, bandwidth=BANDWIDTH, generator=torch.Generator().manual_seed(options.seed))
     model = Preconditioned(network, SCHEDULE, SCALE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, betas=(0.9, 0.99))
     decay = linear_decay(optimizer, options.epochs * -(-len(train_k) // BATCH))
@@ -89,7 +89,7 @@ def main():
               "unit": "squared error of the noise, summed over 64 pixels; stderr over images",
               "versions": {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__},
               "settings": {"widths": WIDTHS, "schedule": repr(SCHEDULE), "scale": SCALE, "levels": LEVELS, "batch": BATCH, "rate": RATE,
-                           "weight_decay": DECAY, "average": AVERAGE, "epochs": options.epochs, "seed": options.seed,
+                           "weight_decay": DECAY, "average": AVERAGE, "bandwidth": BANDWIDTH, "epochs": options.epochs, "seed": options.seed,
                            "threads": options.threads, "parameters": sum(p.numel() for p in network.parameters()),
                            "train_images": len(train_k), "test_images": len(test_k)},
               "updates": state.updates, "seconds": round(state.seconds, 1), "train_loss": [round(loss, 4) for _, loss in curve],

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Levels', 'Weight', 'prior_term', 'gaussian_term', 'step_weights', 'uniform_time', 'uniform_log_snr',
-           'low_discrepancy', 'AdaptiveLevels', 'flat', 'weighted_loss', 'Bound', 'discrete_term', 'elbo',
-           'implied_weight', 'sech', 'exponential', 'bridge', 'sigmoid_weight', 'edm', 'edm_monotone', 'min_snr', 'p2',
-           'is_monotone', 'level_masses', 'augmentation']
+           'low_discrepancy', 'AdaptiveLevels', 'Bound', 'elbo', 'flat', 'weighted_loss', 'implied_weight', 'sech',
+           'exponential', 'bridge', 'sigmoid_weight', 'edm', 'edm_monotone', 'min_snr', 'p2', 'level_masses',
+           'augmentation', 'is_monotone', 'discrete_term']
 
 # %% ../../nbs/diffusion/elbo.ipynb #043349d4
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from .objective import denoising_loss, noise_weight, norm_squared
 from .schedule import PREDICTIONS, Prediction, Schedule, check_grid, diffuse
 from .solvers import Predict
 
-# %% ../../nbs/diffusion/elbo.ipynb #d957130e
+# %% ../../nbs/diffusion/elbo.ipynb #caf8f811
 def _check_batch(x: Tensor, t_min: float) -> None:
     """`x` must be a batch [B, ...], and a time lie strictly between 0 and 1."""
     check_tensor("x", x)
@@ -30,9 +30,9 @@ def _check_batch(x: Tensor, t_min: float) -> None:
 
 
 def prior_term(schedule: Schedule, x: Tensor) -> Tensor:
-    """KL divergence [B] in nats of p(x_1 | x) from the normal of variance alpha² + sigma² at t = 1 [eq-elbo-prior].
+    """KL divergence [B] in nats at t = 1 of noised data `x` [B, ...] from the prior of the model [eq-elbo-prior].
 
-    Data `x` [B, ...]. Exact; the only term that does not know the network. Raises TypeError or ValueError for a bad `x`.
+    The prior is normal with variance alpha² + sigma². Exact. Raises TypeError or ValueError for a bad `x`.
     """
     _check_batch(x, 0.5)
     alpha, sigma = float(schedule.alpha(1.0)), float(schedule.sigma(1.0))
@@ -59,23 +59,23 @@ def step_weights(schedule: Schedule, grid: Tensor) -> Tensor:
     """
     return torch.expm1(schedule.log_snr(check_grid(grid)).diff()) / 2  # [eq-elbo-discrete]
 
-# %% ../../nbs/diffusion/elbo.ipynb #c1ac5a5d
+# %% ../../nbs/diffusion/elbo.ipynb #5830fc85
 Levels = Callable[[Schedule, Tensor, float], tuple[Tensor, Tensor]]
 
 
 def uniform_time(schedule: Schedule, u: Tensor, t_min: float) -> tuple[Tensor, Tensor]:
-    """Times uniform on [t_min, 1) from uniform `u`, and 1 / p(log-SNR) of each [eq-elbo-importance]."""
+    """Times [n] uniform on [t_min, 1) from uniform `u` [n], and 1 / p(log-SNR) of each [n] [eq-elbo-importance]."""
     t = t_min + (1 - t_min) * u
     return t, -(1 - t_min) * schedule.log_snr_slope(t)  # [eq-elbo-importance]
 
 
 def uniform_log_snr(schedule: Schedule, u: Tensor, t_min: float) -> tuple[Tensor, Tensor]:
-    """Times of which the log-SNR is uniform, from uniform `u`, and 1 / p(log-SNR) of each [eq-elbo-importance]."""
+    """Times [n] with uniform log-SNR from uniform `u` [n], and 1 / p(log-SNR) of each [n] [eq-elbo-importance]."""
     high, low = float(schedule.log_snr(t_min)), float(schedule.log_snr(1.0))
     t = schedule.t_of_log_snr(high + (low - high) * u)
     return t, torch.full_like(u, high - low)  # [eq-elbo-importance]
 
-
+# %% ../../nbs/diffusion/elbo.ipynb #04d39644
 def low_discrepancy(n: int, generator: torch.Generator | None = None, rows: tuple[int, ...] = ()) -> Tensor:
     """Numbers [*rows, n] in [0, 1), each uniform, evenly spaced in a row around the circle [eq-elbo-low-discrepancy].
 
@@ -87,8 +87,8 @@ def low_discrepancy(n: int, generator: torch.Generator | None = None, rows: tupl
     return (u + torch.arange(n, dtype=torch.float64) / n) % 1  # [eq-elbo-low-discrepancy]
 
 # %% ../../nbs/diffusion/elbo.ipynb #c263d598
-class _Histogram:
-    """Mean weighted error in bins of equal width in log-SNR."""
+class _Observed:
+    """Sums of weighted errors in bins of equal width in log-SNR."""
 
     def __init__(self, schedule: Schedule, t_min: float = 1e-3, bins: int = 50, decay: float = 1.0):
         check_count("bins", bins)
@@ -98,10 +98,17 @@ class _Histogram:
         self.total, self.count = torch.zeros(2, bins, dtype=torch.float64)
 
     def observe(self, log_snr: Tensor, error: Tensor) -> None:
-        """Take weighted squared errors [n] at `log_snr` [n] into the histogram."""
+        """Take weighted squared errors [n] at `log_snr` [n] into the histogram. Raises TypeError or ValueError."""
+        check_tensor("log_snr", log_snr), check_tensor("error", error)
+        if log_snr.ndim != 1 or log_snr.shape != error.shape:
+            raise ValueError(f"error must have shape {list(log_snr.shape)} like log_snr, got {list(error.shape)}")
         where = torch.bucketize(log_snr.double().cpu(), self.edges[1:-1])
         self.total = (self.decay * self.total).index_add(0, where, error.detach().double().cpu())
         self.count = (self.decay * self.count).index_add(0, where, torch.ones_like(where, dtype=torch.float64))
+
+# %% ../../nbs/diffusion/elbo.ipynb #7b08b915
+class _Histogram(_Observed):
+    """The distribution of levels that follows from the sums."""
 
     def probabilities(self) -> Tensor:
         """Probabilities [bins] of the bins; one that was never seen counts as an average one [eq-elbo-adaptive]."""
@@ -128,28 +135,18 @@ class AdaptiveLevels(_Histogram):
         log_snr = e[b] + (u - (p.cumsum(0) - p)[b]) / p[b] * e.diff()[b]  # [eq-elbo-importance]
         return schedule.t_of_log_snr(log_snr.clamp(*ends)), e.diff()[b] / p[b]  # [eq-elbo-importance]
 
-# %% ../../nbs/diffusion/elbo.ipynb #935b6ae9
-Weight = Callable[[Tensor], Tensor]
-
-
-def flat(log_snr: Tensor) -> Tensor:
-    """Weight 1: the bound itself [eq-elbo-bound]. Source: Kingma et al. (2021), Song et al. (2021)."""
-    return torch.ones_like(log_snr)
-
-
-def weighted_loss(predict: Predict, schedule: Schedule, x: Tensor, weight: Weight = flat, levels: Levels = uniform_log_snr,
-                  t_min: float = 1e-3, generator: torch.Generator | None = None) -> Tensor:
-    """Unbiased estimates [B] in nats of the weighted loss of data `x` [B, ...], one noise level each [eq-elbo-weighted].
-
-    The levels of a batch are spread by [eq-elbo-low-discrepancy]; an `AdaptiveLevels` observes the errors. Carries gradients.
-    `weight` maps log-SNR to weights. Raises TypeError or ValueError for bad input and as `denoising_loss`.
-    """
-    _check_batch(x, t_min)
-    t, volume = levels(schedule, low_discrepancy(len(x), generator), t_min)
-    log_snr = schedule.log_snr(t)
-    error = weight(log_snr).to(x) * denoising_loss(predict, schedule, x, t, generator=generator)
-    if isinstance(levels, AdaptiveLevels): levels.observe(log_snr, error)
-    return volume.to(x) / 2 * error  # [eq-elbo-weighted]
+# %% ../../nbs/diffusion/elbo.ipynb #90bfdcee
+def _error(predict: Predict, schedule: Schedule, x: Tensor, t: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Squared errors [B] of the noise, float64, with a control variate of mean zero [eq-elbo-control]."""
+    noisy, eps = diffuse(schedule, x, t, generator)
+    prediction = predict(noisy, t.to(x))
+    check_tensor("prediction", prediction, like=x)
+    if prediction.shape != x.shape:
+        raise ValueError(f"predict must return shape {list(x.shape)} like x, got {list(prediction.shape)}")
+    size = norm_squared(x).double() / x[0].numel()
+    share = torch.sigmoid(schedule.log_snr(t).to(x.device) + size.log())
+    surplus = x[0].numel() - norm_squared(eps).double()
+    return norm_squared(prediction - eps).double() + share.square() * surplus  # [eq-elbo-control]
 
 # %% ../../nbs/diffusion/elbo.ipynb #a456d273
 @dataclass(frozen=True)
@@ -169,43 +166,15 @@ class Bound:
         """Mean bound over the data; its error counts the spread of the data and of the noise."""
         return Estimate.of(self.value)
 
-# %% ../../nbs/diffusion/elbo.ipynb #4bd881f4
-def discrete_term(schedule: Schedule, x: Tensor, values: Tensor, t_min: float = 1e-3,
-                  generator: torch.Generator | None = None) -> Tensor:
-    """One draw [B] of -log p(x | x_t) in nats, t = `t_min`, for `x` [B, ...] made of the `values` [K] [eq-elbo-discretised].
-
-    Every dimension is decoded for itself among the K values, all equally likely beforehand. Raises TypeError or ValueError for a bad `x`
-    or a time outside (0, 1), or an `x` that holds other values.
-    """
-    _check_batch(x, t_min), check_tensor("values", values, like=x)
-    gap, k = (x.reshape(-1, 1) - values).abs().min(-1)
-    if float(gap.max()) > 1e-5: raise ValueError(f"x must hold only the {len(values)} values, off by {gap.max():g}")
-    noisy, _ = diffuse(schedule, x, t_min, generator)
-    distance = noisy.reshape(-1, 1).double() / schedule.alpha(t_min) - values.double()
-    logits = -distance.square() / (2 * schedule.rho(t_min) ** 2)
-    return -logits.log_softmax(-1).gather(1, k[:, None]).reshape(len(x), -1).sum(1)  # [eq-elbo-discretised]
-
-# %% ../../nbs/diffusion/elbo.ipynb #90bfdcee
-def _error(predict: Predict, schedule: Schedule, x: Tensor, t: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Squared errors [B] of the noise, float64, with a control variate of mean zero [eq-elbo-control]."""
-    noisy, eps = diffuse(schedule, x, t, generator)
-    prediction = predict(noisy, t.to(x))
-    check_tensor("prediction", prediction, like=x)
-    if prediction.shape != x.shape:
-        raise ValueError(f"predict must return shape {list(x.shape)} like x, got {list(prediction.shape)}")
-    size = norm_squared(x).double() / x[0].numel()
-    share = torch.sigmoid(schedule.log_snr(t).to(x.device) + size.log())
-    surplus = x[0].numel() - norm_squared(eps).double()
-    return norm_squared(prediction - eps).double() + share.square() * surplus  # [eq-elbo-control]
-
 # %% ../../nbs/diffusion/elbo.ipynb #95ec466e
 @torch.no_grad()
 def elbo(predict: Predict, schedule: Schedule, x: Tensor, t_min: float = 1e-3, n: int = 32, sets: int = 4,
-         levels: Levels = uniform_log_snr, values: Tensor | None = None, generator: torch.Generator | None = None) -> Bound:
+         levels: Levels = uniform_log_snr, values: Tensor | None = None,
+         generator: torch.Generator | None = None) -> Bound:
     """Bound of log p of `x` [B, ...] under the diffusion model of `predict`(x, t) -> eps, in nats [eq-elbo-bound].
 
-    `x` is continuous, or made of the `values` [K] (then log P). Noise levels down to `t_min` in `sets` independent sets of `n`,
-    from whose spread the error follows: sets * n calls. Raises TypeError or ValueError for bad input.
+    `x` is continuous, or made of the `values` [K] (then log P). Noise levels down to `t_min`, in `sets` independent
+    sets of `n`, from whose spread the error follows: sets * n calls. Raises TypeError or ValueError for bad input.
     """
     _check_batch(x, t_min), check_count("n", n), check_count("sets", sets, 2)
     u, draws = low_discrepancy(n, generator, (sets, len(x))), []
@@ -222,20 +191,46 @@ def elbo(predict: Predict, schedule: Schedule, x: Tensor, t_min: float = 1e-3, n
     stderr = (draws + ends).std(0) / math.sqrt(sets)
     return Bound(prior_term(schedule, x), draws.mean(0), ends.mean(0), stderr)
 
-# %% ../../nbs/diffusion/elbo.ipynb #ecf9c2f3
+# %% ../../nbs/diffusion/elbo.ipynb #d8c26168
+Weight = Callable[[Tensor], Tensor]
+
+
+def flat(log_snr: Tensor) -> Tensor:
+    """Weight 1: the bound itself [eq-elbo-bound]. Source: Kingma et al. (2021), Song et al. (2021)."""
+    return torch.ones_like(log_snr)
+
+
+def weighted_loss(predict: Predict, schedule: Schedule, x: Tensor, weight: Weight = flat,
+                  levels: Levels = uniform_log_snr, t_min: float = 1e-3,
+                  generator: torch.Generator | None = None) -> Tensor:
+    """Unbiased estimates [B] in nats of the weighted loss of data `x` [B, ...], one level each [eq-elbo-weighted].
+
+    The levels of a batch are spread by [eq-elbo-low-discrepancy]; an `AdaptiveLevels` observes the errors. Carries
+    gradients. `weight` maps log-SNR to weights. Raises TypeError or ValueError for bad input, as `denoising_loss`.
+    """
+    _check_batch(x, t_min)
+    t, volume = levels(schedule, low_discrepancy(len(x), generator), t_min)
+    log_snr = schedule.log_snr(t)
+    error = weight(log_snr).to(x) * denoising_loss(predict, schedule, x, t, generator=generator)
+    if isinstance(levels, AdaptiveLevels): levels.observe(log_snr, error)
+    return volume.to(x) / 2 * error  # [eq-elbo-weighted]
+
+# %% ../../nbs/diffusion/elbo.ipynb #f8ba9139
 def implied_weight(schedule: Schedule, kind: Prediction = "eps") -> Weight:
     """Weight of the plain loss: squared error of a prediction of `kind`, times uniform on [0, 1] [eq-elbo-implied].
 
-    A function of the log-SNR, within the range of `schedule`; its scale is that of the loss. Source: Kingma and Gao (2023).
+    A function of the log-SNR within the range of `schedule`. ValueError for an unknown kind. Source: Kingma and Gao
+    (2023).
     """
     check_choice("kind", kind, PREDICTIONS)
 
     def weight(log_snr: Tensor) -> Tensor:
         t = schedule.t_of_log_snr(log_snr)
-        return -2 / schedule.log_snr_slope(t) / noise_weight(kind, schedule.alpha(t), schedule.sigma(t))  # [eq-elbo-implied]
+        factor = noise_weight(kind, schedule.alpha(t), schedule.sigma(t))
+        return -2 / (schedule.log_snr_slope(t) * factor)  # [eq-elbo-implied]
     return weight
 
-# %% ../../nbs/diffusion/elbo.ipynb #6fec700a
+# %% ../../nbs/diffusion/elbo.ipynb #34e6e54c
 def sech(log_snr: Tensor) -> Tensor:
     """sech(l / 2): predicting noise under the cosine schedule [eq-elbo-sech]. Source: Nichol and Dhariwal (2021)."""
     return 1 / torch.cosh(log_snr / 2)  # [eq-elbo-sech]
@@ -250,7 +245,7 @@ def exponential(log_snr: Tensor) -> Tensor:
 
 
 def bridge(log_snr: Tensor) -> Tensor:
-    """exp(-l) sech²(l / 4): predicting data on a straight line [eq-elbo-bridge]. Source: Delbracio and Milanfar (2023)."""
+    """exp(-l) sech²(l / 4): predicting data on a line [eq-elbo-bridge]. Source: Delbracio and Milanfar (2023)."""
     return torch.exp(-log_snr) / torch.cosh(log_snr / 4) ** 2  # [eq-elbo-bridge]
 
 
@@ -259,17 +254,17 @@ def sigmoid_weight(log_snr: Tensor, k: float = 2.0) -> Tensor:
     return torch.sigmoid(k - log_snr)  # [eq-elbo-sigmoid]
 
 # %% ../../nbs/diffusion/elbo.ipynb #c7906275
-def edm(log_snr: Tensor, scale: float = 0.5) -> Tensor:
-    """Weight of the EDM loss for data of standard deviation `scale` [eq-elbo-edm]. Source: Karras et al. (2022)."""
+def edm(log_snr: Tensor) -> Tensor:
+    """Weight of the EDM loss, for data of standard deviation 1/2 [eq-elbo-edm]. Source: Karras et al. (2022)."""
     density = torch.exp(-((log_snr - 2.4) / 2.4) ** 2 / 2)
-    return density * (torch.exp(-log_snr) + scale**2) / scale**2  # [eq-elbo-edm]
+    return density * (4 * torch.exp(-log_snr) + 1)  # [eq-elbo-edm]
 
 
-def edm_monotone(log_snr: Tensor, scale: float = 0.5) -> Tensor:
+def edm_monotone(log_snr: Tensor) -> Tensor:
     """`edm`, constant below its maximum [eq-elbo-edm-monotone]. Source: Kingma and Gao (2023)."""
     peak = -3.0
-    for _ in range(100): peak = 2.4 - 2.4**2 / (1 + scale**2 * math.exp(peak))  # [eq-elbo-edm-monotone]
-    return edm(log_snr.clamp(min=peak), scale)  # [eq-elbo-edm-monotone]
+    for _ in range(20): peak = 2.4 - 2.4**2 / (1 + math.exp(peak) / 4)  # [eq-elbo-edm-monotone]
+    return edm(log_snr.clamp(min=peak))  # [eq-elbo-edm-monotone]
 
 
 def min_snr(log_snr: Tensor, gamma: float = 5.0) -> Tensor:
@@ -281,26 +276,12 @@ def p2(log_snr: Tensor, gamma: float = 1.0, k: float = 1.0) -> Tensor:
     """`sech` over (k + SNR)^gamma [eq-elbo-p2]. Source: Choi et al. (2022)."""
     return sech(log_snr) / (k + log_snr.exp()) ** gamma  # [eq-elbo-p2]
 
-# %% ../../nbs/diffusion/elbo.ipynb #69b8cac9
-def is_monotone(weight: Weight, low: float = -10.0, high: float = 20.0, n: int = 3001) -> bool:
-    """Does `weight` never rise with the log-SNR, so never fall with time, between `low` and `high` [eq-elbo-monotone]?
-
-    Looked at in `n` places, up to rounding. Raises TypeError or ValueError for a bad count or range, or weights that are
-    negative or not finite there.
-    """
-    check_count("n", n, 2)
-    if not -math.inf < low < high < math.inf: raise ValueError(f"low must lie below high, got {low}, {high}")
-    w = weight(torch.linspace(low, high, n, dtype=torch.float64))
-    check_tensor("weight(log_snr)", w)
-    if bool((w < 0).any()): raise ValueError(f"weight must not be negative, got {w.min():g}")
-    return bool((w.diff() <= 1e-12 * w[:-1]).all())  # [eq-elbo-monotone]
-
-# %% ../../nbs/diffusion/elbo.ipynb #9a9b0872
+# %% ../../nbs/diffusion/elbo.ipynb #88e08567
 def level_masses(weight: Weight, schedule: Schedule, times: Tensor) -> Tensor:
     """Signed masses [N] at rising `times` [N] by which a weighted loss is a sum of bounds [eq-elbo-any-weight].
 
-    Their sum is the weight at the last time. Trapezoidal rule: the change of the weight between two times counts half at each.
-    Raises TypeError or ValueError for times that do not rise within [0, 1].
+    Their sum is the weight at the last time. Trapezoidal rule: the change of the weight between two times counts half
+    at each. Raises TypeError or ValueError for times that do not rise within [0, 1].
     """
     check_tensor("times", times)
     if times.ndim != 1 or len(times) < 2 or not bool((times.diff() > 0).all()):
@@ -310,7 +291,7 @@ def level_masses(weight: Weight, schedule: Schedule, times: Tensor) -> Tensor:
     mass = torch.cat([half, half[:1] * 0]) + torch.cat([half[:1] * 0, half])  # [eq-elbo-any-weight]
     return mass + torch.nn.functional.pad(w[:1], (0, len(w) - 1))
 
-
+# %% ../../nbs/diffusion/elbo.ipynb #81dc096e
 def augmentation(weight: Weight, schedule: Schedule, times: Tensor) -> Tensor:
     """Probabilities [N] of the noise `times` [N] by which a monotone weighting augments the data [eq-elbo-augmented].
 
@@ -322,3 +303,33 @@ def augmentation(weight: Weight, schedule: Schedule, times: Tensor) -> Tensor:
         raise ValueError(f"weight must not fall with time, it does from t = {times[fall[0, 0]]:.3g} on: "
                          "no distribution of augmentations has this loss")
     return mass / w[-1]  # [eq-elbo-augmented]
+
+# %% ../../nbs/diffusion/elbo.ipynb #69b8cac9
+def is_monotone(weight: Weight, low: float = -10.0, high: float = 20.0, n: int = 3001) -> bool:
+    """Does `weight` never rise with the log-SNR, so never fall with time, between `low` and `high` [eq-elbo-monotone]?
+
+    Looked at in `n` places, up to rounding. Raises TypeError or ValueError for a bad count or range, or weights that
+    are negative or not finite there.
+    """
+    check_count("n", n, 2)
+    if not -math.inf < low < high < math.inf: raise ValueError(f"low must lie below high, got {low}, {high}")
+    w = weight(torch.linspace(low, high, n, dtype=torch.float64))
+    check_tensor("weight(log_snr)", w)
+    if bool((w < 0).any()): raise ValueError(f"weight must not be negative, got {w.min():g}")
+    return bool((w.diff() <= 1e-12 * w[:-1]).all())  # [eq-elbo-monotone]
+
+# %% ../../nbs/diffusion/elbo.ipynb #2b37a8a1
+def discrete_term(schedule: Schedule, x: Tensor, values: Tensor, t_min: float = 1e-3,
+                  generator: torch.Generator | None = None) -> Tensor:
+    """One draw [B] in nats of -log p(x | x_t) at t = `t_min`, `x` [B, ...] made of `values` [K] [eq-elbo-discretised].
+
+    Every dimension is decoded for itself among the K values, all equally likely beforehand. Raises TypeError or
+    ValueError for a bad `x`, a time outside (0, 1), or an `x` that holds other values.
+    """
+    _check_batch(x, t_min), check_tensor("values", values, like=x)
+    gap, k = (x.reshape(-1, 1) - values).abs().min(-1)
+    if float(gap.max()) > 1e-5: raise ValueError(f"x must hold only the {len(values)} values, off by {gap.max():g}")
+    noisy, _ = diffuse(schedule, x, t_min, generator)
+    distance = noisy.reshape(-1, 1).double() / schedule.alpha(t_min) - values.double()
+    logits = -distance.square() / (2 * schedule.rho(t_min) ** 2)
+    return -logits.log_softmax(-1).gather(1, k[:, None]).reshape(len(x), -1).sum(1)  # [eq-elbo-discretised]

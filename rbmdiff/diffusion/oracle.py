@@ -24,7 +24,8 @@ def _eigen(covariances: Tensor, means: Tensor) -> tuple[Tensor, Tensor | None]:
         wanted = [*means.shape, means.shape[1]]
         raise ValueError(f"covariances must have shape {wanted}, got {list(covariances.shape)}")
     asymmetry, size = (covariances - covariances.mT).abs().amax((1, 2)), covariances.abs().amax((1, 2))
-    if bool((asymmetry > 1e-5 * size).any()): raise ValueError(f"covariances must be symmetric, off by {asymmetry.max():g}")
+    if bool((asymmetry > 1e-5 * size).any()):
+        raise ValueError(f"covariances must be symmetric, got a difference of {asymmetry.max():g}")
     variances, axes = covariances.diagonal(dim1=1, dim2=2), None
     if covariances.count_nonzero() > variances.count_nonzero(): variances, axes = torch.linalg.eigh(covariances)
     slack = 16 * means.shape[1] * torch.finfo(means.dtype).eps * variances.abs().amax(1, keepdim=True)
@@ -54,7 +55,7 @@ class _Components(Module):
 
 # %% ../../nbs/diffusion/oracle.ipynb #99949d4f
 class _Density(_Components):
-    """Density and score of the noised mixture."""
+    """Density of the noised mixture."""
 
     def _split(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, ...]:
         """alpha, sigma; distances along the axes and variances [..., K, D] of the components; log joint [..., K]."""
@@ -74,6 +75,10 @@ class _Density(_Components):
         """
         return self._split(x, alpha, sigma)[-1].logsumexp(-1)
 
+# %% ../../nbs/diffusion/oracle.ipynb #2af0ee3a
+class _Score(_Density):
+    """Score of the noised mixture."""
+
     def score(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
         """Gradient of `log_prob` with respect to `x` [..., D], in closed form [eq-oracle-score]."""
         *_, z, variance, joint = self._split(x, alpha, sigma)
@@ -81,7 +86,7 @@ class _Density(_Components):
         return -torch.einsum("...k,...kd->...d", joint.softmax(-1), pull)  # [eq-oracle-score]
 
 # %% ../../nbs/diffusion/oracle.ipynb #0691f8ec
-class _Posterior(_Density):
+class _Posterior(_Score):
     """Mean and variance of the data behind a noised point: what a perfect network would predict."""
 
     def _conditional(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,17 +144,14 @@ class Mixture(_Network):
         return self.means[k] + (z if self.axes is None else torch.einsum("nde,ne->nd", self.axes[k], z))
 
     def posterior(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> "Mixture":
-        """The mixture p(x_0 | x) of the data behind one point `x` [D] [eq-oracle-posterior].
-
-        Components whose weight is zero in floating point are left out. Errors as `log_prob`.
-        """
+        """p(x_0 | x) of the data behind one point `x` [D] [eq-oracle-posterior]; weights of 0 are left out."""
         r, means, variances = self._conditional(x, alpha, sigma)
         if x.ndim != 1: raise ValueError(f"x must be one point [{self.means.shape[1]}], got {list(x.shape)}")
         covariances = torch.diag_embed(variances)
         if self.axes is not None: covariances = self.axes @ covariances @ self.axes.mT
         return Mixture(r[r > 0], means[r > 0], covariances[r > 0])
 
-
+# %% ../../nbs/diffusion/oracle.ipynb #0f0edf89
 def gaussian(mean: Tensor, covariance: Tensor) -> Mixture:
     """One Gaussian, `mean` [D], `covariance` [D, D], as a mixture of one. Errors as `Mixture`."""
     return Mixture(torch.ones_like(mean[:1]), mean[None], covariance[None])

@@ -42,7 +42,7 @@ def _evaluate(name: str, function: Callable[[Tensor], Tensor], x: Tensor | float
     check_tensor(name, x)
     slack = 8 * torch.finfo(x.dtype).eps                                   # a rounded end is still an end
     if not bool(((x >= low - slack * abs(low)) & (x <= high + slack * abs(high))).all()):
-        raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got values in [{x.min():g}, {x.max():g}]")
+        raise ValueError(f"{name} must lie in [{low:.8g}, {high:.8g}], got values in [{x.min():.8g}, {x.max():.8g}]")
     y = function(x.double().clamp(low, high))
     if bool(y.isnan().any()):
         raise ValueError(f"{name} must be where the schedule has a value, got NaN for {name} = {x[y.isnan()][0]:g}")
@@ -129,12 +129,12 @@ class Schedule(_Dynamics):
 
     def t_of_log_snr(self, log_snr: Tensor | float) -> Tensor:
         """Time at which the log-SNR has the given value [eq-schedule-inverse]. ValueError if it never has."""
-        ends = (float(self._log_snr(torch.tensor(t, dtype=torch.float64))) for t in (1.0, 0.0))
+        ends = (self._log_snr(torch.tensor(t, dtype=torch.float64)).item() for t in (1.0, 0.0))
         return _evaluate("log_snr", self._t_of_log_snr, log_snr, *ends)
 
     def t_of_rho(self, rho: Tensor | float) -> Tensor:
         """Time at which sigma / alpha has the given value [eq-schedule-inverse]. ValueError if it never has."""
-        ends = (float(torch.exp(-self._log_snr(torch.tensor(t, dtype=torch.float64)) / 2)) for t in (0.0, 1.0))
+        ends = (torch.exp(-self._log_snr(torch.tensor(t, dtype=torch.float64)) / 2).item() for t in (0.0, 1.0))
         return _evaluate("rho", lambda rho: self._t_of_log_snr(-2 * rho.log()), rho, *ends)  # [eq-schedule-inverse]
 
 # %% ../../nbs/diffusion/schedule.ipynb #63a72a98
@@ -239,27 +239,37 @@ class LinearLogSNR(Schedule):
         return f"{type(self).__name__}(log_snr_min={self.log_snr_min:g}, log_snr_max={self.log_snr_max:g})"
 
 # %% ../../nbs/diffusion/schedule.ipynb #0bd34f35
-class Cosine(LinearLogSNR):
+class _Circle(LinearLogSNR):
+    """An angle that is linear in t between two log-SNRs."""
+
+    def __init__(self, log_snr_min: float = -20.0, log_snr_max: float = 20.0):
+        super().__init__(log_snr_min, log_snr_max)
+        first, last = math.exp(-self.log_snr_max / 2), math.exp(-self.log_snr_min / 2)
+        self._start, self._rest = math.atan(first), math.atan(1 / last)
+        self._swing = math.atan((last - first) / (1 + last * first))       # difference of two arc tangents
+
+    def _angles(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The angle, and what it lacks to pi / 2."""
+        return self._start + self._swing * t, self._rest + self._swing * (1 - t)  # [eq-schedule-cosine]
+
+# %% ../../nbs/diffusion/schedule.ipynb #cd08fb82
+class Cosine(_Circle):
     """alpha = cos(angle), the angle linear in t between the ends that the log-SNR prescribes [eq-schedule-cosine].
 
     Sources: Nichol and Dhariwal (2021); with two ends, Salimans and Ho (2022).
     """
 
-    def __init__(self, log_snr_min: float = -20.0, log_snr_max: float = 20.0):
-        super().__init__(log_snr_min, log_snr_max)
-        self._start, self._end = (math.atan(math.exp(-l / 2)) for l in (self.log_snr_max, self.log_snr_min))
-
-    def _angle(self, t: Tensor) -> Tensor:
-        return self._start + (self._end - self._start) * t  # [eq-schedule-cosine]
-
     def _log_snr(self, t: Tensor) -> Tensor:
-        return -2 * torch.log(torch.tan(self._angle(t)))  # [eq-schedule-cosine]
+        phi, rest = self._angles(t)
+        return 2 * torch.log(torch.sin(rest) / torch.sin(phi))  # [eq-schedule-cosine]
 
     def _log_snr_slope(self, t: Tensor) -> Tensor:
-        return -4 * (self._end - self._start) / torch.sin(2 * self._angle(t))
+        phi, rest = self._angles(t)
+        return -2 * self._swing / (torch.sin(rest) * torch.sin(phi))
 
     def _t_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        return (torch.atan(torch.exp(-log_snr / 2)) - self._start) / (self._end - self._start)
+        rho, first = torch.exp(-log_snr / 2), math.exp(-self.log_snr_max / 2)
+        return torch.atan((rho - first) / (1 + rho * first)) / self._swing
 
 # %% ../../nbs/diffusion/schedule.ipynb #da5fff80
 class Geometric(LinearLogSNR):
@@ -302,7 +312,9 @@ Grid = Literal["quadratic", "uniform", "log_snr", "rho7"]
 GRIDS = ("quadratic", "uniform", "log_snr", "rho7")
 
 
-def time_grid(schedule: Schedule, steps: int, t_min: float = 1e-3, kind: Grid = "quadratic", t_max: float = 1.0) -> Tensor:
+@torch.no_grad()
+def time_grid(schedule: Schedule, steps: int, t_min: float = 1e-3, kind: Grid = "quadratic",
+              t_max: float = 1.0) -> Tensor:
     """Decreasing times [steps + 1] from `t_max` to `t_min`, float64, on the CPU [eq-schedule-grid].
 
     Equal steps of √t, t, the log-SNR, or the seventh root of sigma / alpha (Karras et al. 2022). Raises TypeError or
@@ -311,7 +323,7 @@ def time_grid(schedule: Schedule, steps: int, t_min: float = 1e-3, kind: Grid = 
     check_count("steps", steps), check_choice("kind", kind, GRIDS)
     if not 0 < t_min < t_max <= 1: raise ValueError(f"t_min, t_max: 0 < t_min < t_max <= 1, got {t_min}, {t_max}")
     ends = torch.tensor([t_max, t_min], dtype=torch.float64)
-    line = lambda ends: torch.linspace(float(ends[0]), float(ends[1]), steps + 1, dtype=torch.float64)
+    line = lambda ends: torch.linspace(*ends.tolist(), steps + 1, dtype=torch.float64)
     if kind == "uniform": grid = line(ends)  # [eq-schedule-grid]
     if kind == "quadratic": grid = line(ends.sqrt()).square()  # [eq-schedule-grid]
     if kind == "log_snr": grid = schedule.t_of_log_snr(line(schedule.log_snr(ends)))  # [eq-schedule-grid]
@@ -385,7 +397,7 @@ def _check_exists(a: Tensor, s: Tensor, given: Prediction, wanted: Prediction) -
     if given in ("eps", "score") and wanted in ("x0", "v") and not bool((a > 0).all()):
         raise ValueError(f"alpha must be positive to find {wanted} from {given}, got {float(a.min()):g}")
 
-
+# %% ../../nbs/diffusion/schedule.ipynb #d89ccf1f
 def convert(prediction: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float,
             given: Prediction = "eps", wanted: Prediction = "eps") -> Tensor:
     """A prediction of kind `given` as one of kind `wanted`, at x = alpha x_0 + sigma eps [eq-schedule-predictions].

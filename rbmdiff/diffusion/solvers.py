@@ -49,7 +49,7 @@ class Counted:
     """`predict` with its calls counted in `nfe` and its answers checked."""
 
     def __init__(self, predict: Predict):
-        if not callable(predict): raise TypeError(f"predict must be a function of x and t, got {type(predict).__name__}")
+        if not callable(predict): raise TypeError(f"predict must be callable, got {type(predict).__name__}")
         self.predict, self.nfe = predict, 0
 
     def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
@@ -161,7 +161,7 @@ def euler_maruyama(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor
     """`x` [B, ...] carried along `grid` [N + 1] by Euler-Maruyama [eq-solvers-euler-maruyama], N calls.
 
     `predict(x, t)` is the noise in x; `eta` scales the noise of the reverse SDE, 0 is the ODE [eq-solvers-family].
-    `.states(...)` yields every State. Raises ValueError or TypeError for bad arguments, or a `predict` that returns NaN.
+    `.states(...)` yields every State. Raises ValueError or TypeError for bad arguments, or if `predict` returns NaN.
     """
     return _one_call(_euler_maruyama, predict, schedule, x, grid, eta, generator, denoise)
 
@@ -208,7 +208,7 @@ def _ancestral(schedule: Schedule, grid: Tensor, eta: float = 1.0) -> tuple[Tens
 @solver
 def ancestral(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta: float = 1.0,
               generator: Generators = None, denoise: bool = False) -> Iterator[State]:
-    """`x` [B, ...] carried along `grid` [N + 1], the estimate of the data frozen in a step [eq-solvers-ancestral], N calls.
+    """`x` [B, ...] carried along `grid` [N + 1], the estimated data frozen in a step [eq-solvers-ancestral]; N calls.
 
     With `eta` 1 the posterior sampling of the discrete chain. Arguments and errors as in `euler_maruyama`.
     Source: Ho et al. (2020).
@@ -230,7 +230,7 @@ def _ddim(schedule: Schedule, grid: Tensor, eta: float = 0.0) -> tuple[Tensor, T
 @solver
 def ddim(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta: float = 0.0,
          generator: Generators = None, denoise: bool = False) -> Iterator[State]:
-    """`x` [B, ...] carried along `grid` [N + 1] by DDIM, a share `eta`² <= 1 of the noise fresh [eq-solvers-ddim], N calls.
+    """`x` [B, ...] carried along `grid` [N + 1] by DDIM [eq-solvers-ddim], N calls; `eta` up to 1 makes noise fresh.
 
     Arguments and errors as in `euler_maruyama`. Source: Song, Meng and Ermon (2021).
     """
@@ -302,7 +302,7 @@ def runge_kutta(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, o
         return _blend(x, slopes, last, dt[i])
     return walk(network, schedule, x, grid, step, denoise)
 
-# %% ../../nbs/diffusion/solvers.ipynb #5b6c6379
+# %% ../../nbs/diffusion/solvers.ipynb #9cd0e4ee
 def _langevin(schedule: Schedule, t: Tensor, snr: float) -> tuple[Tensor, Tensor, Tensor]:
     """Coefficients a, b, c of a Langevin step at times `t` [N]."""
     if isinstance(snr, bool) or not isinstance(snr, (int, float)):
@@ -318,13 +318,14 @@ def corrector(predict: Predict, schedule: Schedule, x: Tensor, t: float, steps: 
               generator: Generators = None) -> Tensor:
     """`x` [B, ...] after `steps` Langevin steps towards the marginal at time `t` [eq-solvers-langevin], a call each.
 
-    `snr` in (0, 1) is the root-mean-square ratio of drift to noise in a step, for every sample [eq-solvers-langevin-step].
+    `snr` in (0, 1) is the typical ratio of drift to noise in a step, for every sample [eq-solvers-langevin-step].
     Raises ValueError or TypeError for bad arguments, or a `predict` that returns NaN.
     """
     check_count("steps", steps)
-    network, grid = start(predict, x, torch.tensor([1.0, t], dtype=torch.float64), generator)
-    row, = _rows(*_langevin(schedule, grid[-1:], snr))
-    for _ in range(steps): x = _update(network, x, grid[-1].to(x), row, generator)
+    if not 0 < t <= 1: raise ValueError(f"t must lie in (0, 1], got {t}")
+    network, grid = start(predict, x, torch.tensor([t, t / 2], dtype=torch.float64), generator)
+    row, = _rows(*_langevin(schedule, grid[:1], snr))
+    for _ in range(steps): x = _update(network, x, grid[0].to(x), row, generator)
     return x
 
 # %% ../../nbs/diffusion/solvers.ipynb #5c949a5c
