@@ -74,7 +74,8 @@ def main():
     seconds = time.perf_counter() - clock
     cheap = {"nodes": 16, "steps": 2}
     probed = likelihood(predict, schedule, x, "Rademacher", steps=2, trace="rademacher", generator=g)
-    bound = elbo(predict, schedule, x, T_MIN, generator=g)
+    bound = elbo(predict, schedule, x, T_MIN, n=64, sets=6, generator=g)
+    shaken = likelihood(predict, schedule, x + schedule.rho(T_MIN).float() * torch.randn(x.shape, generator=g), "x + rho eps", **cheap)["log_prob"]
     other = likelihood(predict, schedule, again, "other u", **cheap)["log_prob"]
     same = likelihood(predict, schedule, x, "same u", **cheap)["log_prob"]
     reference = likelihood(predict, schedule, x[:FEW], "reference", nodes=64, steps=4)["log_prob"]
@@ -96,7 +97,8 @@ def main():
                        "difference_in_nats": (probed["log_prob"] - exact["log_prob"]).mean().item(),
                        "median_stderr_of_an_image": probed["stderr"].median().item()},
         "elbo": {**row(bound.value), "stderr_of_the_mean_in_nats": (bound.stderr.square().sum().sqrt() / len(x)).item(),
-                 "ode_minus_elbo_in_nats": {"value": Estimate.of(gap).value, "stderr": Estimate.of(gap).stderr}},
+                 "ode_minus_elbo_in_nats": {"value": Estimate.of(gap).value, "stderr": Estimate.of(gap).stderr},
+                 "of_which_noise_at_t_min_in_nats": {"value": Estimate.of(same - shaken).value, "stderr": Estimate.of(same - shaken).stderr}},
         "importance_weighted": {"images": FEW, "draws": DRAWS,
                                 "one_draw_bits": Estimate.of(bits_per_dimension(cell_log_prob(many.reshape(1, -1), D, LEVELS), D)).value,
                                 "all_draws_bits": Estimate.of(bits_per_dimension(cell, D)).value,

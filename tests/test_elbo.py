@@ -147,15 +147,15 @@ def test_levels_are_a_change_of_variables(schedule):
 
 def test_adaptive_levels_follow_and_forget():
     schedule = LinearLogSNR(-8, 8)
-    levels, old = AdaptiveLevels(schedule, 0.5, 8, 0.5), AdaptiveLevels(schedule, 0.5, 8)
+    levels, old = AdaptiveLevels(schedule, 0.5, 8, 0.9), AdaptiveLevels(schedule, 0.5, 8)
     centres = (levels.edges[1:] + levels.edges[:-1]) / 2
     assert torch.allclose(levels.probabilities(), torch.full((8,), 1 / 8, dtype=f64))
     for error in (torch.ones(8, dtype=f64), torch.arange(8, dtype=f64)):
-        for _ in range(30):
+        for _ in range(100):
             for each in (levels, old): each.observe(centres, error)
-    wanted = torch.arange(8, dtype=f64) / 28
-    assert (levels.probabilities() - wanted).abs().max() < 0.01 < (old.probabilities() - wanted).abs().max()
-    assert levels.probabilities().min() >= 0.01 / 8 and levels.probabilities().sum().item() == pytest.approx(1)
+    wanted = 0.9 * torch.arange(8, dtype=f64) / 28 + 0.1 / 8
+    assert (levels.probabilities() - wanted).abs().max() < 0.02 < (old.probabilities() - wanted).abs().max()
+    assert levels.probabilities().min() > 0.1 / 8 and levels.probabilities().sum().item() == pytest.approx(1)
     unseen = AdaptiveLevels(schedule, 0.5, 8)
     unseen.observe(centres[:1], torch.ones(1, dtype=f64))
     assert torch.allclose(unseen.probabilities(), torch.full((8,), 1 / 8, dtype=f64))

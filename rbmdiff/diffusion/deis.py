@@ -64,7 +64,7 @@ def _window(u: Tensor, width: int, first: int) -> tuple[Tensor, Tensor]:
 
 
 def _lagrange(u: Tensor, nodes: Tensor, known: Tensor) -> Tensor:
-    """Polynomials [N, M, K] of the `known` among `nodes` [N, K] at `u` [N, M]; zero for the others [eq-deis-lagrange]."""
+    """Polynomials [N, M, K] of the `known` of `nodes` [N, K] at `u` [N, M]; zero for the others [eq-deis-lagrange]."""
     both = known[:, :, None] & known[:, None, :] & ~torch.eye(nodes.shape[1], dtype=torch.bool)
     below = torch.where(both, nodes[:, :, None] - nodes[:, None, :], 1.0)
     above = torch.where(both[:, None], (u[:, :, None] - nodes[:, None, :])[:, :, None], 1.0)
@@ -264,7 +264,8 @@ def matrix_deis(predict: Predict, sde: LinearSDE, x: Tensor, grid: Tensor, order
                 initial: Tensor | None = None) -> Iterator[State]:
     """`x` [B, D] carried along `grid` [N + 1] against the SDE dx = F x dt + G dw, N calls [eq-deis-matrix].
 
-    `predict(x, t)` gives the whitened noise -Lᵀ score [B, D], L the Cholesky factor of the covariance given the data.
+    `predict(x, t)` gives the whitened noise -Lᵀ score [B, D], L the Cholesky factor of the covariance given the data, which
+    is `initial` [D, D], or zero, at t = 0. `.states` yields N + 1 states. Errors as in `deis` and `matrix_coefficients`.
     """
     network, grid = start(predict, x, grid)
     if x.shape[1:] != (sde.dim,): raise ValueError(f"x must have shape [B, {sde.dim}], got {list(x.shape)}")

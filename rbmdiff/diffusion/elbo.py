@@ -111,17 +111,17 @@ class _Histogram(_Observed):
     """The distribution of levels that follows from the sums."""
 
     def probabilities(self) -> Tensor:
-        """Probabilities [bins] of the bins; one that was never seen counts as an average one [eq-elbo-adaptive]."""
+        """Probabilities [bins] of the bins; each counts one error of average size beside its own [eq-elbo-adaptive]."""
         if not float(self.total.sum()) > 0: return torch.full_like(self.total, 1 / len(self.total))
-        mean = torch.where(self.count > 0, self.total / self.count, self.total.sum() / self.count.sum())
-        return 0.99 * mean / mean.sum() + 0.01 / len(mean)  # [eq-elbo-adaptive]
+        mean = (self.total + self.total.sum() / self.count.sum()) / (self.count + 1)
+        return 0.9 * mean / mean.sum() + 0.1 / len(mean)  # [eq-elbo-adaptive]
 
 # %% ../../nbs/diffusion/elbo.ipynb #6108bde5
 class AdaptiveLevels(_Histogram):
     """Levels with p(log-SNR) proportional to the mean weighted error there, as far as observed [eq-elbo-adaptive].
 
     Between the log-SNR of `schedule` at `t_min` and at 1, constant in each of `bins` bins. Uniform until it has seen an
-    error; `decay` < 1 forgets old ones, to follow a network in training. Every bin keeps at least 1 % of the uniform
+    error; `decay` < 1 forgets old ones, to follow a network in training. Every bin keeps at least 10 % of the uniform
     density, which bounds 1 / p. Raises TypeError or ValueError for a bad argument. Source: Kingma and Gao (2023).
     """
 

@@ -22,8 +22,8 @@ from .schedule import PREDICTIONS, Prediction, Schedule, convert, expand
 class Fourier(Module):
     """Features [..., 2 n] of times [...]: cosines and sines of n frequencies, unit length [eq-networks-fourier].
 
-    The frequencies are quantiles of a normal distribution, `bandwidth` its standard deviation in turns per unit of time:
-    the inner product of two features is nearly a Gaussian of the distance in time [eq-networks-kernel].
+    The frequencies are quantiles of a normal distribution, of standard deviation `bandwidth` in turns per unit of time.
+    The inner product of two features is nearly a Gaussian of their distance [eq-networks-kernel].
     """
 
     def __init__(self, n: int = 16, bandwidth: float = 4.0, dtype: torch.dtype = torch.float32):
@@ -80,24 +80,29 @@ class _Stored(Module):
         return network
 
 # %% ../../nbs/diffusion/networks.ipynb #a372ffe0
-class _Timed(_Stored):
-    """A network with an embedding of time, and weights drawn from a generator."""
-
-    def __init__(self, size: int, bandwidth: float, settings: dict):
-        super().__init__()
-        self.fourier = Fourier(16, bandwidth, torch.float64)
-        self.settings = settings | {"bandwidth": float(bandwidth)}
-        self.embed = nn.Linear(32, size)
+class _Drawn(_Stored):
+    """A network whose weights come from a generator."""
 
     def _start(self, last: Module, dtype: torch.dtype, generator: torch.Generator | None) -> None:
         """Weights of variance 1 / fan-in, no biases, nothing from the `last` layer; float32 or float64."""
-        if dtype not in (torch.float32, torch.float64): raise TypeError(f"dtype must be float32 or float64, got {dtype}")
+        if dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
         self.to(dtype)
         with torch.no_grad():
             for name, p in self.named_parameters():
                 if p.ndim > 1: p.uniform_(-1, 1, generator=generator).mul_(math.sqrt(3 / p[0].numel()))
                 elif name.endswith("bias"): p.zero_()
             last.weight.zero_()
+
+# %% ../../nbs/diffusion/networks.ipynb #91815b1d
+class _Timed(_Drawn):
+    """A network with an embedding of time."""
+
+    def __init__(self, size: int, bandwidth: float, settings: dict):
+        super().__init__()
+        self.fourier = Fourier(16, bandwidth, torch.float64)
+        self.settings = settings | {"bandwidth": float(bandwidth)}
+        self.embed = nn.Linear(32, size)
 
     def _time(self, t: Tensor | float, x: Tensor) -> Tensor:
         """Embedding [B, size] of `t` [B], or [1, size] of a scalar, like `x` [B, ...]."""
@@ -108,13 +113,12 @@ class _Timed(_Stored):
             raise ValueError(f"t must lie in [0, 1], got values in [{t.min():g}, {t.max():g}]")
         return silu(self.embed(self.fourier(t.reshape(-1))))
 
-# %% ../../nbs/diffusion/networks.ipynb #91815b1d
+# %% ../../nbs/diffusion/networks.ipynb #0b33159c
 class MLP(_Timed):
     """Network for points: `depth` residual layers of `width` units that see the time [eq-networks-mlp].
 
-    forward(x, t): `x` [B, dim], `t` in [0, 1], scalar or [B], gives [B, dim], zero before training. Raises TypeError or
-    ValueError for a wrong shape, dtype or device, NaN, or times outside.
-    """
+    forward(x, t): `x` [B, dim], `t` in [0, 1], scalar or [B], gives [B, dim], zero before training. TypeError or
+    ValueError for a wrong shape, dtype or device, NaN, or times outside."""
 
     def __init__(self, dim: int, width: int = 128, depth: int = 3, bandwidth: float = 4.0,
                  dtype: torch.dtype = torch.float32, generator: torch.Generator | None = None):
@@ -140,8 +144,8 @@ def predictor(network: Callable[[Tensor, Tensor], Tensor], schedule: Schedule,
               kind: Prediction = "eps") -> Callable[[Tensor, Tensor], Tensor]:
     """predict(x, t) -> eps, what solvers and likelihoods call, from a `network` trained to predict `kind`.
 
-    `x` [B, ...], `t` scalar or [B]. Gradients flow through. TypeError or ValueError for an unknown kind, a network that is
-    no function; when called, ValueError for a prediction of another shape.
+    `x` [B, ...], `t` scalar or [B]. Gradients flow through. TypeError or ValueError for an unknown kind or a network
+    that is no function; when called, ValueError for a prediction of another shape.
     """
     check_choice("kind", kind, PREDICTIONS)
     if not callable(network): raise TypeError(f"network must be a function of x and t, got {type(network).__name__}")
@@ -182,13 +186,21 @@ class _Levels(_Timed):
         self.up = nn.ModuleList(_Block(i + o, i, e) for i, o in pairs[::-1])
         self.norm, self.last = nn.GroupNorm(8, widths[0]), nn.Conv2d(widths[0], channels, 3, padding=1)
 
+    def _check(self, x: Tensor) -> None:
+        check_tensor("x", x, like=self.first.weight)
+        c, n = self.first.in_channels, 2 ** len(self.up)
+        if x.ndim != 4 or x.shape[1] != c: raise ValueError(f"x must have shape [B, {c}, H, W], got {list(x.shape)}")
+        if x.shape[2] % n or x.shape[3] % n:
+            raise ValueError(f"x must have H and W divisible by {n}, to be halved {len(self.up)} times, "
+                             f"got {list(x.shape)}")
+
 # %% ../../nbs/diffusion/networks.ipynb #97c6848f
 class UNet(_Levels):
-    """Network for images: convolutions at a resolution a number in `widths`, each half the one before [eq-networks-film].
+    """Network for images: one resolution a number in `widths`, each half the one before [eq-networks-film].
 
     forward(x, t): `x` [B, channels, H, W], `t` in [0, 1], scalar or [B], gives the shape of `x`, zero before training.
-    H and W must be divisible by 2^(len(widths) - 1), `widths` by 8. Raises TypeError or ValueError for a wrong shape, dtype
-    or device, NaN, or times outside. Source: Ronneberger et al. (2015), Ho et al. (2020).
+    H and W must be divisible by 2^(len(widths) - 1), `widths` by 8. TypeError or ValueError for a wrong shape, dtype or
+    device, NaN, or times outside. Source: Ronneberger et al. (2015), Ho et al. (2020).
     """
 
     def __init__(self, channels: int, widths: tuple[int, ...] = (32, 64), bandwidth: float = 4.0,
@@ -196,27 +208,22 @@ class UNet(_Levels):
         with torch.random.fork_rng(devices=[]): super().__init__(channels, tuple(widths), bandwidth)
         self._start(self.last, dtype, generator)
 
-    def _check(self, x: Tensor) -> None:
-        check_tensor("x", x, like=self.first.weight)
-        c, n = self.first.in_channels, 2 ** len(self.up)
-        if x.ndim != 4 or x.shape[1] != c: raise ValueError(f"x must have shape [B, {c}, H, W], got {list(x.shape)}")
-        if x.shape[2] % n or x.shape[3] % n:
-            raise ValueError(f"x must have H and W divisible by {n} to be halved {len(self.up)} times, got {list(x.shape)}")
-
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
         self._check(x)
         h, e, kept = self.first(x), self._time(t, x), []
         for k, block in enumerate(self.down):
             h = block(avg_pool2d(h, 2) if k else h, e)
             kept.append(h)
-        for block, skip in zip(self.up, kept[-2::-1]): h = block(torch.cat([interpolate(h, scale_factor=2), skip], 1), e)
+        for block, skip in zip(self.up, kept[-2::-1]):
+            h = block(torch.cat([interpolate(h, scale_factor=2), skip], 1), e)
         return self.last(silu(self.norm(h)))
 
 # %% ../../nbs/diffusion/networks.ipynb #81cbfd1d
 def dequantize(k: Tensor, levels: int, generator: torch.Generator | None = None) -> Tensor:
-    """Grey levels `k`, whole numbers from 0 to `levels` - 1 in a float tensor [...], spread over [-1, 1] [eq-networks-dequantize].
+    """Grey levels `k` [...], whole numbers 0 to `levels` - 1 as floats, spread over [-1, 1] [eq-networks-dequantize].
 
-    Every level fills an interval of width 2 / levels, uniformly; an x [D] occupies a volume (2 / levels)^D.
+    Every level fills an interval of width 2 / levels, uniformly; a state of D pixels a volume (2 / levels)^D. Raises
+    TypeError or ValueError for other numbers. `generator` lives on the device of `k`. Source: Theis et al. (2016).
     """
     check_tensor("k", k), check_count("levels", levels, 2)
     if not bool(((k >= 0) & (k < levels) & (k == k.round())).all()):

@@ -248,9 +248,9 @@ def heun(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta: flo
     Order 2; with `eta` > 0 weak order 2. Arguments and errors as in `euler_maruyama`. Source: Zhao et al. (2023).
     """
     network, grid = start(predict, x, grid, generator)
-    ratio, sigma_t, sigma_s, h = _ends(schedule, grid)
-    w = (1 + eta**2) / 2 * h
-    rows, times = _rows(*_ancestral(schedule, grid, eta), ratio, sigma_t, sigma_s, w), grid.to(x).unbind()
+    frozen, (ratio, sigma_t, sigma_s, h) = _ancestral(schedule, grid, eta), _ends(schedule, grid)
+    w = (1 + eta**2) / 2 * h  # [eq-solvers-heun]
+    rows, times = _rows(*frozen, ratio, sigma_t, sigma_s, w), grid.to(x).unbind()
 
     def step(x: Tensor, i: int) -> Tensor:
         a, b, c, ratio, sigma_t, sigma_s, w = rows[i]

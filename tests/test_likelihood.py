@@ -1,0 +1,232 @@
+"""Probability-flow likelihoods: closed forms, schedules, precision, probes, solvers, independence of the batch, bad input."""
+import math
+
+from hypothesis import given, settings, strategies as st
+import pytest
+from scipy.integrate import solve_ivp
+import torch
+
+from rbmdiff.diffusion.likelihood import (Likelihood, bits_per_dimension, cell_log_prob, log_likelihood, probe_variance,
+                                          transport, velocity)
+from rbmdiff.diffusion.oracle import Mixture, gaussian, gaussian_flow
+from rbmdiff.diffusion.schedule import (Cosine, Geometric, LinearBeta, LinearLogSNR, LogSNR, SinusoidalBeta, SubVP)
+
+f64 = torch.float64
+SCHEDULES = [LinearBeta(), Geometric(), SubVP(), Cosine(), LinearLogSNR(), SinusoidalBeta(),
+             LogSNR(lambda t: 8 - 14 * t - t**2, "ve")]
+PLANE = Mixture(torch.tensor([0.4, 0.6], dtype=f64), torch.tensor([[-0.7, 0.2], [0.6, -0.4]], dtype=f64),
+                torch.tensor([[[0.3, 0.1], [0.1, 0.2]], [[0.15, 0.0], [0.0, 0.4]]], dtype=f64))
+
+
+def points(n, seed=0):
+    return PLANE.sample(n, torch.Generator().manual_seed(seed))
+
+
+def true_end(answer, mixture, schedule):
+    """Log-likelihood with the exact density at t = 1 in the place of the prior."""
+    alpha, sigma = schedule.alpha(1.0), schedule.sigma(1.0)
+    return (answer.log_prob - answer.prior + mixture.log_prob(answer.latent, alpha, sigma)
+            + mixture.means.shape[1] * torch.hypot(alpha, sigma).log())
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: f"{type(s).__name__}-{s.kind}")
+def test_mixture_equals_the_oracle(schedule):
+    x = points(6)
+    truth = PLANE.log_prob(x, 1.0, schedule.rho(1e-3))
+    answer = log_likelihood(PLANE.predictor(schedule), schedule, x)
+    assert (true_end(answer, PLANE, schedule) - truth).abs().max() < 1e-5
+    assert (answer.stderr == 0).all() and (answer.nfe == 4 * 33 + 32 + 1).all()
+    assert answer.log_prob.dtype == f64 and answer.latent.shape == x.shape
+
+
+def test_gaussian_in_64_dimensions_and_images():
+    g = torch.Generator().manual_seed(1)
+    A = torch.randn(64, 64, dtype=f64, generator=g) / 8
+    one, schedule = gaussian(torch.randn(64, dtype=f64, generator=g) / 4, A @ A.T / 2 + 0.1 * torch.eye(64, dtype=f64)), LinearBeta()
+    x = one.sample(5, g)
+    answer = log_likelihood(one.predictor(schedule), schedule, x)
+    assert (true_end(answer, one, schedule) - one.log_prob(x, 1.0, schedule.rho(1e-3))).abs().max() < 1e-4
+    exact = gaussian_flow(one, schedule, schedule.alpha(1e-3) * x, 1e-3, 1.0)
+    assert (answer.latent - exact).abs().max() < 1e-5
+    flat = one.predictor(schedule)
+    images = log_likelihood(lambda x, t: flat(x.flatten(1), t).view_as(x), schedule, x.reshape(5, 1, 8, 8))
+    assert (images.log_prob - answer.log_prob).abs().max() < 1e-10 and images.latent.shape == (5, 1, 8, 8)
+
+
+def test_scipy_agrees():
+    """Path and divergence together in time, DOP853, the density pushed from the prior."""
+    schedule, x = LinearBeta(), points(1)
+    predict = PLANE.predictor(schedule)
+
+    def field(t, state):
+        y = torch.tensor(state[None, :2], dtype=f64)
+        J = torch.autograd.functional.jacobian(lambda y: velocity(predict, schedule, y, t), y)[0, :, 0]
+        return [*velocity(predict, schedule, y, t)[0].tolist(), J.trace().item()]
+
+    start = [*(schedule.alpha(1e-2) * x[0]).tolist(), 0.0]
+    end = solve_ivp(field, (1e-2, 1.0), start, "DOP853", rtol=1e-9, atol=1e-9).y[:, -1]
+    wanted = -(end[:2] @ end[:2]) / 2 - math.log(2 * math.pi) + end[2] + 2 * float(schedule.alpha(1e-2).log())
+    assert abs(log_likelihood(predict, schedule, x, 1e-2, nodes=48).log_prob.item() - wanted) < 1e-6
+    assert abs(log_likelihood(predict, schedule, x, 1e-2, tolerance=1e-7).log_prob.item() - wanted) < 1e-5
+
+
+def test_full_diffusion_is_rejected():
+    schedule, x = LinearBeta(), points(4)
+    predict = PLANE.predictor(schedule)
+    truth = PLANE.log_prob(x, 1.0, schedule.rho(1e-3))
+    wrong = log_likelihood(lambda x, t: 2 * predict(x, t), schedule, x)
+    assert (true_end(wrong, PLANE, schedule) - truth).abs().min() > 1
+
+
+def test_float32():
+    single = Mixture(PLANE.log_weights.exp().float(), PLANE.means.float(), torch.tensor(
+        [[[0.3, 0.1], [0.1, 0.2]], [[0.15, 0.0], [0.0, 0.4]]]))
+    x = points(6).float()
+    for schedule in SCHEDULES:
+        wanted = log_likelihood(PLANE.predictor(schedule), schedule, x.double(), 1e-2)
+        for options in ({}, {"tolerance": 1e-3}):
+            got = log_likelihood(single.predictor(schedule), schedule, x, 1e-2, **options)
+            assert got.latent.dtype == torch.float32 and got.log_prob.dtype == f64
+            assert (got.log_prob - wanted.log_prob).abs().max() < 5e-3
+
+
+@pytest.mark.parametrize("trace", ["rademacher", "gaussian"])
+def test_probes_against_the_exact_trace(trace):
+    schedule, x, g = LinearBeta(), points(60), torch.Generator().manual_seed(3)
+    exact = log_likelihood(PLANE.predictor(schedule), schedule, x, nodes=16)
+    got = log_likelihood(PLANE.predictor(schedule), schedule, x, nodes=16, trace=trace, probes=32, generator=g)
+    error = got.log_prob - exact.log_prob
+    z = error.sum() / got.stderr.square().sum().sqrt()
+    assert abs(z) < 4 and got.stderr.mean() < (0.1 if trace == "rademacher" else 0.8)
+    assert 0.6 < (error / got.stderr).square().mean().sqrt() < 1.5
+    assert (got.latent == exact.latent).all()                                    # the path knows nothing of the probes
+
+
+def test_a_generator_a_sample():
+    schedule, x = LinearBeta(), points(3)
+    options = {"nodes": 6, "trace": "rademacher", "probes": 3}
+    make = lambda seeds: [torch.Generator().manual_seed(s) for s in seeds]
+    for extra in ({}, {"tolerance": 1e-2}):
+        both = log_likelihood(PLANE.predictor(schedule), schedule, x, **options, generator=make((1, 2, 3)), **extra)
+        last = log_likelihood(PLANE.predictor(schedule), schedule, x[2:], **options, generator=make((3,)), **extra)
+        assert abs(both.log_prob[2] - last.log_prob[0]) < 1e-10 and abs(both.stderr[2] - last.stderr[0]) < 1e-10
+
+
+@given(st.integers(1, 6), st.integers(0, 10**6))
+@settings(max_examples=12, deadline=None)
+def test_the_batch_does_not_matter(n, seed):
+    schedule, x = Geometric(), points(n, seed)
+    x = torch.cat([x, torch.full((1, 2), 9.0, dtype=f64)])
+    predict = PLANE.predictor(schedule)
+    for options in ({"nodes": 6}, {"tolerance": 1e-2}):
+        whole = log_likelihood(predict, schedule, x, **options)
+        alone = log_likelihood(predict, schedule, x[n - 1:n], **options)
+        assert abs(whole.log_prob[n - 1] - alone.log_prob[0]) < 1e-10 and whole.nfe[n - 1] == alone.nfe[0]
+    moved = transport(predict, schedule, x, 0.1, 0.9, tolerance=1e-3)
+    assert (moved[n - 1] == transport(predict, schedule, x[n - 1:n], 0.1, 0.9, tolerance=1e-3)[0]).all()
+
+
+@given(st.floats(1e-3, 1.0), st.floats(1e-3, 1.0), st.integers(0, 6))
+@settings(max_examples=25, deadline=None)
+def test_there_and_back(t, s, which):
+    schedule, x = SCHEDULES[which], points(5)
+    size = torch.hypot(schedule.alpha(t), schedule.sigma(t))
+    x = schedule.alpha(t) * x
+    there = transport(PLANE.predictor(schedule), schedule, x, t, s, 48)
+    assert (transport(PLANE.predictor(schedule), schedule, there, s, t, 48) - x).abs().max() < 1e-4 * size
+    if t == s: assert (there == x).all()
+
+
+def test_adaptive_paths_meet_their_tolerance():
+    one, schedule = gaussian(torch.zeros(2, dtype=f64), torch.diag(torch.tensor([0.01, 2.0], dtype=f64))), LinearBeta()
+    x = one.sample(4, torch.Generator().manual_seed(0))
+    exact = gaussian_flow(one, schedule, schedule.alpha(1e-3) * x, 1e-3, 1.0)
+    errors = [(transport(one.predictor(schedule), schedule, schedule.alpha(1e-3) * x, 1e-3, 1.0, tolerance=tol) - exact).abs().max()
+              for tol in (1e-3, 1e-5, 1e-7)]
+    assert errors[0] < 2e-2 and errors[1] < 2e-4 and errors[2] < 2e-6
+
+
+def test_nothing_leaks():
+    """No gradient, no change of the input, no grad mode left on, parameters untouched."""
+    layer, schedule, x = torch.nn.Linear(2, 2).double(), LinearBeta(), points(3)
+    copy = x.clone()
+    answer = log_likelihood(lambda x, t: layer(x), schedule, x, nodes=4)
+    assert layer.weight.grad is None and not answer.log_prob.requires_grad and torch.equal(x, copy) and torch.is_grad_enabled()
+    assert isinstance(answer, Likelihood) and not answer.latent.requires_grad
+
+
+def test_truncation_and_noise_ends():
+    schedule, x = LinearBeta(), points(300)
+    answer = log_likelihood(PLANE.predictor(schedule), schedule, x, 5e-3, nodes=8)
+    gap = PLANE.log_prob(x) - PLANE.log_prob(x, 1.0, schedule.rho(5e-3))
+    assert (gap - answer.truncation).abs().mean() < 0.1 * gap.abs().mean()
+
+
+def test_cells_and_bits():
+    log_prob = torch.tensor([[0.0, -1.0], [1.0, -1.0]], dtype=f64)
+    got = cell_log_prob(log_prob, 3, 17)
+    wanted = torch.tensor([math.log((1 + math.e) / 2), -1.0], dtype=f64) + 3 * math.log(2 / 17)
+    assert torch.allclose(got, wanted, atol=1e-14, rtol=0)
+    assert torch.allclose(bits_per_dimension(got, 3), -wanted / (3 * math.log(2)), atol=1e-14, rtol=0)
+    A = torch.tensor([[1.0, 2.0], [0.0, 3.0]], dtype=f64)
+    assert probe_variance(A).item() == 4.0 and probe_variance(A, "gaussian").item() == 24.0 and probe_variance(A, "exact") == 0
+
+
+X = points(2)
+EPS = PLANE.predictor(LinearBeta())
+
+
+def likelihood(predict=EPS, x=X, **options):
+    return lambda: log_likelihood(predict, LinearBeta(), x, **options)
+
+
+@pytest.mark.parametrize("call, error, message", [
+    (likelihood(x=X.long()), TypeError, "x must be float32"),
+    (likelihood(x=X.half()), TypeError, "x must be float32"),
+    (likelihood(x=X * 1j), TypeError, "x must be float32"),
+    (likelihood(x=X * math.nan), ValueError, "x must be finite"),
+    (likelihood(x=X[:0]), ValueError, "x must not be empty"),
+    (likelihood(x=X[0]), ValueError, r"x must have shape \[B"),
+    (likelihood(predict=3), TypeError, "predict must be a function"),
+    (likelihood(predict=lambda x, t: x[:, :1]), ValueError, "predict must return shape"),
+    (likelihood(predict=lambda x, t: x.sum()), ValueError, "predict must return shape"),
+    (likelihood(predict=lambda x, t: None), ValueError, "predict must return shape"),
+    (likelihood(predict=lambda x, t: x * math.nan), ValueError, "NaN or infinity in call 1"),
+    (likelihood(predict=lambda x, t: x.detach()), ValueError, "differentiable"),
+    (likelihood(predict=lambda x, t: torch.ones_like(x).requires_grad_() * 1), ValueError, "depend on x"),
+    (likelihood(t_min=0.0), ValueError, "times must lie"),
+    (likelihood(t_min=1.0), ValueError, "t_min must lie below 1"),
+    (likelihood(t_min=math.nan), ValueError, "times must lie"),
+    (likelihood(nodes=0), ValueError, "nodes"),
+    (likelihood(nodes=2.5), TypeError, "nodes"),
+    (likelihood(steps=0), ValueError, "steps"),
+    (likelihood(tolerance=0.0), ValueError, "tolerance"),
+    (likelihood(tolerance=math.nan), ValueError, "tolerance"),
+    (likelihood(trace="hutchinson"), ValueError, "trace must be one of"),
+    (likelihood(trace="gaussian", probes=1), ValueError, "probes"),
+    (likelihood(trace="gaussian", generator=[torch.Generator()] * 3), ValueError, "generator must hold 2"),
+    (lambda: transport(EPS, LinearBeta(), X, 0.0, 1.0), ValueError, "times must lie"),
+    (lambda: transport(EPS, LinearBeta(), X, 0.5, 1.5), ValueError, "times must lie"),
+    (lambda: velocity(EPS, LinearBeta(), X, 0.0), ValueError, "t must be positive"),
+    (lambda: velocity(lambda x, t: x[:1], LinearBeta(), X, 0.5), ValueError, "predict must return shape"),
+    (lambda: velocity(EPS, LinearBeta(), X, torch.ones(3, dtype=f64)), ValueError, "t must be a scalar|must"),
+    (lambda: probe_variance(X[:1]), ValueError, "A must have shape"),
+    (lambda: probe_variance(X, "both"), ValueError, "trace must be one of"),
+    (lambda: cell_log_prob(X, 2, 1), ValueError, "levels"),
+    (lambda: cell_log_prob(X.sum(), 2, 17), ValueError, "log_prob must have shape"),
+    (lambda: bits_per_dimension(X, 0), ValueError, "dims"),
+])
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message): call()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda():
+    schedule, x = LinearBeta(), points(4)
+    there = Mixture(PLANE.log_weights.exp(), PLANE.means, torch.tensor(
+        [[[0.3, 0.1], [0.1, 0.2]], [[0.15, 0.0], [0.0, 0.4]]], dtype=f64)).cuda()
+    for options in ({}, {"tolerance": 1e-4}):
+        wanted = log_likelihood(PLANE.predictor(schedule), schedule, x, **options)
+        got = log_likelihood(there.predictor(schedule), schedule, x.cuda(), **options)
+        assert got.log_prob.is_cuda and (got.log_prob.cpu() - wanted.log_prob).abs().max() < 1e-8
