@@ -23,8 +23,8 @@ import diffusers
 import torch
 from torch import Tensor
 
-from rbmdiff.diffusion.deis import deis, rho_rk
-from rbmdiff.diffusion.networks import UNet, predictor
+from rbmdiff.diffusion.deis import EXTRAPOLATE, VARIABLES, deis, rho_rk
+from rbmdiff.diffusion.networks import Preconditioned, UNet
 from rbmdiff.diffusion.oracle import Mixture
 from rbmdiff.diffusion.schedule import LinearBeta, time_grid
 from rbmdiff.diffusion.solvers import ddim, heun
@@ -55,10 +55,14 @@ def ours() -> dict:
     runs = {}
     grid = lambda steps, kind: time_grid(SCHEDULE, steps, T_MIN, kind)
     for kind in GRIDS:
-        for variable in ("t", "rho", "log_rho"):
-            for order in (1, 2, 3):
-                runs[f"deis {variable} {order}, {kind}"] = lambda p, x, n, k=kind, v=variable, o=order: deis(
-                    p, SCHEDULE, x, grid(n, k), order=o, variable=v)
+        for extrapolate in EXTRAPOLATE:
+            for variable in VARIABLES:
+                for order in (1, 2, 3):
+                    for correct in (False, True):
+                        name = f"deis {extrapolate} {variable} {order}{' corrected' if correct else ''}, {kind}"
+                        runs[name] = lambda p, x, n, k=kind, o=order, options={
+                            "variable": variable, "extrapolate": extrapolate, "correct": correct}: deis(
+                                p, SCHEDULE, x, grid(n, k), order=o, **options)
         runs[f"ddim, {kind}"] = lambda p, x, n, k=kind: ddim(p, SCHEDULE, x, grid(n, k))
         runs[f"heun, {kind}"] = lambda p, x, n, k=kind: heun(p, SCHEDULE, x, grid(max(1, n // 2), k))
         for method, stages in (("heun", 2), ("kutta3", 3), ("rk4", 4)):
@@ -200,7 +204,7 @@ def overhead(steps: int = 20, batch: int = 16) -> dict:
     """Seconds a step beyond the network, as a fraction of a call of a small U-Net on `batch` images of 28 x 28."""
     g = torch.Generator().manual_seed(2)
     x = torch.randn(batch, 1, 28, 28, generator=g)
-    network = predictor(UNet(1), SCHEDULE)
+    network = Preconditioned(UNet(1), SCHEDULE)
     answer = torch.randn(x.shape, generator=g)
     free = lambda x, t: answer
     with torch.no_grad(): call = seconds(lambda: network(x, torch.tensor(0.5)))
@@ -220,12 +224,6 @@ def overhead(steps: int = 20, batch: int = 16) -> dict:
             "parameters": sum(p.numel() for p in UNet(1).parameters()),
             "step_ms": {name: 1e3 * s for name, s in per_step.items()},
             "fraction_of_call": {name: s / call for name, s in per_step.items()}}
-
-
-def best(table: dict, calls: int, word: str) -> tuple[str, float]:
-    """The run with the smallest error among those whose name starts with one of `word`."""
-    found = {name: row[str(calls)] for name, row in table.items() if name.startswith(word) and str(calls) in row}
-    return min(found.items(), key=lambda item: item[1])
 
 
 def main() -> None:

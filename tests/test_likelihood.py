@@ -81,13 +81,13 @@ def test_full_diffusion_is_rejected():
 def test_float32():
     single = Mixture(PLANE.log_weights.exp().float(), PLANE.means.float(), torch.tensor(
         [[[0.3, 0.1], [0.1, 0.2]], [[0.15, 0.0], [0.0, 0.4]]]))
-    x = points(6).float()
     for schedule in SCHEDULES:
-        wanted = log_likelihood(PLANE.predictor(schedule), schedule, x.double(), 1e-2)
-        for options in ({}, {"tolerance": 1e-3}):
+        for n, options in ((6, {"nodes": 16}), (1, {"tolerance": 1e-3})):
+            x = points(n).float()
+            wanted = log_likelihood(PLANE.predictor(schedule), schedule, x.double(), 1e-2, **options)
             got = log_likelihood(single.predictor(schedule), schedule, x, 1e-2, **options)
             assert got.latent.dtype == torch.float32 and got.log_prob.dtype == f64
-            assert (got.log_prob - wanted.log_prob).abs().max() < 5e-3
+            assert (got.log_prob - wanted.log_prob).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("trace", ["rademacher", "gaussian"])
@@ -113,7 +113,7 @@ def test_a_generator_a_sample():
 
 
 @given(st.integers(1, 6), st.integers(0, 10**6))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_the_batch_does_not_matter(n, seed):
     schedule, x = Geometric(), points(n, seed)
     x = torch.cat([x, torch.full((1, 2), 9.0, dtype=f64)])
@@ -127,13 +127,13 @@ def test_the_batch_does_not_matter(n, seed):
 
 
 @given(st.floats(1e-3, 1.0), st.floats(1e-3, 1.0), st.integers(0, 6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_there_and_back(t, s, which):
     schedule, x = SCHEDULES[which], points(5)
     size = torch.hypot(schedule.alpha(t), schedule.sigma(t))
     x = schedule.alpha(t) * x
-    there = transport(PLANE.predictor(schedule), schedule, x, t, s, 48)
-    assert (transport(PLANE.predictor(schedule), schedule, there, s, t, 48) - x).abs().max() < 1e-4 * size
+    there = transport(PLANE.predictor(schedule), schedule, x, t, s, 32)
+    assert (transport(PLANE.predictor(schedule), schedule, there, s, t, 32) - x).abs().max() < 1e-4 * size
     if t == s: assert (there == x).all()
 
 
@@ -187,7 +187,7 @@ def likelihood(predict=EPS, x=X, **options):
     (likelihood(x=X * math.nan), ValueError, "x must be finite"),
     (likelihood(x=X[:0]), ValueError, "x must not be empty"),
     (likelihood(x=X[0]), ValueError, r"x must have shape \[B"),
-    (likelihood(predict=3), TypeError, "predict must be a function"),
+    (likelihood(predict=3), TypeError, "predict must be"),
     (likelihood(predict=lambda x, t: x[:, :1]), ValueError, "predict must return shape"),
     (likelihood(predict=lambda x, t: x.sum()), ValueError, "predict must return shape"),
     (likelihood(predict=lambda x, t: None), ValueError, "predict must return shape"),

@@ -104,6 +104,21 @@ def test_diagonal_and_turned_covariances_agree():
         assert torch.allclose(y if back is None else y @ Q, getattr(straight, name)(x, 0.7, 0.4), atol=1e-11)
 
 
+def test_one_covariance_for_all():
+    means, weights, x = normal(3, 4), torch.ones(3).double(), normal(5, 4, seed=2)
+    root = normal(4, 4, seed=1)
+    for C in (root @ root.T, torch.eye(4).double(), torch.zeros(4, 4).double()):
+        shared, apart = Mixture(weights, means, C.expand(3, 4, 4)), Mixture(weights, means, C.repeat(3, 1, 1))
+        assert (shared.axes is None) == (apart.axes is None) and shared.variances.shape == (3, 4)
+        for name in ("log_prob", "score", "denoise", "posterior_variance"):
+            assert torch.allclose(getattr(shared, name)(x, 0.7, 0.4), getattr(apart, name)(x, 0.7, 0.4), atol=1e-12)
+        assert torch.equal(shared.sample(9, seeded(0)), apart.sample(9, seeded(0)))
+        shared.load_state_dict(apart.state_dict())
+    skew = torch.tensor([[1.0, 0.5], [0.0, 1.0]]).expand(3, 2, 2)
+    with pytest.raises(ValueError, match="symmetric"): Mixture(torch.ones(3), torch.zeros(3, 2), skew)
+    with pytest.raises(ValueError, match="negative"): Mixture(torch.ones(3), torch.zeros(3, 2), -torch.eye(2).expand(3, 2, 2))
+
+
 def test_a_flat_gaussian_needs_noise():
     mixture = some_mixture(2, 4, rank=2)[0]
     x = normal(3, 4)
@@ -242,6 +257,7 @@ def changed(k, i, j, value):
     (lambda: Mixture(two, means, eye).predictor(LinearBeta(), "noise"), "wanted must be one of"),
     (lambda: Mixture(two, means, eye).predictor(LinearBeta())(torch.ones(4, 3), 1.5), "t must lie"),
     (lambda: Mixture(two, means, eye).predictor(LinearBeta())(torch.ones(4, 3), torch.ones(3)), "scalar or have shape"),
+    (lambda: gaussian(torch.tensor(1.0), torch.eye(1)), r"means must have shape"),
     (lambda: gaussian_flow(Mixture(two, means, eye), LinearBeta(), torch.ones(4, 3), 1.0, 0.5), "one component, got 2")])
 def test_bad_values(call, message):
     with pytest.raises(ValueError, match=message): call()

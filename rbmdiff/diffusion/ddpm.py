@@ -19,10 +19,21 @@ from ..foundations.train import State, Step
 from .schedule import Schedule, check_grid, expand
 
 # %% ../../nbs/diffusion/ddpm.ipynb #9e2b3d4c
+def _check_times(times: Tensor, steps: int) -> Tensor:
+    """`times` in float64 on the CPU: `steps` + 1 of them, rising strictly from 0 to at most 1."""
+    check_tensor("times", times)
+    if times.shape != (steps + 1,): raise ValueError(f"times must have shape [{steps + 1}], got {list(times.shape)}")
+    if times[0] != 0 or times[-1] > 1 or not bool((times.diff() > 0).all()):
+        raise ValueError("times must rise strictly from 0 to at most 1")
+    return times.detach().double().cpu()
+
+# %% ../../nbs/diffusion/ddpm.ipynb #99921ee9
 class Chain:
     """Noising chain x_k ~ N(sqrt(1 - beta_k) x_{k-1}, beta_k I), k = 1 ... T, from `betas` [T] in (0, 1) [eq-ddpm-step].
 
-    `times` [T + 1], from 0 to at most 1, are what a network is told for level k; k / T unless given. float64, on the CPU.
+    `times` [T + 1], from 0 to at most 1, are what a network is told for level k; k / T unless given. Attributes:
+    `steps`, `betas` [T], and `times`, `alphas`, `sigmas` [T + 1] from level 0, in float64 on the CPU. Raises
+    TypeError or ValueError for betas or times that do not fit.
     """
 
     def __init__(self, betas: Tensor, times: Tensor | None = None):
@@ -30,41 +41,43 @@ class Chain:
         if betas.ndim != 1 or not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError(f"betas must have shape [T] and lie in (0, 1), got shape {list(betas.shape)}")
         self.steps, self.betas = len(betas), betas.detach().double().cpu()
-        self.times = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64) if times is None else times
-        if self.times.shape != (self.steps + 1,) or not bool((self.times.diff() > 0).all()):
-            raise ValueError(f"times must rise strictly and have shape [{self.steps + 1}], got {list(self.times.shape)}")
-        logs = torch.log1p(-self.betas).cumsum(0)
-        logs = torch.cat([torch.zeros(1, dtype=torch.float64), logs])
-        self.alphas, self.sigmas = torch.exp(logs / 2), torch.sqrt(-torch.expm1(logs))  # [eq-ddpm-marginal]
+        levels = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
+        self.times = levels if times is None else _check_times(times, self.steps)
+        logs = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-self.betas)]).cumsum(0)  # [eq-ddpm-step]
+        self.alphas, self.sigmas = torch.exp(logs / 2), torch.expm1(logs).abs().sqrt()  # [eq-ddpm-marginal]
 
-    def __repr__(self) -> str:
-        return f"Chain of {self.steps} steps, alpha_bar down to {self.alphas[-1]**2:.3g}"
+    def __repr__(self) -> str: return f"Chain of {self.steps} steps, alpha_bar down to {self.alphas[-1]**2:.3g}"
 
-# %% ../../nbs/diffusion/ddpm.ipynb #99921ee9
+# %% ../../nbs/diffusion/ddpm.ipynb #9500dd75
 def linear_chain(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Chain:
-    """The chain of Ho et al. (2020): betas rise linearly from `first` to `last` in `steps` steps."""
+    """The chain of Ho et al. (2020): betas rise linearly from `first` to `last` in `steps` steps [eq-ddpm-step].
+
+    Raises TypeError or ValueError for a bad count or betas outside (0, 1).
+    """
     check_count("steps", steps)
     return Chain(torch.linspace(first, last, steps, dtype=torch.float64))
 
 
 def chain_on_grid(schedule: Schedule, grid: Tensor) -> Chain:
-    """The chain through the marginals of a variance-preserving `schedule` at the times of `grid` [T], from 1 to t_min.
+    """The chain through the marginals of a variance-preserving `schedule` at the times of `grid` [T], falling to t_min.
 
-    Level 0 is the data, level 1 has the last time of the grid. Raises ValueError for another kind of schedule.
+    Level 0 is the data, level 1 has the last time of the grid [eq-ddpm-marginal]. Raises ValueError for another kind of
+    schedule, TypeError or ValueError for a bad grid.
     """
     if schedule.kind != "vp": raise ValueError(f"schedule must preserve the variance, got kind {schedule.kind!r}")
     zero, times = torch.zeros(1, dtype=torch.float64), check_grid(grid).flip(0)
     logs = torch.cat([zero, 2 * schedule.alpha(times).log()])
     return Chain(-torch.expm1(logs.diff()), torch.cat([zero, times]))
 
-# %% ../../nbs/diffusion/ddpm.ipynb #1c625737
+# %% ../../nbs/diffusion/ddpm.ipynb #b8a8fb95
 def _level(chain: Chain, k: Tensor | int, x: Tensor) -> Tensor:
     """Levels `k`, scalar or [B], as a tensor on the CPU; ValueError outside 1 ... T."""
     k = torch.as_tensor(k, device="cpu")
     if k.dtype != torch.int64: raise TypeError(f"k must hold int64 levels, got {k.dtype}")
+    if k.ndim and k.shape != x.shape[:1]:
+        raise ValueError(f"k must be a scalar or have shape {list(x.shape[:1])}, got {list(k.shape)}")
     if not bool(((k >= 1) & (k <= chain.steps)).all()):
         raise ValueError(f"k must lie in 1 ... {chain.steps}, got values in [{k.min()}, {k.max()}]")
-    if k.ndim and k.shape != x.shape[:1]: raise ValueError(f"k must be a scalar or have shape {list(x.shape[:1])}, got {list(k.shape)}")
     return k
 
 
@@ -80,9 +93,10 @@ def jump(chain: Chain, x0: Tensor, k: Tensor | int, generator: torch.Generator |
 
 # %% ../../nbs/diffusion/ddpm.ipynb #44f06a8b
 def posterior(chain: Chain, x0: Tensor, x: Tensor, k: Tensor | int) -> tuple[Tensor, Tensor]:
-    """Mean [B, ...] and variance (scalar or [B]) of q(x_{k-1} | x_k = x, x_0) [eq-ddpm-posterior]. Source: Ho et al. (2020).
+    """Mean [B, ...] and variance (scalar or [B]) of q(x_{k-1} | x_k = x, x_0) [eq-ddpm-posterior].
 
-    Raises ValueError for levels outside 1 ... T or unequal shapes.
+    `k` is a level or one a sample [B]. Raises TypeError or ValueError for levels outside 1 ... T or unequal shapes.
+    Source: Ho et al. (2020).
     """
     check_tensor("x", x), check_tensor("x0", x0, like=x)
     if x.shape != x0.shape: raise ValueError(f"x0 must have shape {list(x.shape)} like x, got {list(x0.shape)}")
@@ -95,7 +109,10 @@ def posterior(chain: Chain, x0: Tensor, x: Tensor, k: Tensor | int) -> tuple[Ten
 # %% ../../nbs/diffusion/ddpm.ipynb #644ba841
 @dataclass(frozen=True)
 class Bound:
-    """Terms of the variational bound in nats, one draw of the noise each: `prior` [B], `steps` [T - 1, B], `data` [B]."""
+    """Terms of the variational bound in nats: `prior` [B] is L_T, `steps` [T - 1, B] are L_1 ... L_{T-1}, `data` [B] is L_0.
+
+    `steps` and `data` rest on one draw of the noise a level.
+    """
     prior: Tensor
     steps: Tensor
     data: Tensor
@@ -117,7 +134,7 @@ def _answer(predict: Callable[[Tensor, Tensor], Tensor], chain: Chain, x: Tensor
 
 def _noise_error(predict: Callable[[Tensor, Tensor], Tensor], chain: Chain, x0: Tensor, k: int,
                  generator: torch.Generator | None) -> Tensor:
-    """Squared error of the predicted noise [B] at level `k`, for one draw."""
+    """Squared error of the predicted noise [B] at level `k`, summed over dimensions, for one draw."""
     x, eps = jump(chain, x0, k, generator)
     return (eps - _answer(predict, chain, x, k)).square().flatten(1).sum(1)
 
@@ -125,20 +142,21 @@ def _noise_error(predict: Callable[[Tensor, Tensor], Tensor], chain: Chain, x0: 
 @torch.no_grad()
 def variational_bound(predict: Callable[[Tensor, Tensor], Tensor], chain: Chain, x0: Tensor,
                       generator: torch.Generator | None = None) -> Bound:
-    """Bound on -log p(x_0) [B] for `x0` [B, ...], in nats, term by term [eq-ddpm-bound]. Costs T calls of `predict`.
+    """Bound on -log p(x_0) for `x0` [B, ...], in nats, term by term [eq-ddpm-bound] [eq-ddpm-kl]; T calls of `predict`.
 
-    Source: Sohl-Dickstein et al. (2015), Ho et al. (2020).
+    `predict(x, t)` is the noise in x, told the time of the level. Raises TypeError or ValueError for bad data or a
+    prediction of the wrong shape, NaN or infinite. Source: Sohl-Dickstein et al. (2015), Ho et al. (2020).
     """
     check_tensor("x0", x0)
     D, a, s = x0[0].numel(), chain.alphas, chain.sigmas
-    end = s[-1] ** 2
-    prior = 0.5 * (a[-1] ** 2 * x0.square().flatten(1).sum(1) + D * (end - 1 - end.log()))
-    log_snr = 2 * (a[1:] / s[1:]).log()
-    price = 0.5 * torch.expm1(log_snr[:-1] - log_snr[1:])  # [eq-ddpm-kl]
+    end, first = s[-1] ** 2, chain.betas[0]
+    prior = 0.5 * (a[-1] ** 2 * x0.square().flatten(1).sum(1) + D * (end - 1 - end.log()))  # [eq-ddpm-bound]
+    snr = (a[1:] / s[1:]).square()
+    price = 0.5 * (snr[:-1] / snr[1:] - 1)  # [eq-ddpm-kl]
     steps = [w * _noise_error(predict, chain, x0, k, generator) for k, w in enumerate(price.tolist(), 2)]
     steps = torch.stack(steps) if steps else x0.new_zeros(0, len(x0))
-    first = _noise_error(predict, chain, x0, 1, generator) * (s[1] / a[1]) ** 2
-    data = 0.5 * (first / chain.betas[0] + D * math.log(2 * math.pi * chain.betas[0]))
+    error = _noise_error(predict, chain, x0, 1, generator) / snr[0]                         # of x_0, at level 1
+    data = 0.5 * (error / first + D * math.log(2 * math.pi * first))  # [eq-ddpm-bound]
     return Bound(prior, steps, data)
 
 # %% ../../nbs/diffusion/ddpm.ipynb #9f581616
@@ -146,17 +164,21 @@ def simple_loss(network: Callable[[Tensor, Tensor], Tensor], chain: Chain, x0: T
                 generator: torch.Generator | None = None) -> Tensor:
     """Squared error of the predicted noise [B] at one random level a sample, summed over dimensions [eq-ddpm-simple].
 
-    `x0` [B, ...]; the network is told the times of the levels [B]. Source: Ho et al. (2020), algorithm 1.
+    Data `x0` [B, ...]; `network(x, t)` returns the noise in x and is told the times [B] of the levels. Raises TypeError or
+    ValueError for bad data, or a prediction of another shape. Source: Ho et al. (2020), algorithm 1.
     """
     check_tensor("x0", x0)
     device = "cpu" if generator is None else generator.device
     k = torch.randint(1, chain.steps + 1, (len(x0),), generator=generator, device=device).cpu()  # [eq-ddpm-simple]
     x, eps = jump(chain, x0, k, generator)
-    return (eps - network(x, chain.times[k].to(x))).square().flatten(1).sum(1)  # [eq-ddpm-simple]
+    prediction = network(x, chain.times[k].to(x))
+    if prediction.shape != x.shape:
+        raise ValueError(f"network must return shape {list(x.shape)}, got {list(prediction.shape)}")
+    return (eps - prediction).square().flatten(1).sum(1)  # [eq-ddpm-simple]
 
 
 def simple_step(chain: Chain) -> Step:
-    """A step for `foundations.train.train`: gradient of the mean simple loss over a batch; reports it as "loss"."""
+    """A step for `foundations.train.train`: gradient of the mean simple loss over a batch [eq-ddpm-simple], "loss"."""
     def step(state: State, batch: Tensor) -> dict[str, Tensor]:
         loss = simple_loss(state.model, chain, batch, state.generator).mean()
         loss.backward()
@@ -167,28 +189,27 @@ def simple_step(chain: Chain) -> Step:
 def ddim_coefficients(alpha: Tensor, sigma: Tensor, eta: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """Factors [N] of state, predicted noise and new noise in the N steps between levels `alpha`, `sigma` [N + 1].
 
-    The levels go from noise to data. `eta` in [0, 1] is the share of new noise: 1 is ancestral sampling
-    [eq-ddpm-exponential], 0 is deterministic [eq-ddpm-ddim]. Source: Song, Meng and Ermon (2021).
+    `eta` in [0, 1] is the share of new noise: 1 is ancestral sampling [eq-ddpm-sampling] [eq-ddpm-exponential], 0 is
+    deterministic and may also go from data to noise [eq-ddpm-ddim]. Raises ValueError for another `eta`.
+    Source: Song, Meng and Ermon (2021).
     """
     if not 0 <= eta <= 1: raise ValueError(f"eta must lie in [0, 1], got {eta}")
-    ratio = alpha[1:] / alpha[:-1]  # [eq-ddpm-sampling]
-    decay = (sigma[1:] / (ratio * sigma[:-1])) ** 2                       # exp(-2h), over one on the way to noise
-    new = eta * sigma[1:] * torch.sqrt((1 - decay).clamp(min=0))  # [eq-ddpm-exponential]
+    ratio, h = alpha[1:] / alpha[:-1], (alpha.log() - sigma.log()).diff()    # h < 0 on the way to noise
+    new = eta * sigma[1:] * torch.sqrt((-torch.expm1(-2 * h)).clamp(min=0))  # [eq-ddpm-exponential]
     old = torch.sqrt(sigma[1:] ** 2 - new**2)  # [eq-ddpm-ddim]
-    return ratio, old - ratio * sigma[:-1], new  # [eq-ddpm-ddim]
+    return ratio, old - ratio * sigma[:-1], new  # [eq-ddpm-sampling] [eq-ddpm-ddim]
 
 # %% ../../nbs/diffusion/ddpm.ipynb #26d268f0
 def _walk(chain: Chain, levels: Tensor | None, eta: float) -> Tensor:
-    """The levels to walk through, checked."""
+    """The levels [N + 1] to walk through, checked; None is T ... 0."""
     if levels is None: return torch.arange(chain.steps, -1, -1)
     if not isinstance(levels, Tensor) or levels.dtype != torch.int64 or levels.ndim != 1 or len(levels) < 2:
         raise TypeError("levels must be an int64 tensor of at least two levels")
     if not (levels.min() >= 0 and levels.max() <= chain.steps):
         raise ValueError(f"levels must lie in 0 ... {chain.steps}, got values in [{levels.min()}, {levels.max()}]")
-    rises = levels.diff() > 0
-    if bool((levels.diff() == 0).any()) or bool(rises.any()) and not bool(rises.all()):
-        raise ValueError("levels must run strictly one way")
-    if bool(rises[0]) and (eta or levels[0] == 0):
+    moves = levels.diff().sign()
+    if bool((moves != moves[0]).any()) or moves[0] == 0: raise ValueError("levels must run strictly one way")
+    if moves[0] > 0 and (eta or levels[0] == 0):
         raise ValueError("levels that rise need eta = 0 and a start above 0, where there is noise to predict")
     return levels
 
@@ -198,8 +219,9 @@ def generate(predict: Callable[[Tensor, Tensor], Tensor], chain: Chain, x: Tenso
              eta: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
     """Walk from `x` [B, ...] at the first of `levels` to the last, by default from T to 0 in single steps [eq-ddpm-ddim].
 
-    `eta` = 1 is algorithm 2 of Ho et al. (2020) [eq-ddpm-sampling], 0 the deterministic map; rising levels, which need `eta` = 0
-    and start above 0, encode. Raises TypeError or ValueError for levels that do not run one way within 0 ... T.
+    `eta` = 1 is algorithm 2 of Ho et al. (2020) [eq-ddpm-sampling], 0 the deterministic map; rising levels, which need
+    `eta` = 0 and start above 0, encode. `predict(x, t)` is the noise in x. Raises TypeError or ValueError for levels
+    that do not run one way within 0 ... T, another `eta`, or a prediction of the wrong shape, NaN or infinite.
     """
     check_tensor("x", x)
     levels = _walk(chain, levels, eta)

@@ -58,7 +58,7 @@ def _place(schedule: Schedule, log_rho: Tensor, variable: Variable) -> Tensor:
 
 
 def _window(u: Tensor, width: int, first: int) -> tuple[Tensor, Tensor]:
-    """For step i = 0, 1, …: entries i + first, i + first - 1, … of `u` [N + 1], newest first [N, width]; which exist."""
+    """For every step i, entries i + first, i + first - 1, … of `u` [N + 1]: [N, width], and which of them exist."""
     i = torch.arange(len(u) - 1)[:, None] + first - torch.arange(width)
     return u[i.clamp(min=0)], i >= 0
 
@@ -83,7 +83,7 @@ class _Table:
         if variable == "t": self.places = grid
         self.Psi = scale[1:] / scale[:-1]  # [eq-deis-step]
         if not bool((self.weights.isfinite().all(1) & self.Psi.isfinite()).all()):
-            raise ValueError("schedule has no finite step on this grid: alpha or sigma is 0; start it at an earlier time")
+            raise ValueError("schedule has no finite step on this grid: alpha or sigma is 0; begin at an earlier time")
 
     def integrals(self, width: int, first: int) -> Tensor:
         """Integral [N, width] of every Lagrange polynomial over its step, times the scale [eq-deis-coefficients]."""
@@ -145,11 +145,13 @@ def _check_history(history: History | None, x: Tensor, grid: Tensor, extrapolate
         check_tensor("history", value, like=x)
         if value.shape != x.shape:
             raise ValueError(f"history must hold shape {list(x.shape)} like x, it holds {list(value.shape)}")
-    if len(history.t) == len(history.values) and all(a < b for a, b in zip((begin, *history.t), history.t)): return history
+    rising = all(a < b for a, b in zip((begin, *history.t), history.t))
+    if rising and len(history.t) == len(history.values): return history
     raise ValueError(f"history must hold as many predictions as times, newest first, got times {history.t}")
 
 # %% ../../nbs/diffusion/deis.ipynb #07a41560
-def _remember(states: Iterator[State], past: list[float], buffer: list[Tensor], extrapolate: Extrapolate) -> Iterator[State]:
+def _remember(states: Iterator[State], past: list[float], buffer: list[Tensor],
+              extrapolate: Extrapolate) -> Iterator[State]:
     """`states` with their histories; `buffer` changes as they pass, `past` [n] gains a time with each."""
     for state in states:
         if state.t == 0:
@@ -167,8 +169,8 @@ def deis(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, order: i
     """`x` [B, ...] carried along `grid` [N + 1] by an exponential Adams-Bashforth method [eq-deis-step], N calls.
 
     The prediction `extrapolate` is a polynomial of degree `order` in `variable`; `correct` as in [eq-deis-corrector];
-    `history` continues an earlier run. Other arguments, `.states` and errors as in `euler_maruyama`, and ValueError for an
-    `order` above what the grid allows or a `history` that does not fit. Source: Zhang and Chen (2023).
+    `history` continues an earlier run. Other arguments, `.states` and errors as in `euler_maruyama`; ValueError also
+    for an `order` above what the grid allows, or a `history` that does not fit. Source: Zhang and Chen (2023).
     """
     network, grid = start(predict, x, grid)
     history = _check_history(history, x, grid, extrapolate)
@@ -203,6 +205,13 @@ def _corrected(table: _Table, order: int) -> Tensor:
     return C
 
 # %% ../../nbs/diffusion/deis.ipynb #a5d6f339
+def _advance(y: Tensor, slopes: list[Tensor], weights: tuple[float, ...], h: float) -> Tensor:
+    """y + h times the weighted slopes [eq-deis-rk]."""
+    y = y.clone()
+    for w, slope in zip(weights, slopes, strict=True): y.add_(slope, alpha=w * h)  # [eq-deis-rk]
+    return y
+
+# %% ../../nbs/diffusion/deis.ipynb #06977ae7
 @solver
 def rho_rk(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor,
            method: Literal["heun", "kutta3", "rk4"] = "heun", denoise: bool = False) -> Iterator[State]:
@@ -225,22 +234,16 @@ def rho_rk(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor,
         return alphas[i + 1] * _advance(y, slopes, last, h[i])
     return walk(network, schedule, x, grid, step, denoise)
 
-
-def _advance(y: Tensor, slopes: list[Tensor], weights: tuple[float, ...], h: float) -> Tensor:
-    """y + h times the weighted slopes [eq-deis-rk]."""
-    y = y.clone()
-    for w, slope in zip(weights, slopes, strict=True): y.add_(slope, alpha=w * h)  # [eq-deis-rk]
-    return y
-
 # %% ../../nbs/diffusion/deis.ipynb #6b81f346
 def _flow_matrix(sde: LinearSDE, t: Tensor, initial: Tensor | None) -> Tensor:
     """½ G Gᵀ L⁻ᵀ [M, D, D] at times `t` [M]: what multiplies the whitened noise in the flow."""
     G, identity = torch.stack([sde.G(s) for s in t.tolist()]), torch.eye(sde.dim, dtype=torch.float64)
     L, failed = torch.linalg.cholesky_ex(sde.covariance(0.0, t, initial))
-    if bool(failed.any()): raise ValueError(f"sde must have a positive definite covariance at t = {t.min():g}; give an initial one")
+    if bool(failed.any()): raise ValueError(f"sde must have a positive definite covariance at t = {t.min():g}, "
+                                            "got a singular one; give an initial covariance")
     return G @ G.mT @ torch.linalg.solve_triangular(L, identity, upper=False).mT / 2  # [eq-deis-matrix]
 
-
+# %% ../../nbs/diffusion/deis.ipynb #696e9977
 def matrix_coefficients(sde: LinearSDE, grid: Tensor, order: int,
                         initial: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Psi [N, D, D] and C [N, order + 1, D, D] of the step of `matrix_deis`, newest first, float64 [eq-deis-matrix].
@@ -264,8 +267,8 @@ def matrix_deis(predict: Predict, sde: LinearSDE, x: Tensor, grid: Tensor, order
                 initial: Tensor | None = None) -> Iterator[State]:
     """`x` [B, D] carried along `grid` [N + 1] against the SDE dx = F x dt + G dw, N calls [eq-deis-matrix].
 
-    `predict(x, t)` gives the whitened noise -Lᵀ score [B, D], L the Cholesky factor of the covariance given the data, which
-    is `initial` [D, D], or zero, at t = 0. `.states` yields N + 1 states. Errors as in `deis` and `matrix_coefficients`.
+    `predict(x, t)` gives the whitened noise -Lᵀ score [B, D], L the Cholesky factor of the covariance given the data,
+    which at t = 0 is `initial` [D, D], or zero. `.states` yields N + 1 states. Errors as in `matrix_coefficients`.
     """
     network, grid = start(predict, x, grid)
     if x.shape[1:] != (sde.dim,): raise ValueError(f"x must have shape [B, {sde.dim}], got {list(x.shape)}")

@@ -23,6 +23,8 @@ def _eigen(covariances: Tensor, means: Tensor) -> tuple[Tensor, Tensor | None]:
     if covariances.shape != (*means.shape, means.shape[1]):
         wanted = [*means.shape, means.shape[1]]
         raise ValueError(f"covariances must have shape {wanted}, got {list(covariances.shape)}")
+    K = len(means)
+    if covariances.stride(0) == 0: covariances = covariances[:1]            # expanded: one matrix for all components
     asymmetry, size = (covariances - covariances.mT).abs().amax((1, 2)), covariances.abs().amax((1, 2))
     if bool((asymmetry > 1e-5 * size).any()):
         raise ValueError(f"covariances must be symmetric, got a difference of {asymmetry.max():g}")
@@ -31,6 +33,7 @@ def _eigen(covariances: Tensor, means: Tensor) -> tuple[Tensor, Tensor | None]:
     slack = 16 * means.shape[1] * torch.finfo(means.dtype).eps * variances.abs().amax(1, keepdim=True)
     if bool((variances < -slack).any()):
         raise ValueError(f"covariances must not have negative eigenvalues, got {variances.min():g}")
+    variances, axes = (c if c is None or len(c) == K else c.repeat(K, *[1] * (c.ndim - 1)) for c in (variances, axes))
     return variances.clamp(min=0), axes
 
 # %% ../../nbs/diffusion/oracle.ipynb #6330072b
@@ -131,8 +134,9 @@ class _Network(_Posterior):
 class Mixture(_Network):
     """Gaussian mixture with exact answers at every noise level: `weights` [K], `means` [K, D], `covariances` [K, D, D].
 
-    A covariance may be zero: a mixture of points is the ideal denoiser of a data set. Weights are positive and need not
-    sum to one. Raises ValueError or TypeError for bad shapes or weights, or matrices that are no covariances.
+    A covariance may be zero: `points` [K, D] are a mixture with `torch.zeros(D, D).expand(K, D, D)`, one matrix for all
+    that is never copied. Weights are positive and need not sum to one. Raises ValueError or TypeError for bad shapes or
+    weights, or matrices that are no covariances.
     """
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -154,7 +158,9 @@ class Mixture(_Network):
 # %% ../../nbs/diffusion/oracle.ipynb #0f0edf89
 def gaussian(mean: Tensor, covariance: Tensor) -> Mixture:
     """One Gaussian, `mean` [D], `covariance` [D, D], as a mixture of one. Errors as `Mixture`."""
-    return Mixture(torch.ones_like(mean[:1]), mean[None], covariance[None])
+    check_tensor("mean", mean)
+    check_tensor("covariance", covariance, like=mean)
+    return Mixture(mean.new_ones(1), mean[None], covariance[None])
 
 # %% ../../nbs/diffusion/oracle.ipynb #1736ca9c
 def gaussian_flow(mixture: Mixture, schedule: Schedule, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:

@@ -34,8 +34,8 @@ def chain_marginal(schedule: Schedule, steps: int) -> tuple[Tensor, Tensor]:
     return alpha, alpha * torch.cat([schedule.rho(t[:1]).square(), fresh]).cumsum(0).sqrt()  # [eq-sde-chain]
 
 # %% ../../nbs/diffusion/sde.ipynb #1ece43c5
-Matrix = Callable[[float], Tensor]
-Field = Callable[[Tensor, float], Tensor]
+Matrix = Callable[[float], Tensor]         # a matrix [D, D] as a function of time
+Field = Callable[[Tensor, float], Tensor]  # a drift or a score: a vector [..., D] at every state [..., D] and time
 
 
 def _integrate(rate: Callable[[float, Tensor], Tensor], start: Tensor, s: float, times: Tensor) -> Tensor:
@@ -153,17 +153,24 @@ def _check_path(times: Tensor) -> Tensor:
     return times.detach().double().cpu()
 
 
+def _like(x: Tensor, name: str, v: Tensor) -> Tensor:
+    """`v`, which a function `name` returned for the states `x` and which must have their shape."""
+    if v.shape != x.shape: raise ValueError(f"{name} must return shape {list(x.shape)} like x, got {list(v.shape)}")
+    return v
+
+# %% ../../nbs/diffusion/sde.ipynb #2c97be2d
 @torch.no_grad()
 def simulate(drift: Field, G: Matrix, x: Tensor, times: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Euler-Maruyama paths [T, ..., D] of dx = drift(x, t) dt + G(t) dw from `x` [..., D] [eq-sde-euler].
 
-    `times` [T] rise or fall strictly. Raises TypeError or ValueError for bad times, or if a path leaves the numbers.
+    `times` [T] rise or fall strictly. Raises TypeError or ValueError for bad times, a drift of another shape than `x`,
+    or if a path leaves the numbers. Source: Kloeden and Platen (1992).
     """
     check_tensor("x", x)
     times, path = _check_path(times), [x]
     for t, h in zip(times.tolist(), times.diff().tolist()):
         z = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
-        x = x + drift(x, t) * h + math.sqrt(abs(h)) * z @ G(t).to(x).mT  # [eq-sde-euler]
+        x = x + _like(x, "drift", drift(x, t)) * h + math.sqrt(abs(h)) * z @ G(t).to(x).mT  # [eq-sde-euler]
         if not math.isfinite(x.sum()): raise ValueError(f"x is no longer finite after the step from t = {t:g}")
         path.append(x)
     return torch.stack(path)
@@ -280,8 +287,7 @@ def reverse_sde(sde: LinearSDE, score: Field, eta: float = 1.0) -> tuple[Field, 
     if not 0 <= eta < math.inf: raise ValueError(f"eta must not be negative, got {eta}")
 
     def drift(x: Tensor, t: float) -> Tensor:
-        G, s = sde.G(t), score(x, t)
-        if s.shape != x.shape: raise ValueError(f"score must return shape {list(x.shape)} like x, got {list(s.shape)}")
+        G, s = sde.G(t), _like(x, "score", score(x, t))
         return sde.drift(x, t) - (1 + eta**2) / 2 * s @ (G @ G.mT).to(x)  # [eq-sde-reverse] [eq-sde-flow]
     return drift, lambda t: eta * sde.G(t)  # [eq-sde-reverse]
 
@@ -301,6 +307,6 @@ def path_kl(sde: LinearSDE, score: Field, model: Field, sample: Callable[[float]
     for t, w in zip(((points + 1) / 2).tolist(), (node_weights / 2).tolist()):
         x = sample(t)
         check_tensor("sample(t)", x, sde.dim)
-        gap = (score(x, t) - model(x, t)) @ sde.G(t).to(x)
+        gap = (_like(x, "score", score(x, t)) - _like(x, "model", model(x, t))) @ sde.G(t).to(x)
         total = total + w * gap.square().sum(-1)
     return Estimate.of(((1 + eta**2) / (2 * eta)) ** 2 * total / 2)  # [eq-sde-kl]
