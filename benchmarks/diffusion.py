@@ -32,6 +32,7 @@ from rbmdiff.foundations.core import replace_file
 
 SCHEDULE, T_MIN, CALLS = LinearBeta(), 1e-3, (5, 10, 20, 50)
 GRIDS = ("quadratic", "log_snr", "rho7", "uniform")
+DEFAULT = "deis eps t 3, quadratic"
 OUT = Path(__file__).parent / "results" / "diffusion.json"
 
 
@@ -40,7 +41,8 @@ def mixtures() -> dict[str, Mixture]:
     f = {"dtype": torch.float64}
     g = torch.Generator().manual_seed(0)
     angle = torch.arange(8, **f) * math.pi / 4
-    ring = Mixture(torch.ones(8, **f), torch.stack([angle.cos(), angle.sin()], 1), 0.01 * torch.eye(2, **f).repeat(8, 1, 1))
+    circle = torch.stack([angle.cos(), angle.sin()], 1)
+    ring = Mixture(torch.ones(8, **f), circle, 0.01 * torch.eye(2, **f).repeat(8, 1, 1))
     roots = 0.7 * torch.randn(3, 2, 2, generator=g, **f)
     broad = Mixture(torch.tensor([0.2, 0.3, 0.5], **f), torch.randn(3, 2, generator=g, **f),
                     roots @ roots.mT + 0.05 * torch.eye(2, **f))
@@ -150,7 +152,8 @@ def peers_azula() -> dict:
         for name in ("zAB", "vAB", "zEAB", "xEAB", "REAB"):
             for order in (2, 3, 4):
                 sampler = getattr(azula.sample, f"{name}Sampler")
-                runs[f"azula {name} {order}, {kind}"] = lambda p, x, n, k=kind, s=sampler, o=order: run(p, x, n, k, s, order=o)
+                runs[f"azula {name} {order}, {kind}"] = lambda p, x, n, k=kind, s=sampler, o=order: run(
+                    p, x, n, k, s, order=o)
         runs[f"azula Heun, {kind}"] = lambda p, x, n, k=kind: run(p, x, n, k, azula.sample.HeunSampler, 2)
     return runs
 
@@ -216,9 +219,10 @@ def overhead(steps: int = 20, batch: int = 16) -> dict:
         y = x
         for label in scheduler.timesteps: y = scheduler.step(answer, label, y).prev_sample
     betas = {"trained_betas": diffusers_betas()}
-    rows["diffusers DEIS"] = lambda make=lambda: diffusers.DEISMultistepScheduler(solver_order=3, **betas): loop(make)
-    rows["diffusers DPM-Solver++"] = lambda make=lambda: diffusers.DPMSolverMultistepScheduler(solver_order=3, **betas): loop(make)
-    rows["diffusers DDIM"] = lambda make=lambda: diffusers.DDIMScheduler(**betas): loop(make)
+    third = betas | {"solver_order": 3}
+    peers = {"DEIS": lambda: diffusers.DEISMultistepScheduler(**third), "DDIM": lambda: diffusers.DDIMScheduler(**betas),
+             "DPM-Solver++": lambda: diffusers.DPMSolverMultistepScheduler(**third)}
+    for name, make in peers.items(): rows[f"diffusers {name}"] = lambda make=make: loop(make)
     per_step = {name: seconds(run) / steps for name, run in rows.items()}
     return {"batch": batch, "steps": steps, "unet_call_ms": 1e3 * call,
             "parameters": sum(p.numel() for p in UNet(1).parameters()),
@@ -226,25 +230,52 @@ def overhead(steps: int = 20, batch: int = 16) -> dict:
             "fraction_of_call": {name: s / call for name, s in per_step.items()}}
 
 
+def winners(tables: dict) -> dict:
+    """For every number of calls and every library, the run with the smallest error on one problem."""
+    found = {}
+    for calls in map(str, CALLS):
+        for group, table in tables.items():
+            errors = {name: row[calls] for name, row in table.items() if math.isfinite(row.get(calls, math.nan))}
+            name = min(errors, key=errors.get)
+            found.setdefault(calls, {})[group] = {"run": name, "error": errors[name]}
+    return found
+
+
+def ranking(accuracy: dict, best: dict, group: str, top: int = 5) -> list[dict]:
+    """Runs of one library that are kept fixed over all problems and calls, by their geometric mean distance to the best peer.
+
+    A ratio of 1 at every entry would mean: as good everywhere as the best of all runs of both peers.
+    """
+    floor = {(p, c): min(best[p][c][peer]["error"] for peer in ("diffusers", "azula")) for p in best for c in best[p]}
+    rows = []
+    for name in next(iter(accuracy.values()))[group]:
+        errors = {(p, c): accuracy[p][group][name].get(c, math.nan) for p, c in floor}
+        if not all(map(math.isfinite, errors.values())): continue
+        logs = [math.log(errors[key] / floor[key]) for key in floor]
+        rows.append({"run": name, "geometric_mean": math.exp(statistics.fmean(logs)), "worst": math.exp(max(logs)),
+                     "errors": {p: [errors[p, c] for c in best[p]] for p in best}})
+    rows.sort(key=lambda row: row["geometric_mean"])
+    return rows[:top] + [row for row in rows[top:] if row["run"] == DEFAULT]
+
+
 def main() -> None:
     torch.set_num_threads(1)
     groups = {"rbmdiff": ours(), "diffusers": peers_diffusers(), "azula": peers_azula()}
-    result = {"command": "python benchmarks/diffusion.py", "torch": torch.__version__, "diffusers": diffusers.__version__,
-              "azula": azula.__version__, "calls": CALLS, "accuracy": {}}
+    accuracies, best = {}, {}
     for problem, mixture in mixtures().items():
-        tables = {}
-        for group, runs in groups.items():
-            with redirect_stderr(io.StringIO()), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                tables[group] = accuracy(mixture, runs)
-        result["accuracy"][problem] = tables
-        for calls in CALLS:
-            print(f"{problem}, {calls} calls")
-            for group, table in tables.items():
-                name, error = min(((n, r[str(calls)]) for n, r in table.items() if str(calls) in r), key=lambda item: item[1])
-                print(f"    {error:.2e}  {group:10s} {name}")
-    result["overhead"] = overhead()
-    print(json.dumps(result["overhead"], indent=1))
+        with redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            accuracies[problem] = {group: accuracy(mixture, runs) for group, runs in groups.items()}
+        best[problem] = winners(accuracies[problem])
+        for calls, row in best[problem].items():
+            print(f"{problem}, {calls} calls", *(f"    {v['error']:.2e}  {v['run']}" for v in row.values()), sep="\n")
+    fixed = {group: ranking(accuracies, best, group) for group in groups}
+    for row in sum(fixed.values(), []): print(f"{row['geometric_mean']:.2f}, at worst {row['worst']:.2f}: {row['run']}")
+    cost = overhead()
+    print(json.dumps(cost, indent=1))
+    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "azula": azula.__version__}
+    result = {"command": "python benchmarks/diffusion.py", "versions": versions, "calls": CALLS,
+              "runs": {group: len(runs) for group, runs in groups.items()}, "best": best, "fixed": fixed, "overhead": cost}
     OUT.parent.mkdir(exist_ok=True)
     replace_file(OUT, lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
 

@@ -1,20 +1,19 @@
-"""Evidence lower bounds on the 8x8 digits: the book's U-Net, and small U-Nets trained under four weightings.
+"""Evidence lower bounds on the 8x8 digits of small U-Nets trained under four weightings.
 
-    python benchmarks/diffusion_elbo.py [--only weightings | unet] [--updates 1200] [--seeds 2] [--threads 1]
+    python benchmarks/diffusion_elbo.py [--updates 1200] [--seeds 2] [--threads 1] [--out FILE]
 
 The 17 grey levels k are spread uniformly, x = 2 (k + u) / 17 - 1. A bound in nats of log p(x) becomes one of log P(k) by adding
 64 log(2/17); bits per dimension are -log P(k) / (64 log 2). Everything below t_min is left to the Gaussian decoder of the chapter.
 
-weightings: U-Net (16, 32), schedule LinearBeta(0.1, 20), Adam whose rate falls linearly from 4e-3, batches of 64, the same order of
-images and the same start for all; noise levels adapted to each weighting. Every network is judged by the unweighted bound.
-unet: the network of diffusion_digits.py. Every dequantisation is bounded with noise of its own; per image the draws are averaged. The
-Monte Carlo error is that of the mean over all images, from the spread of its draws, apart from the spread over images.
+U-Net (16, 32), schedule LinearBeta(0.1, 20), Adam whose rate falls linearly from 4e-3, batches of 64, the same order of images and the
+same start for all; noise levels adapted to each weighting. Every network is judged by the unweighted bound.
 """
 import argparse
 import json
 import math
 from pathlib import Path
 import platform
+import sys
 import time
 
 import torch
@@ -22,9 +21,9 @@ from tqdm import tqdm
 
 import rbmdiff
 from rbmdiff.diffusion.elbo import AdaptiveLevels, elbo, exponential, flat, sech, sigmoid_weight, weighted_loss
-from rbmdiff.diffusion.networks import Preconditioned, UNet, dequantize, predictor
+from rbmdiff.diffusion.networks import Preconditioned, UNet, dequantize
 from rbmdiff.diffusion.objective import denoising_loss
-from rbmdiff.diffusion.schedule import LinearBeta, LinearLogSNR
+from rbmdiff.diffusion.schedule import LinearBeta
 from rbmdiff.foundations.core import Estimate, replace_file
 from rbmdiff.foundations.data import digits
 from rbmdiff.foundations.train import State, linear_decay, update
@@ -100,52 +99,18 @@ def weightings(options, train, test):
     return result
 
 
-@torch.no_grad()
-def unet(options, test):
-    """Bounds of the U-Net of diffusion_digits.py: of dequantised images, and of the grey levels with a discretised decoder."""
-    schedule, g, t_min = LinearLogSNR(-10, 10), torch.Generator().manual_seed(0), T_MIN
-    network = UNet.load(RESULTS / "digits_unet.safetensors").requires_grad_(False)
-    predict = predictor(Preconditioned(network, schedule, scale=0.7), schedule)
-    bounds = [elbo(predict, schedule, dequantize(test, LEVELS, g), t_min, 32, 2, generator=g) for _ in tqdm(range(options.draws), disable=None)]
-    mean, monte_carlo, per_image = several([bits(b.value) for b in bounds])
-    print(f"U-Net, dequantised: {mean} bits per dimension (over images), Monte Carlo error {monte_carlo:.4f}")
-    terms = {part: torch.stack([getattr(b, part) for b in bounds]).mean().item() for part in ("prior", "diffusion", "reconstruction")}
-    result = {"schedule": "LinearLogSNR(-10, 10)", "t_min": t_min, "draws": options.draws, "levels": 64, "test_images": len(test),
-              "bits_per_dimension": {"value": mean.value, "stderr": mean.stderr, "stderr_monte_carlo": monte_carlo},
-              "terms_in_nats": terms, "per_image": [round(v, 5) for v in per_image.tolist()], "discretised": {}}
-    values = 2 * (torch.arange(LEVELS) + 0.5) / LEVELS - 1
-    for top in (5.0, 6.0, 7.0, 8.0):
-        t = float(schedule.t_of_log_snr(top))
-        bounds = [elbo(predict, schedule, values[test.long()], t, 32, 2, values=values, generator=g) for _ in range(2)]
-        mean, monte_carlo, _ = several([-b.value / (64 * math.log(2)) for b in bounds])
-        result["discretised"][str(top)] = {"value": mean.value, "stderr": mean.stderr, "stderr_monte_carlo": monte_carlo}
-        print(f"discretised decoder at log-SNR {top}: {mean}, Monte Carlo error {monte_carlo:.4f}")
-    return result
-
-
-def several(draws):
-    """Mean over images, its Monte Carlo error, and the mean of each image over the `draws`."""
-    draws = torch.stack(draws)
-    spread = draws.mean(1).std().item() / math.sqrt(len(draws))
-    return Estimate.of(draws.mean(0)), spread, draws.mean(0)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=RESULTS / "diffusion_elbo.json", help="where to write the JSON")
-    parser.add_argument("--only", choices=("weightings", "unet"), help="one part; the other is kept as it is in the file")
     parser.add_argument("--updates", type=int, default=1200, help="updates of each network (default 1200)")
     parser.add_argument("--seeds", type=int, default=2, help="networks for each weighting (default 2)")
-    parser.add_argument("--draws", type=int, default=8, help="dequantisations of the test images, at least 2 (default 8)")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     train, test = images()
-    result = json.loads(options.out.read_text()) if options.out.is_file() else {}
-    result |= {"command": "python benchmarks/diffusion_elbo.py",
-               "versions": {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__}}
-    if options.only != "unet": result["weightings"] = weightings(options, train, test)
-    if options.only != "weightings": result["unet"] = unet(options, test)
+    result = {"command": " ".join(["python benchmarks/diffusion_elbo.py", *sys.argv[1:]]),
+              "versions": {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__},
+              "weightings": weightings(options, train, test)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(options.out, lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
 

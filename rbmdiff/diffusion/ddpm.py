@@ -29,7 +29,7 @@ def _check_times(times: Tensor, steps: int) -> Tensor:
 
 # %% ../../nbs/diffusion/ddpm.ipynb #99921ee9
 class Chain:
-    """Noising chain x_k ~ N(sqrt(1 - beta_k) x_{k-1}, beta_k I), k = 1 ... T, from `betas` [T] in (0, 1) [eq-ddpm-step].
+    """Noising chain x_k ~ N(sqrt(1 - beta_k) x_{k-1}, beta_k I), k = 1 ... T, `betas` [T] in (0, 1) [eq-ddpm-step].
 
     `times` [T + 1], from 0 to at most 1, are what a network is told for level k; k / T unless given. Attributes:
     `steps`, `betas` [T], and `times`, `alphas`, `sigmas` [T + 1] from level 0, in float64 on the CPU. Raises
@@ -109,7 +109,7 @@ def posterior(chain: Chain, x0: Tensor, x: Tensor, k: Tensor | int) -> tuple[Ten
 # %% ../../nbs/diffusion/ddpm.ipynb #644ba841
 @dataclass(frozen=True)
 class Bound:
-    """Terms of the variational bound in nats: `prior` [B] is L_T, `steps` [T - 1, B] are L_1 ... L_{T-1}, `data` [B] is L_0.
+    """Terms of the variational bound, nats: `prior` [B] is L_T, `steps` [T - 1, B] L_1 ... L_{T-1}, `data` [B] L_0.
 
     `steps` and `data` rest on one draw of the noise a level.
     """
@@ -122,7 +122,7 @@ class Bound:
         """Upper bound on the negative log-likelihood [B], an unbiased estimate of it [eq-ddpm-bound]."""
         return self.prior + self.steps.sum(0) + self.data  # [eq-ddpm-bound]
 
-
+# %% ../../nbs/diffusion/ddpm.ipynb #bbe2296b
 def _answer(predict: Callable[[Tensor, Tensor], Tensor], chain: Chain, x: Tensor, k: int) -> Tensor:
     """The noise that `predict` sees in `x` at level `k`, checked."""
     eps = predict(x, chain.times[k].to(x))
@@ -164,8 +164,8 @@ def simple_loss(network: Callable[[Tensor, Tensor], Tensor], chain: Chain, x0: T
                 generator: torch.Generator | None = None) -> Tensor:
     """Squared error of the predicted noise [B] at one random level a sample, summed over dimensions [eq-ddpm-simple].
 
-    Data `x0` [B, ...]; `network(x, t)` returns the noise in x and is told the times [B] of the levels. Raises TypeError or
-    ValueError for bad data, or a prediction of another shape. Source: Ho et al. (2020), algorithm 1.
+    Data `x0` [B, ...]; `network(x, t)` returns the noise in x and is told the times [B] of the levels. Raises TypeError
+    or ValueError for bad data, or a prediction of another shape. Source: Ho et al. (2020), algorithm 1.
     """
     check_tensor("x0", x0)
     device = "cpu" if generator is None else generator.device
@@ -217,7 +217,7 @@ def _walk(chain: Chain, levels: Tensor | None, eta: float) -> Tensor:
 @torch.no_grad()
 def generate(predict: Callable[[Tensor, Tensor], Tensor], chain: Chain, x: Tensor, levels: Tensor | None = None,
              eta: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-    """Walk from `x` [B, ...] at the first of `levels` to the last, by default from T to 0 in single steps [eq-ddpm-ddim].
+    """Walk from `x` [B, ...] at the first of `levels` to the last, by default T ... 0 one by one [eq-ddpm-ddim].
 
     `eta` = 1 is algorithm 2 of Ho et al. (2020) [eq-ddpm-sampling], 0 the deterministic map; rising levels, which need
     `eta` = 0 and start above 0, encode. `predict(x, t)` is the noise in x. Raises TypeError or ValueError for levels
@@ -233,9 +233,10 @@ def generate(predict: Callable[[Tensor, Tensor], Tensor], chain: Chain, x: Tenso
 
 # %% ../../nbs/diffusion/ddpm.ipynb #297a8b2d
 def slerp(z0: Tensor, z1: Tensor, w: float) -> Tensor:
-    """Point at fraction `w` in [0, 1] of the arc from `z0` to `z1`, both [B, ...] [eq-ddpm-slerp]. Source: Shoemake (1985).
+    """Point at fraction `w` in [0, 1] of the arc from `z0` to `z1`, both [B, ...] [eq-ddpm-slerp].
 
-    Raises ValueError for unequal shapes, or vectors that are parallel or opposite, where no arc is defined.
+    Raises TypeError or ValueError for unequal shapes or dtypes, another `w`, or vectors that are parallel or opposite,
+    where no arc is defined. Source: Shoemake (1985).
     """
     check_tensor("z0", z0), check_tensor("z1", z1, like=z0)
     if z0.shape != z1.shape: raise ValueError(f"z1 must have shape {list(z0.shape)} like z0, got {list(z1.shape)}")

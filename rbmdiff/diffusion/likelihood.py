@@ -25,14 +25,15 @@ from .solvers import Counted, Generators, Predict, normal
 def velocity(predict: Predict, schedule: Schedule, x: Tensor, t: Tensor | float) -> Tensor:
     """dx/dt of the probability flow at `x` [B, ...], `t` scalar or [B] in (0, 1] [eq-likelihood-flow].
 
-    `predict`(x, t) gives the noise in x. Raises TypeError or ValueError for a bad tensor, a time outside, a wrong shape.
+    `predict`(x, t) gives the noise in x. Raises TypeError or ValueError for a bad tensor, time or shape.
     Source: Song et al. (2021).
     """
     check_tensor("x", x)
     if not isinstance(t, Tensor): t = torch.tensor(t, dtype=x.dtype, device=x.device)
-    if not bool((t > 0).all()): raise ValueError(f"t must be positive, the score is not defined at 0, got {float(t.min()):g}")
+    if not bool((t > 0).all()): raise ValueError(f"t must be positive, got {float(t.min()):g}")
     eps = predict(x, t)
-    if eps.shape != x.shape: raise ValueError(f"predict must return shape {list(x.shape)} like x, got {list(eps.shape)}")
+    if eps.shape != x.shape:
+        raise ValueError(f"predict must return shape {list(x.shape)} like x, got {list(eps.shape)}")
     pull = schedule.diffusion(t) ** 2 / (2 * schedule.sigma(t))  # [eq-likelihood-flow]
     return expand(schedule.drift(t), x) * x + expand(pull, x) * eps  # [eq-likelihood-flow]
 
@@ -99,16 +100,18 @@ def transport(predict: Predict, schedule: Schedule, x: Tensor, t: float, s: floa
               steps: int = 64, tolerance: float | None = None) -> Tensor:
     """Where the probability flow carries `x` [B, ...] from time `t` to `s`, both in (0, 1] [eq-likelihood-circle].
 
-    From data to noise it encodes, from noise to data it decodes. `steps` of order four, equal in the angle, for the whole batch;
-    with `tolerance` every sample by itself, in steps whose error stays below it. Raises TypeError or ValueError for bad input.
+    From data to noise it encodes, from noise to data it decodes. `steps` of order four, equal in the angle, for the
+    whole batch; with `tolerance` every sample by itself, in steps whose error stays below it.
+    Raises TypeError or ValueError for bad input.
     """
     _check(x, (t, s), steps, tolerance)
     flow = _Flow(predict, schedule)
     start, end = flow.angle(t), flow.angle(s)
     if start == end: return x.clone()
     y = x / flow.place(start)[1]
+    def field(angle, y): return flow.velocity(angle, y),
     if tolerance is None: y = flow.follow(y, start, end, steps)
-    else: y = torch.cat([_adaptive(lambda a, y: (flow.velocity(a, y),), (row,), start, end, tolerance)[0] for row in y.split(1)])
+    else: y = torch.cat([_adaptive(field, (row,), start, end, tolerance)[0] for row in y.split(1)])
     return flow.place(end)[1] * y
 
 # %% ../../nbs/diffusion/likelihood.ipynb #966632b2
@@ -160,7 +163,7 @@ class _Volume(_Flow):
 # %% ../../nbs/diffusion/likelihood.ipynb #ce8d7f19
 def _fixed(flow: _Volume, y: Tensor, start: float, end: float, nodes: int, steps: int,
            draw: Callable[[Tensor], Tensor], exact: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """End of the path of `y`, integral of its divergence [B, P], calls [B], by Gauss-Legendre nodes [eq-likelihood-quadrature]."""
+    """End of the path of `y`, integral of its divergence [B, P], calls [B] [eq-likelihood-quadrature]."""
     places, weights = np.polynomial.legendre.leggauss(nodes)
     half, here, volume, before = (end - start) / 2, start, 0.0, flow.counted.nfe
     for place, weight in zip(places.tolist(), weights.tolist()):
@@ -187,9 +190,10 @@ def _one_by_one(flow: _Volume, y: Tensor, start: float, end: float, tolerance: f
 class Likelihood:
     """Log-likelihoods of B samples in nats, all fields [B]; float64 but for `latent` and `nfe`.
 
-    `log_prob` is the log density of the data with noise of standard deviation sigma / alpha at t_min added, `stderr` the standard
-    error from the probes (0 if the trace is exact), `prior` its part from the end of the path, `truncation` an estimate of what
-    the log density of the data themselves has more; `latent` is x_1 [B, ...]; `nfe` counts the calls of the network for each sample.
+    `log_prob` is the log density of data with noise of standard deviation sigma / alpha at t_min added, `stderr` its
+    standard error from the probes (0 if the trace is exact), `prior` its part from the end of the path, `truncation` an
+    estimate of what the log density of the data themselves has more; `latent` is x_1 [B, ...]; `nfe` counts the calls
+    of the network for each sample.
     """
     log_prob: Tensor
     stderr: Tensor
@@ -212,13 +216,14 @@ def _truncation(flow: _Volume, start: float, y: Tensor, vectors: Tensor, exact: 
 
 # %% ../../nbs/diffusion/likelihood.ipynb #19c15d85
 @torch.no_grad()
-def log_likelihood(predict: Predict, schedule: Schedule, x: Tensor, t_min: float = 1e-3, nodes: int = 32, steps: int = 1,
-                   tolerance: float | None = None, trace: Trace = "exact", probes: int = 16,
+def log_likelihood(predict: Predict, schedule: Schedule, x: Tensor, t_min: float = 1e-3, nodes: int = 32,
+                   steps: int = 1, tolerance: float | None = None, trace: Trace = "exact", probes: int = 16,
                    generator: Generators = None) -> Likelihood:
     """Log-likelihood of data `x` [B, ...] under the probability flow of `predict`(x, t) -> eps [eq-likelihood-volume].
 
-    `nodes` traces and `steps` steps of order four from one to the next; or, with `tolerance`, steps that keep the error of each
-    below it, in nats, sample by sample. `trace` by unit vectors, or by `probes` random ones. Raises TypeError or ValueError.
+    `nodes` traces and `steps` steps of order four from one to the next; or, with `tolerance`, steps that keep the error
+    of each below it, in nats, sample by sample. `trace` by unit vectors, or by `probes` random ones.
+    Raises TypeError or ValueError for bad input. Source: Grathwohl et al. (2019), Song et al. (2021).
     """
     _check(x, (t_min,), steps, tolerance), check_count("nodes", nodes)
     if t_min == 1: raise ValueError("t_min must lie below 1, got 1")
@@ -239,7 +244,7 @@ def log_likelihood(predict: Predict, schedule: Schedule, x: Tensor, t_min: float
 def probe_variance(A: Tensor, trace: Trace = "rademacher") -> Tensor:
     """Variance [...] of v · A v for matrices `A` [..., D, D] and one random probe v [eq-likelihood-probe-variance].
 
-    `trace` is 'rademacher' or 'gaussian'; 'exact' gives 0. Raises ValueError for another, or a matrix that is not square.
+    `trace` is 'rademacher' or 'gaussian'; 'exact' gives 0. Raises ValueError for another, or if A is not square.
     """
     check_tensor("A", A), check_choice("trace", trace, TRACES)
     if A.ndim < 2 or A.shape[-1] != A.shape[-2]: raise ValueError(f"A must have shape [..., D, D], got {list(A.shape)}")
@@ -251,9 +256,10 @@ def probe_variance(A: Tensor, trace: Trace = "rademacher") -> Tensor:
 
 # %% ../../nbs/diffusion/likelihood.ipynb #71d78289
 def cell_log_prob(log_prob: Tensor, dims: int, levels: int) -> Tensor:
-    """Log probability [...] of data of `levels` grey levels from log densities [M, ...] at M dequantisations [eq-likelihood-cell].
+    """Log probability [...] of grey levels from log densities [M, ...] at M dequantisations [eq-likelihood-cell].
 
-    The data fill [-1, 1]^`dims`, as `dequantize` spreads them; a lower bound on average, tighter the larger M.
+    The `levels` of each of `dims` pixels fill [-1, 1], as `dequantize` spreads them. A lower bound on average, tighter
+    the larger M. Source: Theis et al. (2016), Burda et al. (2016).
     Raises TypeError or ValueError for a bad tensor or count.
     """
     check_tensor("log_prob", log_prob), check_count("dims", dims), check_count("levels", levels, 2)
@@ -262,6 +268,6 @@ def cell_log_prob(log_prob: Tensor, dims: int, levels: int) -> Tensor:
 
 
 def bits_per_dimension(nats: Tensor, dims: int) -> Tensor:
-    """Bits a dimension that a code needs for data of log probability `nats` [...] and `dims` dimensions [eq-likelihood-bits]."""
+    """Bits a dimension of a code for data of log probability `nats` [...] in `dims` dimensions [eq-likelihood-bits]."""
     check_tensor("nats", nats), check_count("dims", dims)
     return -nats / (dims * math.log(2))  # [eq-likelihood-bits]

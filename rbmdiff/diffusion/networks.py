@@ -23,7 +23,8 @@ class Fourier(Module):
     """Features [..., 2 n] of times [...]: cosines and sines of n frequencies, unit length [eq-networks-fourier].
 
     The frequencies are quantiles of a normal distribution, of standard deviation `bandwidth` in turns per unit of time.
-    The inner product of two features is nearly a Gaussian of their distance [eq-networks-kernel].
+    The inner product of two features is nearly a Gaussian of their distance [eq-networks-kernel]. TypeError or
+    ValueError for a count that is none or a bandwidth that is not positive. Source: Tancik et al. (2020).
     """
 
     def __init__(self, n: int = 16, bandwidth: float = 4.0, dtype: torch.dtype = torch.float32):
@@ -41,11 +42,12 @@ class Fourier(Module):
 
 # %% ../../nbs/diffusion/networks.ipynb #f410ef55
 class Preconditioned(Module):
-    """`network` wrapped into a prediction of the noise under `schedule`, for data of standard deviation `scale`.
+    """`network` wrapped into a prediction of the noise under `schedule`, for data of root mean square `scale`.
 
-    forward(x, t) -> eps [eq-networks-precondition]. The network sees inputs of unit size and the bounded
-    time of [eq-networks-clock]; before training the answer is that of a Gaussian of variance `scale`². The same weights
-    serve every schedule: wrap `.network` again. Source: Karras et al. (2022).
+    forward(x, t) -> eps of the shape of `x` [B, ...], `t` a scalar or [B] [eq-networks-precondition]. The network sees
+    inputs of unit size and the bounded time of [eq-networks-clock]; before training the answer is that of a Gaussian of
+    variance `scale`². The same weights serve every schedule: wrap `.network` again. ValueError for a scale that is not
+    positive. Source: Karras et al. (2022).
     """
 
     def __init__(self, network: Module, schedule: Schedule, scale: float = 1.0):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..foundations.core import check_count, check_tensor
+from .ddpm import ddim_coefficients
 from .schedule import Schedule, check_grid
 
 # %% ../../nbs/diffusion/solvers.ipynb #93f6f495
@@ -77,7 +78,11 @@ def _check_generator(x: Tensor, generator: Generators) -> None:
 
 
 def start(predict: Predict, x: Tensor, grid: Tensor, generator: Generators = None) -> tuple[Counted, Tensor]:
-    """`predict` counted and `grid` in float64 on the CPU, after the checks that all solvers share."""
+    """`predict` counted, and `grid` [N + 1] in float64 on the CPU, after the checks that all solvers share.
+
+    `x` must have shape [B, ...], `generator` be one or B different ones on its device, the times fall within (0, 1].
+    Raises ValueError or TypeError that names the argument.
+    """
     check_tensor("x", x)
     if x.ndim < 2: raise ValueError(f"x must have shape [B, ...], got {list(x.shape)}")
     _check_generator(x, generator)
@@ -222,9 +227,7 @@ ancestral.coefficients = _ancestral
 def _ddim(schedule: Schedule, grid: Tensor, eta: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """Coefficients a, b, c [N] of `ddim`."""
     _check_eta(eta, 1)
-    ratio, sigma_t, sigma_s, h = _ends(schedule, grid)
-    fresh = -eta**2 * torch.expm1(-2 * h)  # [eq-solvers-ddim]
-    return ratio, sigma_s * torch.sqrt(1 - fresh) - ratio * sigma_t, sigma_s * torch.sqrt(fresh)  # [eq-solvers-ddim]
+    return ddim_coefficients(schedule.alpha(grid), schedule.sigma(grid), eta)  # [eq-solvers-ddim]
 
 # %% ../../nbs/diffusion/solvers.ipynb #ad9ffba2
 @solver
@@ -263,6 +266,7 @@ def heun(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta: flo
     return walk(network, schedule, x, grid, step, denoise)
 
 # %% ../../nbs/diffusion/solvers.ipynb #40f59e40
+# order: the rows of A below the first, then the weights w [eq-solvers-runge-kutta]
 RUNGE_KUTTA = {2: ((1,), (1/2, 1/2)), 3: ((1/2,), (-1, 2), (1/6, 4/6, 1/6)),
                4: ((1/2,), (0, 1/2), (0, 0, 1), (1/6, 2/6, 2/6, 1/6))}
 

@@ -1,0 +1,327 @@
+"""DEIS: coefficients against other people's numbers and other integrals, invariants, the buffer, orders, bad input."""
+from itertools import product
+import json
+import math
+from pathlib import Path
+
+from hypothesis import given, settings, strategies as st
+import pytest
+from scipy.integrate import quad
+import torch
+
+from rbmdiff.diffusion.deis import (
+    History, Remembering, deis, deis_coefficients, matrix_coefficients, matrix_deis, rho_rk)
+from rbmdiff.diffusion.oracle import Mixture, gaussian, gaussian_flow
+from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, LogSNR, SinusoidalBeta, SubVP, time_grid
+from rbmdiff.diffusion.sde import LinearSDE, scalar_sde
+from rbmdiff.diffusion.solvers import ddim
+
+CHECK = Path(__file__).parents[2] / "shared/data/deis_check.json"
+needs_check = pytest.mark.skipif(not CHECK.is_file(), reason=f"the check numbers are not in {CHECK}")
+F64 = torch.float64
+VARIABLES, EXTRAPOLATE = ("t", "rho", "log_rho", "angle"), ("eps", "x0", "v")
+SCHEDULES = [LinearBeta(), SinusoidalBeta(), Cosine(-10, 10), Geometric(), SubVP(),
+             LogSNR(lambda t: 6 - 12 * t, "sub-vp")]
+name = lambda f: getattr(f, "__name__", type(f).__name__)
+three = Mixture(torch.tensor([0.3, 0.5, 0.2], dtype=F64),
+                torch.tensor([[-2.0, 0.0], [1.0, 1.5], [1.5, -1.5]], dtype=F64),
+                torch.eye(2, dtype=F64).expand(3, 2, 2) * 0.1)
+linear = LinearBeta()
+predict = three.predictor(linear)
+
+
+def noise(*shape, seed=0, dtype=F64):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+# --- coefficients
+
+@needs_check
+@pytest.mark.parametrize("variable, key", [("t", "tab"), ("rho", "rhoab"), ("log_rho", "logrhoab")])
+@pytest.mark.parametrize("order", range(4))
+def test_all_published_numbers(variable, key, order):
+    data = json.loads(CHECK.read_text())["t2"]
+    numbers = lambda rows: torch.tensor([[float(c) for c in row] for row in rows], dtype=F64)
+    grid = time_grid(linear, 10)
+    Psi, C = deis_coefficients(linear, grid, order, variable)
+    wanted = numbers(data[f"{key}{order}"])
+    if variable != "t": wanted = wanted * linear.alpha(grid)[1:, None]      # the file gives these for x / alpha
+    torch.testing.assert_close(grid, numbers([data["ts"]])[0], rtol=0, atol=1e-14)
+    torch.testing.assert_close(Psi, numbers([data["psi"]])[0], rtol=1e-13, atol=0)
+    torch.testing.assert_close(C, wanted, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(C.sum(1), numbers([data["ddim"]])[0], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize("variable, extrapolate", list(product(VARIABLES, EXTRAPOLATE)))
+def test_coefficients_are_integrals_over_time(schedule, variable, extrapolate):
+    """Adaptive quadrature in t with the slope of the log-SNR: no inverse, no substitution."""
+    grid = time_grid(schedule, 5, 1e-2)
+    Psi, C = deis_coefficients(schedule, grid, 2, variable, extrapolate)
+    scale = {"eps": schedule.alpha, "x0": schedule.sigma,
+             "v": lambda t: torch.hypot(schedule.alpha(t), schedule.sigma(t))}[extrapolate]
+    place = {"t": float, "rho": lambda t: float(schedule.rho(t)), "log_rho": lambda t: -float(schedule.log_snr(t)) / 2,
+             "angle": lambda t: math.atan(float(schedule.rho(t)))}[variable]
+    torch.testing.assert_close(Psi, scale(grid)[1:] / scale(grid)[:-1], rtol=1e-14, atol=0)
+    i, past = 3, [place(grid[3 - j]) for j in range(3)]
+    for j in range(3):
+        def slope(t):
+            rho, u = float(schedule.rho(t)), place(t)
+            measure = {"eps": rho, "x0": -1 / rho, "v": rho / (1 + rho**2)}[extrapolate]
+            basis = math.prod((u - b) / (past[j] - b) for k, b in enumerate(past) if k != j)
+            return -0.5 * float(schedule.log_snr_slope(t)) * measure * basis
+        area = quad(slope, float(grid[i]), float(grid[i + 1]), epsabs=1e-12, epsrel=1e-12)[0]
+        wanted = float(scale(grid[i + 1])) * area
+        assert C[i, j] == pytest.approx(wanted, rel=1e-9, abs=1e-11)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(1e-4, 1), min_size=6, max_size=12, unique=True), st.sampled_from(VARIABLES),
+       st.sampled_from(SCHEDULES), st.integers(0, 4))
+def test_any_grid(times, variable, schedule, order):
+    times = sorted(times, reverse=True)
+    if min(a - b for a, b in zip(times, times[1:])) < 1e-4: return
+    grid = torch.tensor(times, dtype=F64)
+    Psi, C = deis_coefficients(schedule, grid, order, variable)
+    assert C.shape == (len(grid) - 1, order + 1) and Psi.shape == (len(grid) - 1,)
+    whole = schedule.alpha(grid)[1:] * schedule.rho(grid).diff()
+    slack = 1e-12 * C.abs().sum(1) + 1e-14
+    assert bool(((C.sum(1) - whole).abs() <= slack).all())
+    later = torch.arange(order + 1) > torch.arange(len(grid) - 1)[:, None]
+    assert not bool(C[later].any())                                        # columns of predictions that do not exist
+
+
+@pytest.mark.parametrize("extrapolate", EXTRAPOLATE)
+def test_rows_depend_on_their_own_window_only(extrapolate):
+    grid = time_grid(linear, 12)
+    for correct, reach in ((False, 3), (True, 4)):
+        C = deis_coefficients(linear, grid, 3, "t", extrapolate, correct)[1]
+        part = deis_coefficients(linear, grid[2:], 3, "t", extrapolate, correct)[1]
+        assert torch.equal(C[2 + reach:], part[reach:]) and not torch.equal(C[1 + reach], part[reach - 1])
+
+
+@pytest.mark.parametrize("q", range(4))
+def test_corrected_is_one_degree_more_on_equal_steps(q):
+    schedule = Geometric()
+    grid = schedule.t_of_rho(torch.linspace(40, 1, 12, dtype=F64))
+    corrected = deis_coefficients(schedule, grid, q, "rho", correct=True)[1]
+    plain = deis_coefficients(schedule, grid, q + 1, "rho")[1]
+    torch.testing.assert_close(corrected[q + 2:], plain[q + 2:], rtol=0, atol=1e-12)
+
+
+def test_adams_bashforth_weights():
+    schedule = Geometric()
+    grid = schedule.t_of_rho(torch.linspace(40, 1, 14, dtype=F64))
+    C = deis_coefficients(schedule, grid, 3, "rho")[1] / -3.0
+    torch.testing.assert_close(C[6], torch.tensor([55.0, -59.0, 37.0, -9.0], dtype=F64) / 24, rtol=1e-11, atol=0)
+
+
+# --- the solver
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_order_zero_is_ddim(schedule, variable):
+    net, x = three.predictor(schedule), noise(5, 2) * schedule.sigma(1.0)
+    for extrapolate in ("eps", "x0"):                                       # both freeze what DDIM freezes
+        ours = deis(net, schedule, x, time_grid(schedule, 7), 0, variable, extrapolate)
+        torch.testing.assert_close(ours, ddim(net, schedule, x, time_grid(schedule, 7)), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_states(denoise, dtype):
+    grid, x = time_grid(linear, 6), noise(3, 2, dtype=dtype)
+    net = lambda x, t: predict(x.double(), t.double()).to(x)
+    states = list(deis.states(net, linear, x, grid, denoise=denoise))
+    assert [s.t for s in states] == grid.tolist() + [0.0] * denoise
+    assert [s.nfe for s in states] == list(range(7 + denoise))
+    assert torch.equal(states[-1].x, deis(net, linear, x, grid, denoise=denoise)) and states[-1].x.dtype == dtype
+    assert all(isinstance(s, Remembering) for s in states[:7]) and torch.equal(states[0].x, x)
+    assert [len(s.history.t) for s in states[:7]] == [0, 1, 2, 3, 3, 3, 3]
+    assert states[4].history.t == tuple(grid[[3, 2, 1]].tolist()) and states[4].history.end == float(grid[4])
+
+
+@pytest.mark.parametrize("order, variable, extrapolate, correct",
+                         list(product((0, 1, 3), VARIABLES, EXTRAPOLATE, (False, True))))
+def test_state_and_history_restart_exactly(order, variable, extrapolate, correct):
+    grid, x = time_grid(linear, 9), noise(4, 2)
+    options = dict(order=order, variable=variable, extrapolate=extrapolate, correct=correct)
+    states = list(deis.states(predict, linear, x, grid, **options))
+    for k in (0, 1, 3, 8):
+        state = states[k]
+        assert torch.equal(deis(predict, linear, state.x, grid[k:], history=state.history, **options), states[-1].x)
+    short = dict(options, order=min(order, 3))
+    alone = deis(predict, linear, states[4].x, grid[4:], **short)
+    assert torch.equal(alone, states[-1].x) == (order == 0 and not correct)
+
+
+def test_histories_are_not_changed_by_going_on():
+    grid, states = time_grid(linear, 6), deis.states(predict, linear, noise(2, 2), time_grid(linear, 6))
+    kept = [s.history for s in states]
+    assert [len(h.values) for h in kept] == [len(h.t) for h in kept]
+    values = [v.clone() for v in kept[4].values]
+    deis(predict, linear, noise(2, 2), grid[4:], order=2, history=kept[4])
+    assert all(torch.equal(a, b) for a, b in zip(values, kept[4].values))
+
+
+@pytest.mark.parametrize("run", [deis, rho_rk], ids=name)
+def test_neither_batch_nor_shape_matters(run):
+    x, grid = noise(6, 2), time_grid(linear, 8)
+    whole = run(predict, linear, x, grid)
+    torch.testing.assert_close(run(predict, linear, x[2:3], grid), whole[2:3], rtol=1e-12, atol=1e-12)
+    images = lambda x, t: predict(x.flatten(1), t).reshape(x.shape)
+    assert torch.equal(run(images, linear, x.reshape(6, 1, 1, 2), grid).flatten(1), whole)
+    assert not run(predict, linear, x.clone().requires_grad_(), grid).requires_grad
+
+
+@pytest.mark.parametrize("extrapolate", EXTRAPOLATE)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+def test_single_precision(schedule, extrapolate):
+    bell = gaussian(torch.tensor([0.5, -0.3], dtype=F64), torch.eye(2, dtype=F64))
+    net, grid, x = bell.predictor(schedule), time_grid(schedule, 12), noise(4, 2) * schedule.sigma(1.0)
+    single = deis(lambda x, t: net(x.double(), t.double()).float(), schedule, x.float(), grid, extrapolate=extrapolate)
+    double = deis(net, schedule, x, grid, extrapolate=extrapolate)
+    torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+def test_orders_of_the_whole_family(schedule):
+    bell = gaussian(torch.tensor([0.3], dtype=F64), torch.tensor([[0.8]], dtype=F64))
+    net, x = bell.predictor(schedule), noise(3, 1) * schedule.sigma(1.0)
+    goal = gaussian_flow(bell, schedule, x, 1.0, 0.05)
+    error = lambda y: float((y - goal).norm())
+    ends = [float(schedule.log_snr(t)) for t in (1.0, 0.05)]
+    grids = [schedule.t_of_log_snr(torch.linspace(*ends, n + 1, dtype=F64)).clamp(0.05, 1.0) for n in (40, 80)]
+    for extrapolate, (order, correct, wanted) in product(EXTRAPOLATE, ((0, False, 1), (1, False, 2), (1, True, 3))):
+        runs = [error(deis(net, schedule, x, g, order, "log_rho", extrapolate, correct)) for g in grids]
+        assert runs[1] < 1e-9 or math.log2(runs[0] / runs[1]) > wanted - 0.45, (extrapolate, order, correct, runs)
+
+
+# --- Runge-Kutta
+
+@pytest.mark.parametrize("method, calls, degree", [("heun", 2, 1), ("kutta3", 3, 3), ("rk4", 4, 3)])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+def test_runge_kutta_integrates_polynomials_in_rho(schedule, method, calls, degree):
+    grid, x = time_grid(schedule, 4, 0.01), noise(2, 2)
+    rho = schedule.rho(grid)
+    times = []
+    def net(x, t):
+        times.append(float(t))
+        return (schedule.rho(t) / rho[0])**degree * torch.ones_like(x)
+    whole = rho[0] / (degree + 1) * ((rho[-1] / rho[0])**(degree + 1) - 1)
+    wanted = schedule.alpha(grid[-1]) * (x / schedule.alpha(grid[0]) + whole)
+    states = list(rho_rk.states(net, schedule, x, grid, method, denoise=True))
+    torch.testing.assert_close(states[4].x, wanted, rtol=1e-10, atol=1e-12)
+    assert [s.nfe for s in states] == [0, calls, 2 * calls, 3 * calls, 4 * calls, 4 * calls + 1]
+    assert min(times) >= grid[-1] and max(times) <= grid[0] and [s.t for s in states] == grid.tolist() + [0.0]
+
+
+def test_runge_kutta_restarts_from_the_state_alone():
+    grid, x = time_grid(linear, 6), noise(3, 2)
+    for method in ("heun", "kutta3", "rk4"):
+        states = list(rho_rk.states(predict, linear, x, grid, method))
+        assert torch.equal(rho_rk(predict, linear, states[2].x, grid[2:], method), states[-1].x)
+
+
+# --- matrices
+
+@pytest.mark.parametrize("schedule", [LinearBeta(), SubVP(), Cosine(-8, 8)], ids=name)
+def test_scalar_matrices_are_scalars(schedule):
+    grid = time_grid(schedule, 6, 1e-2)
+    if isinstance(schedule, Cosine):                                        # some noise at t = 0
+        initial = float(schedule.sigma(0.0))**2 * torch.eye(2, dtype=F64)
+    else: initial = None
+    for order in (0, 2):
+        Psi, C = matrix_coefficients(scalar_sde(schedule, 2), grid, order, initial)
+        flat_Psi, flat_C = deis_coefficients(schedule, grid, order)
+        eye = torch.eye(2, dtype=F64)
+        torch.testing.assert_close(Psi, flat_Psi[:, None, None] * eye, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(C, flat_C[..., None, None] * eye, rtol=1e-8, atol=1e-9)
+
+
+def test_matrix_solver_is_the_scalar_solver():
+    grid, x = time_grid(linear, 8, 1e-2), noise(4, 2)
+    states = list(matrix_deis.states(predict, scalar_sde(linear, 2), x, grid, 2))
+    torch.testing.assert_close(states[-1].x, deis(predict, linear, x, grid, 2), rtol=1e-9, atol=1e-9)
+    assert [s.nfe for s in states] == list(range(9)) and [s.t for s in states] == grid.tolist()
+
+
+def test_rotation_commutes_with_the_matrix_solver():
+    """A drift that also rotates: in the rotating frame the flow is the scalar one."""
+    turn, eye = torch.tensor([[0.0, -3.0], [3.0, 0.0]], dtype=F64), torch.eye(2, dtype=F64)
+    spinning = LinearSDE(lambda t: linear.drift(t) * eye + turn, lambda t: linear.diffusion(t) * eye)
+    frame = lambda t: torch.linalg.matrix_exp(turn * float(t))
+    bell = gaussian(torch.tensor([0.5, -0.3], dtype=F64), torch.tensor([[1.0, 0.6], [0.6, 0.5]], dtype=F64))
+    still = bell.predictor(linear)
+    net = lambda x, t: still(x @ frame(t), t) @ frame(t).mT
+    root, x = torch.linspace(1, 0.1, 99, dtype=F64), noise(4, 2)
+    ease = root[0] + root[:2].diff() * torch.tensor([0, 1 / 73, 9 / 73], dtype=F64)      # short steps at low degree
+    grid = torch.cat([ease, root[1:]]).square()
+    ours = matrix_deis(net, spinning, x @ frame(1.0).mT, grid, 2) @ frame(1e-2)
+    torch.testing.assert_close(ours, gaussian_flow(bell, linear, x, 1.0, 1e-2), rtol=0, atol=1e-3)
+
+
+# --- bad input
+
+GRID = time_grid(linear, 6)
+BAD = {
+    "rising": (dict(grid=GRID.flip(0)), ValueError, "grid must decrease"),
+    "repeating": (dict(grid=torch.tensor([1.0, 0.5, 0.5, 0.1])), ValueError, "grid must decrease"),
+    "zero": (dict(grid=torch.tensor([1.0, 0.5, 0.2, 0.1, 0.0])), ValueError, "denoise=True"),
+    "above one": (dict(grid=torch.tensor([1.5, 0.5, 0.2, 0.1, 0.01])), ValueError, "grid must lie"),
+    "grid of integers": (dict(grid=torch.tensor([3, 2, 1])), TypeError, "grid"),
+    "order above the grid": (dict(order=6), ValueError, "order must be at most 5"),
+    "order below zero": (dict(order=-1), ValueError, "order"),
+    "fractional order": (dict(order=1.5), TypeError, "order"),
+    "variable": (dict(variable="lambda"), ValueError, "variable must be one of"),
+    "extrapolate": (dict(extrapolate="score"), ValueError, "extrapolate must be one of"),
+    "integers": (dict(x=torch.ones(3, 2, dtype=torch.int64)), TypeError, "x must be float32 or float64"),
+    "no batch": (dict(x=torch.ones(2)), ValueError, "x must have shape"),
+    "NaN": (dict(x=torch.full((3, 2), math.nan)), ValueError, "x must be finite"),
+    "predict": (dict(predict=3), TypeError, "predict must be"),
+    "shape of the prediction": (dict(predict=lambda x, t: x[:, :1]), ValueError, "predict must return shape"),
+    "NaN in the third call": (dict(predict=lambda x, t: predict(x, t) / (t > 0.6)), ValueError, "in call 3, at t = "),
+    "history": (dict(history=[]), TypeError, "history must be a History"),
+    "history of another grid": (dict(history=History(0.9)), ValueError, "a buffer from another grid"),
+    "history of another kind": (dict(history=History(1.0, extrapolate="x0")), ValueError, "predictions of 'eps'"),
+    "history of another shape": (dict(grid=GRID[1:], history=History(float(GRID[1]), (1.0,), (noise(4, 2),))),
+                                 ValueError, r"history must hold shape \[3, 2\]"),
+    "history of another dtype": (dict(grid=GRID[1:], history=History(float(GRID[1]), (1.0,), (noise(3, 2).float(),))),
+                                 TypeError, "history must be torch.float64"),
+    "history out of order": (dict(grid=GRID[2:], order=2, history=History(
+        float(GRID[2]), tuple(GRID[:2].tolist()), (noise(3, 2), noise(3, 2)))), ValueError, "newest first"),
+    "history without predictions": (dict(grid=GRID[1:], history=History(float(GRID[1]), (1.0,))), ValueError, "as many"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input(what):
+    options, error, message = BAD[what]
+    with pytest.raises(error, match=message):
+        deis(**{"predict": predict, "schedule": linear, "x": noise(3, 2), "grid": GRID, **options})
+
+
+def test_more_bad_input():
+    with pytest.raises(ValueError, match="method must be one of"): rho_rk(predict, linear, noise(3, 2), GRID, "euler")
+    with pytest.raises(ValueError, match="no finite step"):
+        deis_coefficients(LogSNR(lambda t: 10 - 3000 * t), GRID, 1)
+    with pytest.raises(ValueError, match=r"x must have shape \[B, 2\]"):
+        matrix_deis(predict, scalar_sde(linear, 2), noise(3, 3), GRID)
+    still = LinearSDE(lambda t: torch.eye(2, dtype=F64), lambda t: torch.zeros(2, 2, dtype=F64))
+    with pytest.raises(ValueError, match="positive definite"): matrix_coefficients(still, GRID, 1)
+    with pytest.raises(ValueError, match="order must be at most 5"): matrix_coefficients(scalar_sde(linear, 2), GRID, 6)
+    history = list(deis.states(predict, linear, noise(3, 2), GRID))[2].history
+    with pytest.raises(ValueError, match="a buffer from another grid"):
+        deis(predict, linear, noise(3, 2), time_grid(linear, 7)[2:], order=2, history=history)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda():
+    x, grid = noise(4, 2), time_grid(linear, 10)
+    bell = gaussian(torch.zeros(2, dtype=F64), torch.eye(2, dtype=F64))
+    moved = gaussian(torch.zeros(2, dtype=F64, device="cuda"), torch.eye(2, dtype=F64, device="cuda"))
+    for run in (deis, rho_rk, lambda p, s, x, g: matrix_deis(p, scalar_sde(s, 2), x, g)):
+        there = run(moved.predictor(linear), linear, x.cuda(), grid)
+        assert there.device.type == "cuda"
+        torch.testing.assert_close(there.cpu(), run(bell.predictor(linear), linear, x, grid), rtol=1e-9, atol=1e-9)
