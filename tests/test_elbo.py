@@ -54,7 +54,6 @@ def test_terms_shapes_and_types(dtype, shape):
     for part in (b.prior, b.diffusion, b.reconstruction, b.stderr, b.value):
         assert part.shape == x.shape[:1] and part.dtype == f64 and bool(part.isfinite().all())
     assert torch.equal(b.value, -(b.prior + b.diffusion + b.reconstruction)) and bool((b.stderr > 0).all())
-    assert isinstance(b.mean(), Estimate) and b.mean().n == len(x)
     again = elbo(lambda x, t: 0.5 * x, LinearBeta(), x, n=4, sets=3, generator=seeded(2))
     assert torch.equal(b.value, again.value)
 
@@ -62,7 +61,7 @@ def test_terms_shapes_and_types(dtype, shape):
 def test_gaussian_data_have_their_entropy():
     schedule, v = LinearLogSNR(-9, 12), 0.4
     data = gaussian(torch.zeros(6, dtype=f64), v * torch.eye(6, dtype=f64))
-    x = data.sample(400, seeded(3))
+    x = data.sample(2500, seeded(3))
     b = elbo(data.predictor(schedule), schedule, x, n=32, generator=seeded(4))
     gap = Estimate.of(data.log_prob(x) - b.value)
     assert abs(gap.z(0)) < 4 and gap.stderr < 0.05

@@ -63,8 +63,8 @@ def low_discrepancy(n: int, generator: torch.Generator | None = None, rows: tupl
     return (u + torch.arange(n, dtype=torch.float64) / n) % 1  # [eq-elbo-low-discrepancy]
 
 # %% ../../nbs/diffusion/elbo.ipynb #c263d598
-class _Observed:
-    """Sums of weighted errors in bins of equal width in log-SNR."""
+class _Histogram:
+    """Sums and numbers of weighted errors in bins of equal width in log-SNR."""
 
     def __init__(self, schedule: Schedule, t_min: float = 1e-3, bins: int = 50, decay: float = 1.0):
         check_count("bins", bins)
@@ -80,11 +80,15 @@ class _Observed:
             raise ValueError(f"error must have shape {list(log_snr.shape)} like log_snr, got {list(error.shape)}")
         where = torch.bucketize(log_snr.double().cpu(), self.edges[1:-1])
         self.total = (self.decay * self.total).index_add(0, where, error.detach().double().cpu())
-        self.count = (self.decay * self.count).index_add(0, where, torch.ones_like(where, dtype=torch.float64))
+        self.count = self.decay * self.count + where.bincount(minlength=len(self.count))
 
 # %% ../../nbs/diffusion/elbo.ipynb #7b08b915
-class _Histogram(_Observed):
-    """The distribution of levels that follows from the sums."""
+class AdaptiveLevels(_Histogram):
+    """Levels with p(log-SNR) proportional to the mean weighted error there, as far as observed [eq-elbo-adaptive].
+
+    Between the log-SNR of `schedule` at `t_min` and at 1, constant in each of `bins` bins. Uniform until it has seen an
+    error; `decay` < 1 forgets old ones, to follow a network in training. Source: Kingma and Gao (2023).
+    """
 
     def probabilities(self) -> Tensor:
         """Probabilities [bins] of the bins; each counts one error of average size beside its own [eq-elbo-adaptive]."""
@@ -92,29 +96,20 @@ class _Histogram(_Observed):
         mean = (self.total + self.total.sum() / self.count.sum()) / (self.count + 1)
         return 0.9 * mean / mean.sum() + 0.1 / len(mean)  # [eq-elbo-adaptive]
 
-# %% ../../nbs/diffusion/elbo.ipynb #6108bde5
-class AdaptiveLevels(_Histogram):
-    """Levels with p(log-SNR) proportional to the mean weighted error there, as far as observed [eq-elbo-adaptive].
-
-    Between the log-SNR of `schedule` at `t_min` and at 1, constant in each of `bins` bins. Uniform until it has seen an
-    error; `decay` < 1 forgets old ones, to follow a network in training. Every bin keeps at least 10 % of the uniform
-    density, which bounds 1 / p. Raises TypeError or ValueError for a bad argument. Source: Kingma and Gao (2023).
-    """
-
     def __call__(self, schedule: Schedule, u: Tensor, t_min: float) -> tuple[Tensor, Tensor]:
         """Times from uniform `u`, and 1 / p(log-SNR) of each. ValueError if made for another range of log-SNR."""
         e, ends = self.edges, [float(schedule.log_snr(t)) for t in (1.0, t_min)]
-        if abs(float(e[0]) - ends[0]) + abs(float(e[-1]) - ends[1]) > 1e-6:
+        if max(abs(float(e[0]) - ends[0]), abs(float(e[-1]) - ends[1])) > 1e-6:
             raise ValueError(f"levels must span the log-SNR [{ends[0]:g}, {ends[1]:g}], not [{e[0]:g}, {e[-1]:g}]")
-        p = self.probabilities()
-        b = torch.searchsorted(p.cumsum(0), u, right=True).clamp(max=len(p) - 1)
-        log_snr = e[b] + (u - (p.cumsum(0) - p)[b]) / p[b] * e.diff()[b]  # [eq-elbo-importance]
+        p, end = self.probabilities(), self.probabilities().cumsum(0)
+        b = torch.searchsorted(end, u, right=True).clamp(max=len(p) - 1)
+        log_snr = e[b] + (u - (end - p)[b]) / p[b] * e.diff()[b]  # [eq-elbo-importance]
         return schedule.t_of_log_snr(log_snr.clamp(*ends)), e.diff()[b] / p[b]  # [eq-elbo-importance]
 
 # %% ../../nbs/diffusion/elbo.ipynb #a456d273
 @dataclass(frozen=True)
 class Bound:
-    """Lower bound of log p(x) of each of B data, in nats, term by term; every field is [B], float64 [eq-elbo-bound]."""
+    """Lower bound of log p(x) of each of B data, in nats, float64 [B], term by term, `stderr` of the noise [eq-elbo-bound]."""
     prior: Tensor
     diffusion: Tensor
     reconstruction: Tensor
@@ -124,10 +119,6 @@ class Bound:
     def value(self) -> Tensor:
         """The bound [B] [eq-elbo-bound]."""
         return -(self.prior + self.diffusion + self.reconstruction)  # [eq-elbo-bound]
-
-    def mean(self) -> Estimate:
-        """Mean bound over the data; its error counts the spread of the data and of the noise."""
-        return Estimate.of(self.value)
 
 # %% ../../nbs/diffusion/elbo.ipynb #95ec466e
 def _check(x: Tensor, t_min: float) -> None:
