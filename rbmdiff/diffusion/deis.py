@@ -72,7 +72,7 @@ def _lagrange(u: Tensor, nodes: Tensor, known: Tensor) -> Tensor:
 
 # %% ../../nbs/diffusion/deis.ipynb #0187c099
 class _Table:
-    """What the coefficients of all steps of `grid` [N + 1] are made of."""
+    """What the coefficients of all steps of `grid` [N + 1] are made of [eq-deis-quadrature]."""
 
     def __init__(self, schedule: Schedule, grid: Tensor, variable: Variable, extrapolate: Extrapolate):
         ends, scale = -schedule.log_snr(grid) / 2, _scale(schedule, grid, extrapolate)

@@ -109,7 +109,10 @@ class AdaptiveLevels(_Histogram):
 # %% ../../nbs/diffusion/elbo.ipynb #a456d273
 @dataclass(frozen=True)
 class Bound:
-    """Lower bound of log p(x) of each of B data, in nats, float64 [B], term by term, `stderr` of the noise [eq-elbo-bound]."""
+    """Lower bound of log p(x) of B data, in nats, term by term; all are [B], float64 [eq-elbo-bound].
+
+    `stderr` is the standard error of the value of each datum, over noise and noise levels.
+    """
     prior: Tensor
     diffusion: Tensor
     reconstruction: Tensor
