@@ -4,8 +4,8 @@
 
 Accuracy: the exact score of a mixture, the same starts at t = 1, the same end at t = 0.001, linear beta from 0.1 to 20;
 root mean square distance, per sample, to a reference of 3000 Runge-Kutta steps. Every library runs on its own spacings
-and on ours, and is called at exact times. Overhead: seconds a step with a network that costs nothing, as a fraction of a
-call of a small U-Net. Writes benchmarks/results/diffusion.json.
+and on ours, and is called at exact times. Overhead: seconds a step with a network that costs nothing, as a fraction of
+a call of a small U-Net. Writes benchmarks/results/diffusion.json.
 """
 from contextlib import redirect_stderr
 import io
@@ -97,7 +97,8 @@ def peers_diffusers() -> dict:
     runs = {}
     spacings = {"linspace": {}, "karras": {"use_karras_sigmas": True}, "lu": {"use_lu_lambdas": True}}
     for order in (2, 3):
-        makers = {"DEIS": (diffusers.DEISMultistepScheduler, shared), "UniPC": (diffusers.UniPCMultistepScheduler, last),
+        makers = {"DEIS": (diffusers.DEISMultistepScheduler, shared),
+                  "UniPC": (diffusers.UniPCMultistepScheduler, last),
                   "DPM-Solver++": (diffusers.DPMSolverMultistepScheduler, last)}
         for name, (scheduler, options) in makers.items():
             for spacing, extra in spacings.items():
@@ -176,7 +177,7 @@ def reference(mixture: Mixture, x: Tensor, steps: int = 3000) -> Tensor:
 
 
 def accuracy(mixture: Mixture, runs: dict, samples: int = 128) -> dict[str, dict[str, float]]:
-    """Root mean square error of every run at every number of calls; runs that need more calls than given are left out."""
+    """Root mean square error of every run at every number of calls; runs that need more calls are left out."""
     g = torch.Generator().manual_seed(1)
     x = torch.randn(samples, mixture.means.shape[1], dtype=torch.float64, generator=g)
     goal, table = reference(mixture, x), {}
@@ -220,7 +221,8 @@ def overhead(steps: int = 20, batch: int = 16) -> dict:
         for label in scheduler.timesteps: y = scheduler.step(answer, label, y).prev_sample
     betas = {"trained_betas": diffusers_betas()}
     third = betas | {"solver_order": 3}
-    peers = {"DEIS": lambda: diffusers.DEISMultistepScheduler(**third), "DDIM": lambda: diffusers.DDIMScheduler(**betas),
+    peers = {"DEIS": lambda: diffusers.DEISMultistepScheduler(**third),
+             "DDIM": lambda: diffusers.DDIMScheduler(**betas),
              "DPM-Solver++": lambda: diffusers.DPMSolverMultistepScheduler(**third)}
     for name, make in peers.items(): rows[f"diffusers {name}"] = lambda make=make: loop(make)
     per_step = {name: seconds(run) / steps for name, run in rows.items()}
@@ -242,7 +244,7 @@ def winners(tables: dict) -> dict:
 
 
 def ranking(accuracy: dict, best: dict, group: str, top: int = 5) -> list[dict]:
-    """Runs of one library that are kept fixed over all problems and calls, by their geometric mean distance to the best peer.
+    """Runs of one library, kept fixed over all problems and calls, by their geometric mean distance to the best peer.
 
     A ratio of 1 at every entry would mean: as good everywhere as the best of all runs of both peers.
     """
@@ -275,7 +277,8 @@ def main() -> None:
     print(json.dumps(cost, indent=1))
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "azula": azula.__version__}
     result = {"command": "python benchmarks/diffusion.py", "versions": versions, "calls": CALLS,
-              "runs": {group: len(runs) for group, runs in groups.items()}, "best": best, "fixed": fixed, "overhead": cost}
+              "runs": {group: len(runs) for group, runs in groups.items()}, "best": best, "fixed": fixed,
+              "overhead": cost}
     OUT.parent.mkdir(exist_ok=True)
     replace_file(OUT, lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
 
