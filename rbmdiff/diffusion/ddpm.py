@@ -127,7 +127,7 @@ def _answer(predict: Callable[[Tensor, Tensor], Tensor], chain: Chain, x: Tensor
     """The noise that `predict` sees in `x` at level `k`, checked."""
     eps = predict(x, chain.times[k].to(x))
     if eps.shape != x.shape: raise ValueError(f"predict must return shape {list(x.shape)}, got {list(eps.shape)}")
-    if not math.isfinite(eps.sum()) and not bool(eps.isfinite().all()):
+    if not math.isfinite(eps.detach().sum()) and not bool(eps.isfinite().all()):
         raise ValueError(f"predict returned NaN or infinity at level {k}")
     return eps
 

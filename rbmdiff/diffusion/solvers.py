@@ -61,7 +61,7 @@ class Counted:
         if not isinstance(eps, Tensor) or eps.shape != x.shape or eps.device != x.device:
             got = f"{list(eps.shape)} on {eps.device}" if isinstance(eps, Tensor) else type(eps).__name__
             raise ValueError(f"predict must return shape {list(x.shape)} on {x.device} like x, got {got}")
-        if not math.isfinite(eps.sum()) and not bool(eps.isfinite().all()):
+        if not math.isfinite(eps.detach().sum()) and not bool(eps.isfinite().all()):
             raise ValueError(f"predict returned NaN or infinity in call {self.nfe}, at t = {float(t):g}")
         return eps
 
