@@ -105,7 +105,7 @@ def deis_coefficients(schedule: Schedule, grid: Tensor, order: int, variable: Va
     """Psi [N] and C [N, order + 1] of x_{i+1} = Psi_i x_i + sum_j C_ij p_{i-j}, float64 [eq-deis-step].
 
     Newest prediction first; the first steps have degree 0, 1, … and zeros in the columns that they do not use. `p` is
-    eps, x0 or v / r, a polynomial in `variable`. `correct` adds a column [eq-deis-corrector]. Accurate to about 1e-14.
+    eps, x0 or v / r, a polynomial in `variable`. `correct` adds a column [eq-deis-corrector]. Accurate to 1e-12.
     Raises TypeError or ValueError for a bad grid or choice, or an `order` above N - 1. Source: Zhang and Chen (2023).
     """
     table = _Table(schedule, _check(grid, order, variable, extrapolate), variable, extrapolate)
