@@ -206,17 +206,16 @@ def log_likelihood(predict: Predict, schedule: Schedule, x: Tensor, t_min: float
                    generator: Generators = None) -> Likelihood:
     """Log-likelihood of data `x` [B, ...] under the probability flow of `predict`(x, t) -> eps [eq-likelihood-volume].
 
-    `nodes` traces and `steps` steps of order four from one to the next; or, with `tolerance`, one sample after the
-    other, in steps whose estimated error (of y, and in nats) stays below it. `trace` by unit vectors, or by `probes`
-    random ones, for which `generator` is one or B of them.
+    `nodes` traces and `steps` steps of order four between two; or, with `tolerance`, one sample after the other, in
+    steps of less estimated error. `trace` by unit vectors, or by `probes` random ones; one `generator`, or B of them.
     Raises TypeError or ValueError for bad input. Source: Grathwohl et al. (2019), Song et al. (2021).
     """
     _check(x, (t_min,), steps, tolerance), check_count("nodes", nodes)
     if t_min == 1: raise ValueError("t_min must lie below 1, got 1")
     check_choice("trace", trace, get_args(Trace)), check_count("probes", probes, 2)
     flow, exact = _Volume(predict, schedule), trace == "exact"
-    def draw(y): return _vectors(y, trace, probes, generator)
     start, end = (math.atan(float(schedule.rho(time))) for time in (t_min, 1.0))
+    def draw(y): return _vectors(y, trace, probes, generator)
     y = math.cos(start) * x
     truncation = _truncation(flow, start, y, draw(y), exact)
     if tolerance is None: y, volume, nfe = _fixed(flow, y, start, end, nodes, steps, draw, exact)
