@@ -10,7 +10,6 @@ same start for all; noise levels adapted to each weighting. Every network is jud
 """
 import argparse
 import json
-import math
 from pathlib import Path
 import platform
 import sys
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 import rbmdiff
 from rbmdiff.diffusion.elbo import AdaptiveLevels, elbo, exponential, flat, sech, sigmoid_weight, weighted_loss
+from rbmdiff.diffusion.likelihood import bits_per_dimension, cell_log_prob
 from rbmdiff.diffusion.networks import Preconditioned, UNet, dequantize
 from rbmdiff.diffusion.objective import denoising_loss
 from rbmdiff.diffusion.schedule import LinearBeta
@@ -39,8 +39,8 @@ def images():
 
 
 def bits(value):
-    """Bits per dimension from a bound of log p(x) in nats."""
-    return -(value + 64 * math.log(2 / LEVELS)) / (64 * math.log(2))
+    """Bits per dimension from bounds of log p(x) [...] in nats."""
+    return bits_per_dimension(cell_log_prob(value[None], 64, LEVELS), 64)
 
 
 def fit(weight, seed, updates, train, scale):
@@ -91,7 +91,7 @@ def weightings(options, train, test):
         values[name] = torch.stack([run.value for run in runs])
         mean, less = Estimate.of(bits(values[name].mean(0))), Estimate.of((values[name] - values["1"]).mean(0))
         result["methods"][name] = {
-            "bits_per_dimension": {"value": mean.value, "stderr": mean.stderr, "by_seed": [bits(v.mean().item()) for v in values[name]]},
+            "bits_per_dimension": {"value": mean.value, "stderr": mean.stderr, "by_seed": [bits(v).mean().item() for v in values[name]]},
             "nats_above_flat": {"value": less.value, "stderr": less.stderr},
             "noise_error_per_dimension": torch.tensor(curves).mean(0).tolist(), "train_seconds": seconds}
         row = result["methods"][name]

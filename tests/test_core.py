@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 
 from rbmdiff.foundations.core import (
-    Estimate, check_choice, check_count, check_states, check_tensor, cumulant, log_mean_exp, logit, read_tensors, replace_file, sample_unit,
-    unit_mean, write_tensors)
+    Estimate, check_batch, check_choice, check_count, check_states, check_tensor, cumulant, log_mean_exp, logit, read_tensors,
+    replace_file, sample_unit, unit_mean, write_tensors)
 
 UNITS = ("bernoulli", "spin")
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -159,6 +159,14 @@ def test_check_tensor_compares_device_and_dtype():
 
 @pytest.mark.parametrize("x", (torch.zeros(4), torch.zeros(2, 3, 4), torch.full((3, 4), 3e38), torch.zeros(4, requires_grad=True), torch.zeros(1, 4).double()))
 def test_check_tensor_accepts(x): check_tensor("x", x, 4)
+
+
+def test_check_batch():
+    x = torch.zeros(4, 2)
+    check_batch("x", x), check_batch("x", x, x.shape, like=x)
+    for wrong, error, words in ((x[0], ValueError, r"x must have shape \[B, ...\], got \[2\]"), (x.long(), TypeError, "x must be float32"),
+                                (x[:3], ValueError, r"x must have shape \[4, 2\], got \[3, 2\]"), (x.double(), TypeError, "like the parameters")):
+        with pytest.raises(error, match=words): check_batch("x", wrong, x.shape, like=x)
 
 
 @pytest.mark.parametrize("unit, good, bad", (("bernoulli", (0.0, 1.0), (-1.0, 0.5, 2.0, math.nan)), ("spin", (-1.0, 1.0), (0.0, 0.5, math.nan))))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .schedule import Schedule, check_grid
 from .sde import LinearSDE
-from .solvers import RUNGE_KUTTA, Predict, State, solver, start, walk
+from .solvers import RUNGE_KUTTA, Predict, State, runge_kutta_step, solver, start, walk
 from ..foundations.core import check_choice, check_count, check_tensor
 
 # %% ../../nbs/diffusion/deis.ipynb #1ab6db69
@@ -205,13 +205,6 @@ def _corrected(table: _Table, order: int) -> Tensor:
     return C
 
 # %% ../../nbs/diffusion/deis.ipynb #a5d6f339
-def _advance(y: Tensor, slopes: list[Tensor], weights: tuple[float, ...], h: float) -> Tensor:
-    """y + h times the weighted slopes [eq-deis-rk]."""
-    y = y.clone()
-    for w, slope in zip(weights, slopes, strict=True): y.add_(slope, alpha=w * h)  # [eq-deis-rk]
-    return y
-
-# %% ../../nbs/diffusion/deis.ipynb #06977ae7
 @solver
 def rho_rk(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor,
            method: Literal["heun", "kutta3", "rk4"] = "heun", denoise: bool = False) -> Iterator[State]:
@@ -222,16 +215,14 @@ def rho_rk(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor,
     """
     network, grid = start(predict, x, grid)
     check_choice("method", method, ("heun", "kutta3", "rk4"))
-    *inner, last = RUNGE_KUTTA[("heun", "kutta3", "rk4").index(method) + 2]
-    rho, nodes = schedule.rho(grid), torch.tensor([0.0, *map(sum, inner)], dtype=torch.float64)
+    order = ("heun", "kutta3", "rk4").index(method) + 2
+    rho, nodes = schedule.rho(grid), torch.tensor([0.0, *map(sum, RUNGE_KUTTA[order][:-1])], dtype=torch.float64)
     t = schedule.t_of_rho((rho[:-1, None] + nodes * rho.diff()[:, None]).clamp(rho[1:, None], rho[:-1, None]))
     t = torch.where(nodes == 0, grid[:-1, None], torch.where(nodes == 1, grid[1:, None], t))
     alpha, alphas, times, h = schedule.alpha(t).tolist(), schedule.alpha(grid).tolist(), t.to(x), rho.diff().tolist()
     def step(x: Tensor, i: int) -> Tensor:
-        y, slopes = x / alphas[i], []
-        for j, weights in enumerate([(), *inner]):
-            slopes.append(network(alpha[i][j] * _advance(y, slopes, weights, h[i]), times[i, j]))
-        return alphas[i + 1] * _advance(y, slopes, last, h[i])
+        slope = lambda y, j: network(alpha[i][j] * y, times[i, j])  # [eq-deis-rk]
+        return alphas[i + 1] * runge_kutta_step(slope, x / alphas[i], h[i], order)  # [eq-deis-rk]
     return walk(network, schedule, x, grid, step, denoise)
 
 # %% ../../nbs/diffusion/deis.ipynb #6b81f346

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..foundations.core import Estimate, check_choice, check_count, check_tensor
+from ..foundations.core import Estimate, check_batch, check_choice, check_count, check_tensor
 from .objective import denoising_loss, noise_weight
 from .schedule import PREDICTIONS, Prediction, Schedule
 from .solvers import Predict
@@ -101,7 +101,8 @@ class AdaptiveLevels(_Histogram):
         e, ends = self.edges, [float(schedule.log_snr(t)) for t in (1.0, t_min)]
         if max(abs(float(e[0]) - ends[0]), abs(float(e[-1]) - ends[1])) > 1e-6:
             raise ValueError(f"levels must span the log-SNR [{ends[0]:g}, {ends[1]:g}], not [{e[0]:g}, {e[-1]:g}]")
-        p, end = self.probabilities(), self.probabilities().cumsum(0)
+        p = self.probabilities()
+        end = p.cumsum(0)
         b = torch.searchsorted(end, u, right=True).clamp(max=len(p) - 1)
         log_snr = e[b] + (u - (end - p)[b]) / p[b] * e.diff()[b]  # [eq-elbo-importance]
         return schedule.t_of_log_snr(log_snr.clamp(*ends)), e.diff()[b] / p[b]  # [eq-elbo-importance]
@@ -126,8 +127,7 @@ class Bound:
 # %% ../../nbs/diffusion/elbo.ipynb #95ec466e
 def _check(x: Tensor, t_min: float) -> None:
     """`x` must be a batch [B, ...], and a time lie strictly between 0 and 1."""
-    check_tensor("x", x)
-    if x.ndim < 2: raise ValueError(f"x must have shape [B, ...], got {list(x.shape)}")
+    check_batch("x", x)
     if not 0 < t_min < 1: raise ValueError(f"t_min must lie strictly between 0 and 1, got {t_min}")
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from ..foundations.core import check_choice, check_count, check_tensor, log_mean_exp
+from ..foundations.core import check_batch, check_choice, check_count, check_tensor, log_mean_exp
 from .schedule import Schedule, expand
 from .solvers import Counted, Generators, Predict, normal
 
@@ -72,8 +72,7 @@ def _adaptive(field: Callable, state: tuple[Tensor, ...], start: float, end: flo
 
 def _check(x: Tensor, times: tuple[float, ...], steps: int, tolerance: float | None) -> None:
     """The arguments that `transport` and `log_likelihood` share."""
-    check_tensor("x", x), check_count("steps", steps)
-    if x.ndim < 2: raise ValueError(f"x must have shape [B, ...], got {list(x.shape)}")
+    check_batch("x", x), check_count("steps", steps)
     for t in times:
         if not 0 < t <= 1: raise ValueError(f"times must lie in (0, 1], got {t}")
     least = 32 * torch.finfo(x.dtype).eps

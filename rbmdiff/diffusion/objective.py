@@ -12,19 +12,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..foundations.core import check_choice, check_count, check_tensor
+from ..foundations.core import check_batch, check_choice, check_count, check_tensor
 from ..foundations.train import State, Step
 from .schedule import PREDICTIONS, Prediction, Schedule, diffuse, expand
 
 # %% ../../nbs/diffusion/objective.ipynb #9259223c
-def _check_batch(name: str, x: Tensor, shape: torch.Size | None = None, like: Tensor | None = None) -> None:
-    """`x` must be a batch [B, ...], or of the given shape."""
-    check_tensor(name, x, like=like)
-    if x.ndim < 2: raise ValueError(f"{name} must have shape [B, ...], got {list(x.shape)}")
-    if shape is not None and x.shape != shape:
-        raise ValueError(f"{name} must have shape {list(shape)}, got {list(x.shape)}")
-
-
 def _check_metric(A: Tensor, d: Tensor) -> None:
     """`A` must be symmetric without negative eigenvalues, [D, D] or [B, D, D] for `d` [B, D]."""
     check_tensor("A", A, like=d)
@@ -43,7 +35,7 @@ def norm_squared(d: Tensor, A: Tensor | None = None) -> Tensor:
     `A` [D, D], or one a sample [B, D, D], is symmetric without negative eigenvalues; None is the identity. Raises
     TypeError or ValueError for other shapes and for an `A` that is no such matrix.
     """
-    _check_batch("d", d)
+    check_batch("d", d)
     d = d.flatten(1)
     if A is None: return d.square().sum(1)
     _check_metric(A, d)
@@ -56,12 +48,12 @@ def conditional_score(eps: Tensor, sigma: Tensor | float) -> Tensor:
     `sigma` is a number, one number a sample [B], or a matrix [D, D] for `eps` [B, D]: then x_t = mean(x_0) + L eps.
     Raises TypeError or ValueError for a wrong shape, a `sigma` that is not positive or a singular matrix.
     """
-    _check_batch("eps", eps)
+    check_batch("eps", eps)
     sigma = torch.as_tensor(sigma, dtype=eps.dtype, device=eps.device)
     if sigma.ndim < 2:
         if not bool((sigma > 0).all()): raise ValueError(f"sigma must be positive, got {sigma.min():g}")
         return -eps / expand(sigma, eps)  # [eq-objective-conditional-score]
-    _check_batch("sigma", sigma, torch.Size([eps.shape[-1]] * 2))
+    check_batch("sigma", sigma, torch.Size([eps.shape[-1]] * 2))
     try: return -torch.linalg.solve(sigma.mT, eps.mT).mT  # [eq-objective-conditional-score]
     except torch.linalg.LinAlgError: raise ValueError("sigma must not be a singular matrix") from None
 
@@ -73,7 +65,7 @@ def empirical_score(x: Tensor, data: Tensor, alpha: Tensor | float, sigma: Tenso
     memory N B instead of N B D. `alpha`, `sigma` are numbers or [B]. Computed in float64, returned like `x`. Raises
     TypeError or ValueError for wrong shapes or a `sigma` that is not positive.
     """
-    _check_batch("x", x), _check_batch("data", data, torch.Size([len(data), *x.shape[1:]]), like=x)
+    check_batch("x", x), check_batch("data", data, torch.Size([len(data), *x.shape[1:]]), like=x)
     points, z = data.flatten(1).double(), x.flatten(1).double()
     a, s = (expand(torch.as_tensor(c, dtype=torch.float64), z) for c in (alpha, sigma))
     if not bool((s > 0).all()): raise ValueError(f"sigma must be positive, got {s.min():g}")
@@ -124,13 +116,13 @@ def denoising_loss(network: Callable[[Tensor, Tensor], Tensor], schedule: Schedu
     `network(x, t)` returns a prediction of `kind`; data `x0` [B, ...]; `t` a number or [B]. One draw of the noise a
     sample. Raises TypeError or ValueError for bad input or a prediction that is not finite or not like `x0`.
     """
-    check_choice("kind", kind, PREDICTIONS), _check_batch("x0", x0)
+    check_choice("kind", kind, PREDICTIONS), check_batch("x0", x0)
     if not isinstance(t, Tensor): t = torch.tensor(t, dtype=torch.float64)
     x, eps = diffuse(schedule, x0, t, generator)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     weight, target = noise_weight(kind, alpha, sigma).to(x), _target(kind, x0, eps, alpha, sigma)
     prediction = network(x, t.to(x))
-    _check_batch("prediction", prediction, x.shape, like=x)
+    check_batch("prediction", prediction, x.shape, like=x)
     return weight * norm_squared(prediction - target)  # [eq-objective-noise-loss]
 
 # %% ../../nbs/diffusion/objective.ipynb #fc50a24f

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Predict', 'Generators', 'RUNGE_KUTTA', 'State', 'solver', 'Counted', 'start', 'normal', 'walk', 'euler_maruyama',
-           'reverse_diffusion', 'ancestral', 'ddim', 'heun', 'runge_kutta', 'corrector', 'predictor_corrector']
+           'reverse_diffusion', 'ancestral', 'ddim', 'heun', 'runge_kutta_step', 'runge_kutta', 'corrector',
+           'predictor_corrector']
 
 # %% ../../nbs/diffusion/solvers.ipynb #9115b198
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..foundations.core import check_count, check_tensor
+from ..foundations.core import check_batch, check_count
 from .ddpm import ddim_coefficients
 from .schedule import Schedule, check_grid
 
@@ -83,8 +84,7 @@ def start(predict: Predict, x: Tensor, grid: Tensor, generator: Generators = Non
     `x` must have shape [B, ...], `generator` be one or B different ones on its device, the times fall within (0, 1].
     Raises ValueError or TypeError that names the argument.
     """
-    check_tensor("x", x)
-    if x.ndim < 2: raise ValueError(f"x must have shape [B, ...], got {list(x.shape)}")
+    check_batch("x", x)
     _check_generator(x, generator)
     return Counted(predict), check_grid(grid)
 
@@ -276,12 +276,23 @@ def _slope(network: Counted, x: Tensor, t: Tensor, f: float, k: float) -> Tensor
     return (x * f).add_(network(x, t), alpha=k)  # [eq-solvers-flow]
 
 
-def _blend(x: Tensor, slopes: list[Tensor], weights: Sequence[float], dt: float) -> Tensor:
-    """x + dt times the weighted slopes [eq-solvers-runge-kutta]."""
-    y = x.clone()
+def _blend(y: Tensor, slopes: list[Tensor], weights: Sequence[float], h: float) -> Tensor:
+    """y + h times the weighted slopes [eq-solvers-runge-kutta]."""
+    y = y.clone()
     for w, slope in zip(weights, slopes, strict=True):
-        if w: y.add_(slope, alpha=w * dt)  # [eq-solvers-runge-kutta]
+        if w: y.add_(slope, alpha=w * h)  # [eq-solvers-runge-kutta]
     return y
+
+# %% ../../nbs/diffusion/solvers.ipynb #10a478bb
+def runge_kutta_step(slope: Callable[[Tensor, int], Tensor], y: Tensor, h: float, order: int) -> Tensor:
+    """`y` after a step `h` of the method of `order` 2, 3 or 4 [eq-solvers-runge-kutta].
+
+    `slope(y, j)` is dy/dt of stage j, counted from 0, at a point like `y`.
+    """
+    inner, last = ((), *RUNGE_KUTTA[order][:-1]), RUNGE_KUTTA[order][-1]
+    slopes: list[Tensor] = []
+    for j, weights in enumerate(inner): slopes.append(slope(_blend(y, slopes, weights, h), j))
+    return _blend(y, slopes, last, h)
 
 # %% ../../nbs/diffusion/solvers.ipynb #266db9b6
 @solver
@@ -293,17 +304,14 @@ def runge_kutta(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, o
     """
     network, grid = start(predict, x, grid)
     if order not in RUNGE_KUTTA: raise ValueError(f"order must be 2, 3 or 4, got {order!r}")
-    *inner, last = RUNGE_KUTTA[order]
-    nodes = torch.tensor([0.0, *map(sum, inner)], dtype=torch.float64)
+    nodes = torch.tensor([0.0, *map(sum, RUNGE_KUTTA[order][:-1])], dtype=torch.float64)
     t = (grid[:-1, None] + nodes * grid.diff()[:, None]).clamp(grid[1:, None], grid[:-1, None])
     f, k, times = schedule.drift(t), schedule.diffusion(t) ** 2 / (2 * schedule.sigma(t)), t.to(x)
     f, k, dt = _rows(*f.unbind(1)), _rows(*k.unbind(1)), grid.diff().tolist()
 
     def step(x: Tensor, i: int) -> Tensor:
-        slopes = []
-        for j, weights in enumerate([(), *inner]):
-            slopes.append(_slope(network, _blend(x, slopes, weights, dt[i]), times[i, j], f[i][j], k[i][j]))
-        return _blend(x, slopes, last, dt[i])
+        slope = lambda y, j: _slope(network, y, times[i, j], f[i][j], k[i][j])
+        return runge_kutta_step(slope, x, dt[i], order)
     return walk(network, schedule, x, grid, step, denoise)
 
 # %% ../../nbs/diffusion/solvers.ipynb #9cd0e4ee
