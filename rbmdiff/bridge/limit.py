@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..foundations.core import check_states, check_tensor, cumulant, unit_mean
+from .score import flip_log_ratios
+from ..foundations.core import check_tensor, cumulant, unit_mean
 from ..learning.contrastive import Gradients, _check_machine, _statistics
 from ..models.rbm import LIMIT, RBM, states
 
@@ -55,7 +56,8 @@ def sliced_score_matching_loss(score: Callable[[Tensor], Tensor], v: Tensor, pro
     """
     check_tensor("v", v), check_tensor("probes", probes, v.shape[-1] if v.ndim else None, like=v)
     try: shape = torch.broadcast_shapes(v.shape, probes.shape)
-    except RuntimeError: raise ValueError(f"probes must broadcast with v {list(v.shape)}, got {list(probes.shape)}") from None
+    except RuntimeError:
+        raise ValueError(f"probes must broadcast with v {list(v.shape)}, got {list(probes.shape)}") from None
     wanted = torch.is_grad_enabled()
     with torch.enable_grad():
         y = v.detach().expand(shape).clone().requires_grad_()
@@ -64,17 +66,17 @@ def sliced_score_matching_loss(score: Callable[[Tensor], Tensor], v: Tensor, pro
         slope, = torch.autograd.grad((s * probes).sum(), y, create_graph=wanted)
     return (slope * probes).sum(-1) + s.square().sum(-1) / 2  # [eq-limit-sliced]
 
-# %% ../../nbs/bridge/limit.ipynb #f9be774c
-def _nodes(width: float, unit: str) -> list[tuple[float, float]]:
-    """Nodes and weights for the mean of a unit's mean over fields of standard deviation up to `width`, to rounding."""
+# %% ../../nbs/bridge/limit.ipynb #23682267
+def _nodes(width: float, unit: str, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights [n] for means of a unit over fields of standard deviation up to `width`, to rounding."""
     pole = math.pi if unit == "bernoulli" else math.pi / 2
     strip = min(pole / width, 80**0.5) if width > 0 else 80**0.5
     spacing = 2 * math.pi * strip / (40 + strip**2 / 2)
     n = math.ceil(9 / spacing)
-    xi = spacing * torch.arange(-n, n + 1, dtype=torch.float64)
-    return list(zip(xi.tolist(), torch.softmax(-xi**2 / 2, 0).tolist()))
+    xi = spacing * torch.arange(-n, n + 1, dtype=torch.float64, device=like.device)
+    return xi.to(like.dtype), torch.softmax(-xi**2 / 2, 0).to(like.dtype)
 
-
+# %% ../../nbs/bridge/limit.ipynb #f9be774c
 def _smoothed(rbm: RBM, mean: Tensor, variance: Tensor, weights: Tensor) -> Gradients:
     """Sum of mean statistics over normal clouds at `mean` [N, D] with `variance` [D], signed `weights` [N].
 
@@ -82,10 +84,10 @@ def _smoothed(rbm: RBM, mean: Tensor, variance: Tensor, weights: Tensor) -> Grad
     """
     field = rbm._hidden_field(mean)
     width = (variance @ (rbm.W / rbm.sigma[:, None] ** 2).square()).sqrt()  # [eq-limit-smoothed]
-    h = slope = torch.zeros_like(field)
-    for xi, w in _nodes(width.max().item(), rbm.hidden):
-        m = unit_mean(field + xi * width, rbm.hidden)  # [eq-limit-smoothed]
-        h, slope = h + w * m, slope + w * _slope(m, rbm.hidden)
+    h, slope, chunk = 0, 0, max(1, 2**18 // field.numel())
+    for xi, w in zip(*(x.split(chunk) for x in _nodes(width.max().item(), rbm.hidden, field))):
+        m = unit_mean(field + xi[:, None, None] * width, rbm.hidden)  # [eq-limit-smoothed]
+        h, slope = h + torch.tensordot(w, m, 1), slope + torch.tensordot(w, _slope(m, rbm.hidden), 1)
     sums = _statistics(rbm, mean, h, weights)
     extra = rbm.W * (variance / rbm.sigma**4)[:, None] * (weights @ slope)  # [eq-limit-smoothed]
     spread = weights.sum() * variance / rbm.sigma**3 - 2 / rbm.sigma * (rbm.W * extra).sum(1)  # [eq-limit-smoothed]
@@ -111,18 +113,17 @@ def langevin_cd_gradient(rbm: RBM, v: Tensor, step: float) -> Gradients:
 # %% ../../nbs/bridge/limit.ipynb #4caed0d3
 @torch.no_grad()
 def gaussian_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
-    """Exact expectation of `cd_gradient(rbm, v, k=1)` for Gaussian visible units, `v` [..., D] [eq-limit-gibbs].
+    """Exact mean of `cd_gradient(rbm, v, k=1)` for Gaussian visible units, `v` [..., D] [eq-limit-gibbs].
 
-    Enumerates the hidden layer; noise of the visible layer is integrated out. Raises TypeError or ValueError for bad
-    states, a tilted machine, other visible units, or more than 25 hidden ones.
+    Enumerates the hidden layer and integrates the visible one. Raises TypeError or ValueError for bad states, a tilted
+    machine, other visible units, or more than 25 hidden ones.
     """
     _check_gaussian(rbm, v), _check_machine(rbm, v=v)
     (D, H), v = rbm.W.shape, v.reshape(-1, len(rbm.W))
-    if H > LIMIT:
-        raise ValueError(f"rbm must have at most {LIMIT} hidden units to enumerate them, got {H}; "
-                         "use learning.contrastive.cd_gradient")
-    field, total = rbm._hidden_field(v), _statistics(rbm, v, rbm.hidden_mean(v), v.new_full((len(v),), 1 / len(v)))
-    log_norm, chunk = cumulant(field, rbm.hidden).sum(-1, keepdim=True), max(1, 2**22 // max(D, H, len(v)))
+    if H > LIMIT: raise ValueError(f"rbm must have at most {LIMIT} hidden units to enumerate, got {H}; use cd_gradient")
+    total = _statistics(rbm, v, rbm.hidden_mean(v), v.new_full((len(v),), 1 / len(v)))
+    field, chunk = rbm._hidden_field(v), max(1, 2**22 // max(D, H, len(v)))
+    log_norm = cumulant(field, rbm.hidden).sum(-1, keepdim=True)
     for first in range(0, 2**H, chunk):
         S = states(H, rbm.hidden, first, min(first + chunk, 2**H), dtype=v.dtype, device=v.device)
         p = torch.exp(field @ S.T - log_norm).mean(0)  # [eq-limit-gibbs]
@@ -132,19 +133,14 @@ def gaussian_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
 
 # %% ../../nbs/bridge/limit.ipynb #2b877504
 def pseudo_log_likelihood(rbm: RBM, v: Tensor) -> Tensor:
-    """Sum over units of log p(v_i | all others) [...] of states `v` [..., D] of bits or spins, in nats [eq-limit-pseudo].
+    """Sum over units of log p(v_i | all others) [...] at states `v` [..., D] of bits or spins, nats [eq-limit-pseudo].
 
     Differentiable; takes D H numbers of memory a state. Raises TypeError or ValueError for bad states or Gaussian
     visible units. Source: Besag (1975).
     """
-    if not isinstance(rbm, RBM): raise TypeError(f"rbm must be an RBM, got {type(rbm).__name__}")
-    if rbm.visible == "gaussian":
+    if isinstance(rbm, RBM) and rbm.visible == "gaussian":
         raise ValueError("rbm must have 'bernoulli' or 'spin' visible units, got 'gaussian'; use score_matching_loss")
-    rbm._check(v=v), check_states("v", v, rbm.visible)
-    field, flip = rbm._hidden_field(v)[..., None, :], 1 - 2 * v if rbm.visible == "bernoulli" else -2 * v
-    moved = cumulant(field + flip[..., None] * rbm.W, rbm.hidden) - cumulant(field, rbm.hidden)
-    log_ratio = flip * rbm.b + moved.sum(-1)  # [eq-limit-pseudo]
-    return -cumulant(log_ratio).sum(-1)  # [eq-limit-pseudo]
+    return -cumulant(flip_log_ratios(rbm, v)).sum(-1)  # [eq-limit-pseudo]
 
 # %% ../../nbs/bridge/limit.ipynb #340d947f
 def site_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
