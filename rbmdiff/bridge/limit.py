@@ -54,16 +54,19 @@ def sliced_score_matching_loss(score: Callable[[Tensor], Tensor], v: Tensor, pro
     probes. By one backward pass, differentiable in parameters of `score`. Raises TypeError or ValueError for bad
     tensors or a `score` of the wrong shape. Source: Song et al. (2019), with the exact norm.
     """
-    check_tensor("v", v), check_tensor("probes", probes, v.shape[-1] if v.ndim else None, like=v)
+    check_tensor("v", v), check_tensor("probes", probes, like=v)
+    if v.ndim == 0 or probes.shape[-1:] != v.shape[-1:]:
+        raise ValueError(f"v and probes must have shape [..., D], got {list(v.shape)} and {list(probes.shape)}")
     try: shape = torch.broadcast_shapes(v.shape, probes.shape)
     except RuntimeError:
         raise ValueError(f"probes must broadcast with v {list(v.shape)}, got {list(probes.shape)}") from None
     wanted = torch.is_grad_enabled()
     with torch.enable_grad():
         y = v.detach().expand(shape).clone().requires_grad_()
-        s = score(y)
+        s, slope = score(y), None
         if s.shape != shape: raise ValueError(f"score must map shape {list(shape)} to itself, it gave {list(s.shape)}")
-        slope, = torch.autograd.grad((s * probes).sum(), y, create_graph=wanted)
+        if s.requires_grad: slope, = torch.autograd.grad((s * probes).sum(), y, create_graph=wanted, allow_unused=True)
+    if slope is None: raise ValueError("score must depend on v through differentiable operations")
     return (slope * probes).sum(-1) + s.square().sum(-1) / 2  # [eq-limit-sliced]
 
 # %% ../../nbs/bridge/limit.ipynb #23682267
