@@ -88,7 +88,7 @@ def _values(f: Function, v: Tensor) -> Tensor:
         raise ValueError(f"f must map shape {list(v.shape)} to {list(v.shape[:-1])}, it gave {list(y.shape)}")
     return y
 
-
+# %% ../../nbs/bridge/gumbel.ipynb #531c5560
 @torch.no_grad()
 def expectation_gradient(f: Function, a: Tensor) -> Tensor:
     """Exact gradient [..., D] in `a` [..., D] of the mean of `f` over independent bits [eq-gumbel-covariance].
@@ -107,7 +107,7 @@ def expectation_gradient(f: Function, a: Tensor) -> Tensor:
         J, product = J + share.sum(-1, keepdim=True), product + share @ V  # [eq-gumbel-covariance]
     return product - J * torch.sigmoid(a)  # [eq-gumbel-covariance]
 
-# %% ../../nbs/bridge/gumbel.ipynb #531c5560
+# %% ../../nbs/bridge/gumbel.ipynb #aff4e2da
 def _check_estimator(a: Tensor, samples: int, least: int = 1) -> None:
     """Logits `a` [..., D] and a whole number of `samples`."""
     _check_logits("a", a), check_count("samples", samples, least)
@@ -120,7 +120,7 @@ def _bits(a: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
     """Independent bits [samples, ..., D] with logits `a` [..., D]."""
     return sample_unit(a.expand(samples, *a.shape), generator=generator)
 
-
+# %% ../../nbs/bridge/gumbel.ipynb #04fbc74a
 @torch.no_grad()
 def flip_gradient(f: Function, a: Tensor, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
     """Unbiased estimates [samples, ..., D] of `expectation_gradient` from exact differences [eq-gumbel-flips].
@@ -171,7 +171,7 @@ def straight_through_gradient(f: Function, a: Tensor, samples: int = 1, generato
     weight = torch.where(v > 0, torch.sigmoid(-a), torch.sigmoid(a)) / 2  # [eq-gumbel-trapezoid]
     return weight * _slopes(f, v)[1]  # [eq-gumbel-trapezoid]
 
-
+# %% ../../nbs/bridge/gumbel.ipynb #beb90249
 def concrete_gradient(f: Function, a: Tensor, tau: float, samples: int = 1, generator: torch.Generator | None = None,
                       hard: bool = False) -> Tensor:
     """Estimates [samples, ..., D] of `expectation_gradient` at temperature `tau`, biased [eq-gumbel-pathwise].
