@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 import rbmdiff
 from rbmdiff.bridge.recovery import (
-    denoising_loss, flip, flip_posterior, flip_recovery_loss, path_loss, probability_flow_loss, readout_loss, recovery_gradient,
-    recovery_loss, score_entropy_loss)
-from rbmdiff.bridge.tilted import posterior
+    denoising_loss, flip, flip_recovery_loss, path_loss, probability_flow_loss, readout_loss, recovery_gradient, recovery_loss,
+    score_entropy_loss)
+from rbmdiff.bridge.tilted import flip_posterior, posterior
 from rbmdiff.foundations.core import replace_file
 from rbmdiff.foundations.data import base_rate, binarize, digits, independent_log_prob
 from rbmdiff.foundations.train import ascend
@@ -58,25 +58,17 @@ def noised(v, sigma, g):
     return v + sigma * torch.randn(v.shape, dtype=v.dtype, device=v.device, generator=g)
 
 
-def mean_field_error(m, v, sigma, g):
-    """Squared error of the mean-field denoiser after `SWEEPS` sweeps, differentiable."""
-    machine = posterior(m, noised(v, sigma[:, None], g), 1.0, sigma)
-    mean = torch.sigmoid(machine.b)
-    for _ in range(SWEEPS): mean = machine.visible_mean(machine.hidden_mean(mean))
-    return (v - mean).square().sum(-1)
-
-
 LOSSES: dict[str, Callable] = {  # losses [B] of machine, batch, level, generator; their slope is found by autograd
     "flip recovery, exact": flip_recovery_loss,
     "Gaussian recovery, exact": lambda m, v, s, g: recovery_loss(m, v, 1.0, s, g),
     "squared error, ELBO weight": lambda m, v, _, g: path_loss(m, v, g),
-    "squared error, exact": lambda m, v, r, g: denoising_loss(m, v, 1.0, uniform(r, v, g), g),
+    "squared error, exact": lambda m, v, r, g: denoising_loss(m, v, 1.0, uniform(r, v, g), generator=g),
     "cross-entropy of means": lambda m, v, r, g: readout_loss(m, v, 1.0, uniform(r, v, g), g),
     "noised likelihood, flips": lambda m, v, p, g: -m.log_prob(v) - flip_recovery_loss(m, v, p, g),
     "noised likelihood, Gaussian": lambda m, v, s, g: -m.log_prob(v) - recovery_loss(m, v, 1.0, s, g),
     "score entropy (p to 0)": lambda m, v, _, g: score_entropy_loss(m, v),
     "probability flow (sigma to 0)": lambda m, v, _, g: probability_flow_loss(m, v),
-    "squared error, mean field": lambda m, v, r, g: mean_field_error(m, v, uniform(r, v, g), g)}
+    "squared error, mean field": lambda m, v, r, g: denoising_loss(m, v, 1.0, uniform(r, v, g), "mean_field", SWEEPS, g)}
 GRADIENTS: dict[str, Callable] = {  # gradients uphill of machine, batch, level, generator
     "exact maximum likelihood": lambda m, v, _, g: exact_gradient(m, v),
     "CD-1": lambda m, v, _, g: cd_gradient(m, v, 1, generator=g)[0],
