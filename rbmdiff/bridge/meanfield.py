@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Network', 'smoothed_logit', 'batch_logits', 'batch_moments', 'free_energy', 'score', 'dsm_loss', 'generate',
-           'read_out', 'asked_field', 'coupling_growth', 'with_prior', 'TimedRBM']
+           'read_out', 'asked_field', 'coupling_growth', 'TimedRBM', 'with_prior']
 
 # %% ../../nbs/bridge/meanfield.ipynb #65495a96
 from collections.abc import Callable
@@ -20,12 +20,11 @@ from ..diffusion.solvers import euler_maruyama
 from ..foundations.core import check_count, check_states, check_tensor, logit, sample_unit, unit_mean
 from ..models.rbm import RBM
 
-Network = Callable[[Tensor, Tensor], Tensor]
-"""A score of noised logits: (a [B, D], t scalar or [B]) -> [B, D]."""
+Network = Callable[[Tensor, Tensor], Tensor]  # a score: logits [B, D] and times, scalar or [B], to [B, D]
 
 # %% ../../nbs/bridge/meanfield.ipynb #bd796935
 def smoothed_logit(k: Tensor, n: int, smoothing: float) -> Tensor:
-    """Logit of (k + s) / (n + 2 s), like `k` [...], for `k` ones among `n`, s = `smoothing` > 0 [eq-meanfield-smoothing].
+    """Logits like `k` [...] of `k` ones among `n`, with s = `smoothing` > 0 more of each [eq-meanfield-smoothing].
 
     Raises TypeError or ValueError for a bad count, a `k` outside [0, n] or an s that is not positive and finite.
     """
@@ -142,10 +141,12 @@ def asked_field(a: Tensor, jacobian: bool = False, width: float | None = None) -
     """The field, like `a` [...], that the loss asks for at logits `a`, as the noise goes to 0 [eq-meanfield-asked].
 
     `jacobian` and `width` (of a Gaussian prior) as in `score` and `with_prior`. Raises TypeError or ValueError for
-    logits that are not finite or a width that is not positive.
+    logits that are not finite or too far out for their dtype, or a width that is not positive.
     """
     check_tensor("a", a)
     m, rest = torch.sigmoid(a), torch.sigmoid(-a)
+    if not bool((m * rest > 0).all()):
+        raise ValueError(f"a must be nearer to 0: at {a.abs().max():g} the slope of the sigmoid is 0 in {a.dtype}")
     outward = (m - rest) * (2 if jacobian else 1)  # [eq-meanfield-asked]
     if width is not None: outward = outward + a / _check_width(width)**2  # [eq-meanfield-asked]
     return outward / (m * rest)  # [eq-meanfield-asked]
@@ -175,20 +176,6 @@ def coupling_growth(a: Tensor, jacobian: bool = False, width: float | None = Non
     rates, directions = torch.linalg.eigh(N)
     return rates - 1, directions  # [eq-meanfield-growth]
 
-# %% ../../nbs/bridge/meanfield.ipynb #7cb6ef42
-def with_prior(network: Network, schedule: Schedule, width: float = 1.0) -> Network:
-    """`network` plus the score of a normal density of standard deviation `width`, noised [eq-meanfield-prior].
-
-    Raises ValueError for a width that is not positive, TypeError for a network that is no function.
-    """
-    if not callable(network): raise TypeError(f"network must be a function of a and t, got {type(network).__name__}")
-    _check_width(width)
-
-    def answer(a: Tensor, t: Tensor) -> Tensor:
-        variance = schedule.alpha(t)**2 * width**2 + schedule.sigma(t)**2  # [eq-meanfield-prior]
-        return network(a, t) - a / expand(variance, a)  # [eq-meanfield-prior]
-    return answer
-
 # %% ../../nbs/bridge/meanfield.ipynb #b53cf00e
 class _Knots(torch.nn.Module):
     """Parameters of K machines of bits, and their weights at a time."""
@@ -197,6 +184,7 @@ class _Knots(torch.nn.Module):
                  jacobian: bool = False):
         super().__init__()
         _check_bits(rbm), check_count("knots", knots, 2)
+        if rbm.b.ndim > 1: raise ValueError(f"rbm must be one machine, got a batch of {len(rbm.b)} tilted ones")
         if not 0 < t_min < t_max <= 1: raise ValueError(f"t_min, t_max: 0 < t_min < t_max <= 1, got {t_min}, {t_max}")
         self.schedule, self.hidden, self.jacobian = schedule, rbm.hidden, jacobian
         self.first, self.last = (float(schedule.log_snr(t)) for t in (t_max, t_min))
@@ -215,7 +203,8 @@ class TimedRBM(_Knots):
     """Score network of machines whose parameters change with the noise [eq-meanfield-timed].
 
     K = `knots` machines, all equal to `rbm` at first, at log-SNRs equally spaced from `t_max` to `t_min`; in between
-    parameters are linear. `W` [K, D, H], `b` [K, D], `c` [K, H], the last for the least noise; `jacobian` as in `score`.
+    parameters are linear. `W` [K, D, H], `b` [K, D], `c` [K, H], the last for the least noise; `jacobian` as in
+    `score`. Raises TypeError or ValueError for bad counts or times, or units that are no bits.
     """
 
     def forward(self, a: Tensor, t: Tensor | float) -> Tensor:
@@ -233,3 +222,17 @@ class TimedRBM(_Knots):
         rbm = RBM(*self.W.shape[1:], hidden=self.hidden, dtype=self.W.dtype, device=self.W.device)
         for name in "Wbc": getattr(rbm, name).copy_(torch.tensordot(self.weights(t), getattr(self, name), 1))
         return rbm
+
+# %% ../../nbs/bridge/meanfield.ipynb #7cb6ef42
+def with_prior(network: Network, schedule: Schedule, width: float = 1.0) -> Network:
+    """`network` plus the score of a normal density of standard deviation `width`, noised [eq-meanfield-prior].
+
+    Raises ValueError for a width that is not positive, TypeError for a network that is no function.
+    """
+    if not callable(network): raise TypeError(f"network must be a function of a and t, got {type(network).__name__}")
+    _check_width(width)
+
+    def answer(a: Tensor, t: Tensor) -> Tensor:
+        variance = schedule.alpha(t)**2 * width**2 + schedule.sigma(t)**2  # [eq-meanfield-prior]
+        return network(a, t) - a / expand(variance, a)  # [eq-meanfield-prior]
+    return answer
