@@ -1,6 +1,6 @@
 """The mean-field proposal and its repairs on the 8x8 digits, H = 12, measured by the exact likelihood of the learned machine.
 
-    python benchmarks/meanfield.py [--out benchmarks/results/meanfield.json] [--workers 1] [--seeds 3] [--steps 3000]
+    python benchmarks/meanfield.py [--out benchmarks/results/meanfield.json] [--workers 1] [--seeds 3] [--steps 2400]
 
 Data are those of benchmarks/digits.py (pixels > 7, 1500 images to train on, 297 to test). Every run minimises the denoising loss, weight
 sigma², on mean-field logits, with 500 terms an update, linear beta from 0.1 to 20, Adam with a rate that falls linearly to zero, weight
@@ -112,7 +112,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "meanfield.json", help="where to write the JSON")
     parser.add_argument("--workers", type=int, default=1, help="processes, each with one thread (default 1)")
     parser.add_argument("--seeds", type=int, default=3, help="final runs of each method, at least 2 (default 3)")
-    parser.add_argument("--steps", type=int, default=3000, help="updates of a final run; half as many to select (default 3000)")
+    parser.add_argument("--steps", type=int, default=2400, help="updates of a final run; half as many to select (default 2400)")
     options = parser.parse_args()
     if options.seeds < 2 or options.steps < 2: parser.error("--seeds and --steps must be at least 2")
     half = options.steps // 2
@@ -120,7 +120,6 @@ def main():
     jobs += [("floor", name, 100, floor, RATE, batch, times, half, o) for name, (batch, times, o) in METHODS.items() for floor in FLOORS]
     chosen = in_parallel(jobs, options.workers, "selection")
     best = {name: max((r for r in chosen if r["kind"] == "floor" and r["name"] == name), key=lambda r: r["held"])["floor"] for name in METHODS}
-    full = dict(METHODS)
     plain = ("proposal, s = 1/2", 0.5 / 17)                                # as it stands, nothing chosen
     full = {plain[0]: METHODS["proposal"], **METHODS}
     jobs = [("final", name, seed, best.get(name, plain[1]), RATE, batch, times, options.steps, o)

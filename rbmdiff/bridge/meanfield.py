@@ -67,6 +67,7 @@ def _check_bits(rbm: RBM) -> None:
         raise ValueError(f"rbm must have 'bernoulli' visible units, whose means have logits, got {rbm.visible!r}")
 
 
+# %% ../../nbs/bridge/meanfield.ipynb #ca12408c
 def free_energy(rbm: RBM, a: Tensor) -> Tensor:
     """F(a) [...] in nats of logits `a` [..., D]: that of the means sigmoid(a) [eq-meanfield-free-energy].
 
@@ -77,6 +78,7 @@ def free_energy(rbm: RBM, a: Tensor) -> Tensor:
     return rbm.free_energy(torch.sigmoid(a))  # [eq-meanfield-free-energy]
 
 
+# %% ../../nbs/bridge/meanfield.ipynb #c8f20a6b
 def _shaped(field: Tensor, a: Tensor, jacobian: bool) -> Tensor:
     """Score of logits `a` from the field on the visible units."""
     m, rest = torch.sigmoid(a), torch.sigmoid(-a)                         # 1 - m would round to 0 for large a
