@@ -17,7 +17,7 @@ from .score import flip_log_ratios
 from .tilted import denoise, flip_posterior, posterior
 from ..diffusion.elbo import low_discrepancy
 from ..diffusion.schedule import expand
-from ..foundations.core import check_choice, check_states, check_tensor
+from ..foundations.core import check_choice, check_count, check_states, check_tensor
 from ..learning.contrastive import Gradients, _check_machine, _statistics
 from ..models.rbm import RBM
 from ..sampling.gibbs import gibbs
@@ -115,7 +115,7 @@ def recovery_gradient(rbm: RBM, v: Tensor, noised: RBM, k: int = 1, generator: t
     `noised` holds the B machines p(. | x), from `posterior` or `flip_posterior` of x; `k` block Gibbs steps of each start
     at its `v`. Raises TypeError or ValueError for bad states, counts or machines.
     """
-    _check(rbm, v)
+    _check(rbm, v), check_count("k", k)
     if not isinstance(noised, RBM): raise TypeError(f"noised must be an RBM, got {type(noised).__name__}")
     if noised.b.shape != v.shape: raise ValueError(f"noised must be {len(v)} machines, got biases {list(noised.b.shape)}")
     rows = torch.cat([v, gibbs(noised, v, k, generator)])  # [eq-recovery-gibbs]
