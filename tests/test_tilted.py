@@ -1,0 +1,288 @@
+"""Noised Boltzmann machines against enumeration: posterior, density, denoisers, path identity, reverse process."""
+import math
+
+import pytest
+import torch
+
+from rbmdiff.bridge.tilted import (
+    WarmGibbs, denoise, flip_posterior, hidden_couplings, log_prob, noised_energy, path_log_z, posterior, predictor, score)
+from rbmdiff.diffusion.deis import deis
+from rbmdiff.diffusion.likelihood import log_likelihood
+from rbmdiff.diffusion.oracle import Mixture
+from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, time_grid
+from rbmdiff.diffusion.solvers import ancestral, ddim
+from rbmdiff.models.rbm import RBM, states
+from rbmdiff.sampling.gibbs import drift, spectrum
+
+DISCRETE = [(v, h) for v in ("bernoulli", "spin") for h in ("bernoulli", "spin")]
+PAIRS = [*DISCRETE, ("gaussian", "bernoulli"), ("gaussian", "spin")]
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=[cuda, pytest.mark.cuda])]
+ALPHA, SIGMA = 0.7, 0.6
+
+
+def seeded(k): return torch.Generator().manual_seed(k)
+
+
+def machine(D, H, visible="bernoulli", hidden="bernoulli", seed=0, scale=0.8, dtype=torch.float64):
+    m = RBM(D, H, visible, hidden, dtype=dtype)
+    for p in m.parameters(): p.data = scale * torch.randn(p.shape, dtype=dtype, generator=seeded(seed + p.numel()))
+    if visible == "gaussian": m.sigma.data = 0.5 + torch.rand(D, dtype=dtype, generator=seeded(seed))
+    return m.requires_grad_(False)
+
+
+def oracle(m):
+    """The machine as a mixture of points or of normal densities."""
+    D, H = m.W.shape
+    if m.visible == "gaussian":
+        S, C = states(H, m.hidden), torch.diag(m.sigma**2).expand(2**H, D, D)
+        return Mixture(torch.softmax(-m.hidden_free_energy(S), 0), m.visible_mean(S), C)
+    V = states(D, m.visible)
+    return Mixture(m.log_prob(V).exp(), V, torch.zeros(D, D, dtype=V.dtype).expand(2**D, D, D))
+
+
+def noise(*shape, seed=1, dtype=torch.float64): return torch.randn(*shape, dtype=dtype, generator=seeded(seed))
+
+
+# Posterior, density, score
+
+@pytest.mark.parametrize("visible, hidden", PAIRS)
+@pytest.mark.parametrize("D, H", [(5, 3), (3, 5)])
+def test_posterior_density_and_score_are_those_of_the_oracle(visible, hidden, D, H):
+    m, truth = machine(D, H, visible, hidden), oracle(machine(D, H, visible, hidden))
+    x = noise(6, D)
+    V = (noise(40, D, seed=2) if visible == "gaussian" else states(D, visible))[:, None]
+    likelihood = torch.distributions.Normal(ALPHA * V, SIGMA).log_prob(x).sum(-1)
+    bayes = m.log_prob(V) + likelihood - truth.log_prob(x, ALPHA, SIGMA)
+    assert (posterior(m, x, ALPHA, SIGMA).log_prob(V) - bayes).abs().max() < 1e-12
+    assert (posterior(m, x, ALPHA, 1.1 * SIGMA).log_prob(V) - bayes).abs().max() > 1e-2
+    assert (log_prob(m, x, ALPHA, SIGMA) - truth.log_prob(x, ALPHA, SIGMA)).abs().max() < 1e-12
+    assert (denoise(m, x, ALPHA, SIGMA) - truth.denoise(x, ALPHA, SIGMA)).abs().max() < 1e-12
+    assert (score(m, x, ALPHA, SIGMA) - truth.score(x, ALPHA, SIGMA)).abs().max() < 1e-11
+    assert (score(m, x, ALPHA, SIGMA) + truth.score(x, ALPHA, SIGMA)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("visible, hidden", DISCRETE)
+def test_every_row_may_have_its_own_level_and_any_batch_shape(visible, hidden):
+    m, x = machine(5, 3, visible, hidden), noise(4, 3, 5)
+    alpha, sigma = torch.tensor([1.0, 0.5, 0.0, 0.9]), torch.tensor([0.1, 0.5, 1.0, 7.0])
+    for f in (log_prob, denoise, score):
+        whole = f(m, x, alpha, sigma)
+        for i in range(4):
+            for j in range(3):
+                one = f(m, x[i, j:j + 1], float(alpha[i]), float(sigma[i]))[0]
+                assert (whole[i, j] - one).abs().max() < 1e-6 * one.abs().max().clamp(min=1)
+    for method in ("mean_field", "tap"):
+        whole = denoise(m, x, alpha, sigma, method)
+        assert (whole[2, 1] - denoise(m, x[2, 1:2], 0.0, 1.0, method)[0]).abs().max() < 1e-6
+    assert denoise(m, x, alpha, sigma, "gibbs", steps=2, chains=3, generator=seeded(0)).shape == x.shape
+
+
+def test_limits_are_the_state_itself_and_the_machine_itself():
+    for visible, hidden in DISCRETE:
+        m, v = machine(5, 3, visible, hidden), states(5, visible)
+        assert (denoise(m, v + 0.01 * noise(32, 5), 1.0, 0.01) - v).abs().max() < 1e-12
+        mean = m.log_prob(v).exp() @ v
+        for method in ("exact", "tap"):
+            assert (denoise(m, noise(3, 5), 0.0, 2.0) - mean).abs().max() < 1e-12
+    for x in (1e150, -1e150):
+        far = denoise(machine(5, 3), torch.full((1, 5), x, dtype=torch.float64), 1.0, 1.0)
+        assert bool((far == (x > 0)).all())
+
+
+@pytest.mark.parametrize("visible, hidden", PAIRS)
+def test_gibbs_agrees_and_the_approximations_have_their_orders(visible, hidden):
+    m, x = machine(5, 3, visible, hidden, scale=0.5), noise(1, 5)
+    exact = denoise(m, x, ALPHA, SIGMA)
+    draws = denoise(m, x.expand(3000, -1), ALPHA, SIGMA, "gibbs", steps=3, burn_in=60, generator=seeded(3))
+    stderr = draws.std(0) / 3000**0.5
+    assert ((draws.mean(0) - exact)[0] / stderr).abs().max() < 4 and stderr.max() < 0.02
+    assert ((draws.mean(0) - exact.neg())[0] / stderr).abs().max() > 4
+    W, errors = m.W.data.clone(), {}
+    for size in (0.04, 0.02):
+        m.W.data = size * W
+        for method in ("mean_field", "tap"):
+            errors[method, size] = (denoise(m, x, ALPHA, SIGMA, method) - denoise(m, x, ALPHA, SIGMA)).norm().item()
+    orders = [math.log2(errors[method, 0.04] / errors[method, 0.02]) for method in ("mean_field", "tap")]
+    first = 3 if visible == "gaussian" else 2
+    assert abs(orders[0] - first) < 0.4 and orders[1] > first + 0.6
+
+
+def test_means_of_means_vary_less_than_means_of_states():
+    m, x = machine(6, 4), noise(1, 6).expand(2000, -1)
+    tilted = posterior(m, x, ALPHA, SIGMA)
+    g = seeded(5)
+    v = total = tilted.sample_visible(tilted.sample_hidden((x > 0.5).double(), g), g)
+    for _ in range(9): total = total + (v := tilted.sample_visible(tilted.sample_hidden(v, g), g))
+    means = denoise(m, x, ALPHA, SIGMA, "gibbs", steps=10, burn_in=1, generator=g)
+    assert (total / 10).var(0).sum() > 1.2 * means.var(0).sum()
+
+
+@pytest.mark.parametrize("method", ["exact", "mean_field", "tap"])
+def test_denoisers_are_differentiable_in_x_and_parameters(method):
+    m = machine(4, 3).requires_grad_(True)
+    x = noise(2, 4).requires_grad_(True)
+    f = lambda x, W: denoise(m._sharing(W=W), x, ALPHA, SIGMA, method, steps=30)
+    assert torch.autograd.gradcheck(f, (x, m.W))
+    denoise(m, x, ALPHA, SIGMA, method).sum().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in m.parameters())
+
+
+# Flips and couplings
+
+@pytest.mark.parametrize("visible, hidden", DISCRETE)
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.8])
+def test_flipped_states_have_the_posterior_of_bayes(visible, hidden, p):
+    m, V = machine(5, 3, visible, hidden), states(5, visible)
+    wrong = (V[:, None] != V).double().sum(-1)
+    bayes = (m.log_prob(V)[:, None] + wrong * math.log(p) + (5 - wrong) * math.log(1 - p)).log_softmax(0)
+    assert (flip_posterior(m, V, p).log_prob(V[:, None]) - bayes).abs().max() < 1e-12
+    if p != 0.5: assert (flip_posterior(m, V, 1 - p).log_prob(V[:, None]) - bayes).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("hidden", ["bernoulli", "spin"])
+def test_a_noised_gaussian_machine_is_a_boltzmann_machine(hidden):
+    m, S, x = machine(5, 3, "gaussian", hidden), states(3, hidden)[:, None], noise(6, 5)
+    for alpha, sigma in ((0.7, 0.6), (1.0, 3.0), (0.0, 1.0), (1.0, 0.0)):
+        log_z = m.log_partition() + torch.sqrt(alpha**2 + (sigma / m.sigma) ** 2).log().sum()
+        log_p = torch.logsumexp(-noised_energy(m, x, S, alpha, sigma), 0) - log_z
+        assert (log_p - oracle(m).log_prob(x, alpha, sigma)).abs().max() < 1e-12
+    assert hidden_couplings(m, 1.0, 0.0)[0].abs().max() == 0
+    K, _ = hidden_couplings(m, 1.0, 1e6)
+    assert (K - m.W.T @ (m.W / m.sigma[:, None] ** 2)).abs().max() < 1e-9
+
+
+# A diffusion model
+
+def test_it_samples_and_scores_like_a_diffusion_model():
+    m, schedule, V = machine(4, 2, scale=1.5), LinearBeta(), states(4)
+    p, grid = m.log_prob(V).exp(), time_grid(schedule, 40)
+    for solve in (ddim, deis):
+        x = solve(predictor(m, schedule), schedule, noise(4000, 4), grid)
+        e = drift((x > 0.5 * schedule.alpha(grid[-1])).double(), p)
+        assert abs(e.z(0)) < 4 and e.stderr < 0.01
+    for cosine in (Cosine(), Geometric(0.01, 1e5)):
+        x, t = V[:4] + 0.3 * noise(4, 4), float(cosine.t_of_rho(0.3))
+        flow = log_likelihood(predictor(m, cosine), cosine, x, t_min=t, nodes=48)
+        assert (flow.log_prob - log_prob(m, x, 1.0, 0.3)).abs().max() < 1e-3
+    discrete = log_prob(m, x, 1.0, 0.3) + posterior(m, x, 1.0, 0.3).log_prob(V[:4])
+    discrete = discrete - torch.distributions.Normal(V[:4], 0.3).log_prob(x).sum(-1)
+    assert (discrete - m.log_prob(V[:4])).abs().max() < 1e-12
+
+
+def test_draws_make_long_steps_exact_and_means_do_not():
+    m, schedule, V = machine(4, 2, scale=1.5), LinearBeta(), states(4)
+    p, grid = m.log_prob(V).exp(), torch.tensor([1.0, 0.4, 0.01], dtype=torch.float64)
+    found = []
+    for predict in (WarmGibbs(m, schedule, steps=60, average=False, generator=seeded(7)), predictor(m, schedule)):
+        x = ancestral(predict, schedule, noise(20000, 4), grid, generator=seeded(8))
+        found.append(drift((x > schedule.alpha(0.01) / 2).double(), p))
+    assert abs(found[0].z(0)) < 4 and found[0].stderr < 0.004 and found[1].z(0) > 10
+
+
+def test_warm_chains_remember_and_their_mean_is_the_denoiser():
+    m, schedule, x = machine(5, 3, scale=0.5), LinearBeta(), noise(2000, 5)
+    warm = WarmGibbs(m, schedule, chains=2, steps=5, generator=seeded(9))
+    for _ in range(12): eps = warm(x[:1].expand(2000, -1), 0.3)
+    assert warm.v.shape == (2, 2000, 5)
+    exact = predictor(m, schedule)(x[:1], 0.3)[0]
+    assert ((eps.mean(0) - exact) / (eps.std(0) / 2000**0.5)).abs().max() < 4.5
+    again = WarmGibbs(m, schedule, chains=2, v=warm.v, generator=seeded(10))
+    other = WarmGibbs(m, schedule, chains=2, v=1 - warm.v, generator=seeded(10))
+    assert not torch.equal(again(x, 0.9), other(x, 0.9))
+
+
+# Log Z from the path
+
+@pytest.mark.parametrize("visible, hidden", DISCRETE)
+def test_log_z_from_denoising_errors(visible, hidden):
+    m = machine(4, 3, visible, hidden, scale=0.5)
+    log_z = m.log_partition().item()
+    for k in (0, 9):
+        v = states(4, visible)[k].repeat(600, 1)
+        for options in (dict(method="exact"), dict(steps=3, burn_in=25)):
+            e = path_log_z(m, v, 16, generator=seeded(k), **options)
+            assert abs(e.z(log_z)) < 4 and e.stderr < 0.1 and e.n == 600
+            assert abs(e.z(log_z + 0.6)) > 4
+
+
+def test_more_levels_give_less_variance_and_no_bias():
+    m, v = machine(5, 3), states(5)
+    errors = [path_log_z(m, v, n, "exact", generator=seeded(1)) for n in (4, 256)]
+    assert errors[1].stderr < errors[0].stderr / 3 and abs(errors[1].z(m.log_partition().item())) < 4
+
+
+def test_a_stuck_path_measures_its_mode():
+    m = machine(8, 1, "spin", "spin", scale=0.0)
+    m.W.data += 2.0
+    m.c.data += 0.7
+    V = states(8, "spin")
+    p = m.log_prob(V).exp()
+    weight, gap = p[V.sum(1) > 0].sum().log().item(), 1 - spectrum(m)[1]
+    v = torch.full((300, 8), -1.0, dtype=torch.float64)
+    stuck, exact = (path_log_z(m, v, 32, method, steps=5, burn_in=5, generator=seeded(2)) for method in ("gibbs", "exact"))
+    down = math.log(1 - math.exp(weight))
+    assert gap < 1e-4 and abs(stuck.value - m.log_partition().item() - down) < 0.3
+    assert abs(exact.z(m.log_partition().item())) < 4
+
+
+# Types and devices
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("visible, hidden", PAIRS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_types_and_devices(visible, hidden, dtype, device):
+    truth = machine(5, 3, visible, hidden, scale=0.5)
+    m, x = machine(5, 3, visible, hidden, scale=0.5, dtype=dtype), noise(6, 5, dtype=dtype)
+    for a, b in zip(m.parameters(), truth.parameters()): a.data = b.data.to(dtype)
+    m, at, g = m.to(device), x.to(device), torch.Generator(device).manual_seed(0)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-12
+    for method in ("exact", "mean_field", "tap"):
+        y = denoise(m, at, ALPHA, SIGMA, method)
+        assert y.dtype == dtype and y.device == at.device
+        assert (y.cpu() - denoise(truth, x.double(), ALPHA, SIGMA, method)).abs().max() < tolerance
+    assert (log_prob(m, at, ALPHA, SIGMA).cpu() - log_prob(truth, x.double(), ALPHA, SIGMA)).abs().max() < 10 * tolerance
+    assert denoise(m, at, ALPHA, SIGMA, "gibbs", steps=3, generator=g).dtype == dtype
+    warm = WarmGibbs(m, LinearBeta(), generator=g)
+    assert warm(at, 0.5).dtype == dtype and warm.v.dtype == dtype
+    if visible == "gaussian": return
+    v = (at > 0).to(dtype) if visible == "bernoulli" else (at > 0).to(dtype) * 2 - 1
+    assert flip_posterior(m, v, 0.1).b.dtype == dtype
+    assert abs(path_log_z(m, v, 32, "exact", generator=g).z(truth.log_partition().item())) < 5
+
+
+# Bad input
+
+M, N, LARGE = machine(4, 3), machine(4, 3, "gaussian"), machine(30, 30)
+X, V = noise(2, 4), states(4)
+
+
+@pytest.mark.parametrize("call, name", [
+    (lambda: posterior(M.W, X, 1.0, 1.0), "rbm"), (lambda: posterior(M.tilt(X), X, 1.0, 1.0), "rbm"),
+    (lambda: posterior(M, X[0], 1.0, 1.0), "x"), (lambda: posterior(M, X[:, :3], 1.0, 1.0), "x"),
+    (lambda: posterior(M, X.float(), 1.0, 1.0), "x"), (lambda: posterior(M, X / 0, 1.0, 1.0), "x"),
+    (lambda: posterior(M, X.tolist(), 1.0, 1.0), "x"),
+    (lambda: posterior(M, X, -1.0, 1.0), "alpha"), (lambda: posterior(M, X, math.nan, 1.0), "alpha"),
+    (lambda: posterior(M, X, 1.0, 0.0), "sigma"), (lambda: posterior(M, X, 1.0, math.inf), "sigma"),
+    (lambda: posterior(M, X, 1.0, torch.tensor([1.0, 0.0])), "sigma"),
+    (lambda: posterior(M, X, torch.ones(3), 1.0), "alpha"), (lambda: posterior(N, X, torch.ones(2), 1.0), "alpha"),
+    (lambda: denoise(M, X, 1.0, 1.0, "bethe"), "method"), (lambda: denoise(M, X, 1.0, 1.0, "gibbs", steps=0), "steps"),
+    (lambda: denoise(M, X, 1.0, 1.0, "gibbs", burn_in=-1), "burn_in"),
+    (lambda: denoise(M, X, 1.0, 1.0, "gibbs", chains=0), "chains"), (lambda: denoise(M, X, 1.0, 1.0, steps=1.5), "steps"),
+    (lambda: denoise(LARGE, noise(2, 30), 1.0, 1.0), "method='gibbs'"),
+    (lambda: score(LARGE, noise(2, 30), 1.0, 1.0), "method='gibbs'"),
+    (lambda: log_prob(LARGE, noise(2, 30), 1.0, 1.0), "learning.partition.ais"),
+    (lambda: path_log_z(LARGE, torch.ones(2, 30, dtype=torch.float64), method="exact"), "method='gibbs'"),
+    (lambda: flip_posterior(N, X, 0.1), "rbm"), (lambda: flip_posterior(M, X, 0.1), "v"),
+    (lambda: flip_posterior(M, V[0], 0.1), "v"), (lambda: flip_posterior(M, V, 0.0), "p must"),
+    (lambda: flip_posterior(M, V, 1.0), "p must"), (lambda: flip_posterior(M.tilt(X), V, 0.1), "rbm"),
+    (lambda: hidden_couplings(M, 1.0, 1.0), "rbm"), (lambda: hidden_couplings(N, -1.0, 1.0), "alpha"),
+    (lambda: hidden_couplings(N, 1.0, math.nan), "sigma"), (lambda: noised_energy(N, X, X[:, :2], 1.0, 1.0), "h must"),
+    (lambda: noised_energy(N, X, X[:, :3], 0.0, 0.0), "alpha"),
+    (lambda: path_log_z(N, X), "rbm"), (lambda: path_log_z(M, V[:1]), "v must"), (lambda: path_log_z(M, X), "v must"),
+    (lambda: path_log_z(M, V, levels=1), "levels"), (lambda: path_log_z(M, V, method="bethe"), "method"),
+    (lambda: WarmGibbs(M, LinearBeta(), chains=0), "chains"), (lambda: WarmGibbs(M, LinearBeta(), steps=0), "steps"),
+    (lambda: WarmGibbs(M, LinearBeta(), v=X), "v must"), (lambda: WarmGibbs(M, LinearBeta(), v=V[None])(X, 0.5), "v must"),
+])
+def test_bad_input_is_refused(call, name):
+    with pytest.raises((TypeError, ValueError), match=name): call()
