@@ -92,7 +92,7 @@ def test_limits_are_the_state_itself_and_the_machine_itself():
 
 @pytest.mark.parametrize("visible, hidden", PAIRS)
 def test_gibbs_agrees_and_the_approximations_have_their_orders(visible, hidden):
-    m, x = machine(5, 3, visible, hidden, scale=0.5), noise(1, 5)
+    m, x = machine(5, 3, visible, hidden, scale=0.35), noise(1, 5)
     exact = denoise(m, x, ALPHA, SIGMA)
     draws = denoise(m, x.expand(3000, -1), ALPHA, SIGMA, "gibbs", steps=3, burn_in=60, generator=seeded(3))
     stderr = draws.std(0) / 3000**0.5
@@ -105,7 +105,7 @@ def test_gibbs_agrees_and_the_approximations_have_their_orders(visible, hidden):
             errors[method, size] = (denoise(m, x, ALPHA, SIGMA, method) - denoise(m, x, ALPHA, SIGMA)).norm().item()
     orders = [math.log2(errors[method, 0.04] / errors[method, 0.02]) for method in ("mean_field", "tap")]
     first = 3 if visible == "gaussian" else 2
-    assert abs(orders[0] - first) < 0.4 and orders[1] > first + 0.6
+    assert abs(orders[0] - first) < 0.4 and orders[1] > first + 0.5
 
 
 def test_means_of_means_vary_less_than_means_of_states():
@@ -196,11 +196,11 @@ def test_warm_chains_remember_and_their_mean_is_the_denoiser():
 
 @pytest.mark.parametrize("visible, hidden", DISCRETE)
 def test_log_z_from_denoising_errors(visible, hidden):
-    m = machine(4, 3, visible, hidden, scale=0.5)
+    m = machine(4, 3, visible, hidden, scale=0.4)
     log_z = m.log_partition().item()
     for k in (0, 9):
         v = states(4, visible)[k].repeat(600, 1)
-        for options in (dict(method="exact"), dict(steps=3, burn_in=25)):
+        for options in (dict(method="exact"), dict(steps=3, burn_in=50)):
             e = path_log_z(m, v, 16, generator=seeded(k), **options)
             assert abs(e.z(log_z)) < 4 and e.stderr < 0.1 and e.n == 600
             assert abs(e.z(log_z + 0.6)) > 4

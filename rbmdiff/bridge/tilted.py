@@ -53,7 +53,7 @@ def _posterior(rbm: RBM, x: Tensor, a: Tensor, s: Tensor) -> RBM:
 
 
 def posterior(rbm: RBM, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> RBM:
-    """p(v | x) of x = alpha v + sigma eps, a batch of B machines for `x` [B, D] [eq-tilted-posterior].
+    """p(v | x) of x = alpha v + sigma eps, a batch of B machines, one for each row of `x` [B, D] [eq-tilted-posterior].
 
     Bits and spins: `rbm` with another visible bias; alpha, sigma are numbers or [B]. Gaussian units: a machine of
     smaller widths [eq-tilted-gaussian-posterior]; alpha, sigma are numbers. Differentiable in x and the parameters.
