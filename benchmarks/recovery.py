@@ -193,6 +193,7 @@ def main():
     options.out.parent.mkdir(parents=True, exist_ok=True)
     work([("select", n, level, 100 + s) for s in range(options.select_seeds) for n in names for level in every[n] if s < count[n][0]],
          result, options)
+    tables(result)
     choice = {n: next(x for x in every[n] if key(x) == result["chosen"][n]) for n in names}
     for n in names: result["runs"]["test"].setdefault(n, {})
     result["runs"]["test"] = {n: {k: r for k, r in by.items() if n not in choice or k == key(choice[n])}
