@@ -38,7 +38,7 @@ from rbmdiff.models.rbm import RBM
 
 TRAIN, TEST = (binarize(x, 7.5 / 16) for x in digits())
 SPINS, TEST_SPINS, HELD_OUT = 2 * TRAIN - 1, 2 * TEST - 1, 200
-SCHEDULE, STOPS = LinearLogSNR(-10.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0)     # log-SNR where a walk may stop
+SCHEDULE, STOPS = LinearLogSNR(-10.0, 5.0), (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)     # log-SNR where a walk may stop
 LOOK, PATIENCE, COMPONENTS = 20, 5, 13
 NETWORKS = {  # name: (tilted, shape, network, learning rate, most epochs)
     "diffusion, plain MLP": (False, (64,), lambda g: MLP(64, 96, 2, generator=g), 2e-3, 600),
