@@ -46,7 +46,7 @@ def denoising_loss(rbm: RBM, v: Tensor, alpha: Tensor | float, sigma: Tensor | f
     x = _noised(v, alpha, sigma, generator)
     return (v - denoise(rbm, x, alpha, sigma, method, steps)).square().sum(-1)  # [eq-recovery-covariance]
 
-
+# %% ../../nbs/bridge/recovery.ipynb #3d8ad1a1
 def path_loss(rbm: RBM, v: Tensor, generator: torch.Generator | None = None,
               weight: Callable[[Tensor], Tensor] | None = None, middle: float = 4.0) -> Tensor:
     """Unbiased estimate [B] of -log p(v) in nats, `v` [B, D], from squared errors of denoising [eq-recovery-path].
@@ -73,7 +73,7 @@ def recovery_loss(rbm: RBM, v: Tensor, alpha: Tensor | float, sigma: Tensor | fl
     _check(rbm, v)
     return -posterior(rbm, _noised(v, alpha, sigma, generator), alpha, sigma).log_prob(v)  # [eq-recovery-loss]
 
-
+# %% ../../nbs/bridge/recovery.ipynb #9fbb6fdb
 def flip(v: Tensor, p: float, unit: str = "bernoulli", generator: torch.Generator | None = None) -> Tensor:
     """States `v` [...] of 'bernoulli' or 'spin' units, each flipped with probability `p`. ValueError for bad input."""
     check_choice("unit", unit, ("bernoulli", "spin")), check_tensor("v", v), check_states("v", v, unit)
@@ -109,15 +109,16 @@ def score_entropy_loss(rbm: RBM, v: Tensor) -> Tensor:
 
 # %% ../../nbs/bridge/recovery.ipynb #7d11b4db
 @torch.no_grad()
-def recovery_gradient(rbm: RBM, v: Tensor, noised: RBM, k: int = 1, generator: torch.Generator | None = None) -> Gradients:
+def recovery_gradient(rbm: RBM, v: Tensor, noised: RBM, k: int = 1,
+                      generator: torch.Generator | None = None) -> Gradients:
     """Estimated gradient, uphill, of the mean log p(v | x) over `v` [B, D] [eq-recovery-gradient] [eq-recovery-gibbs].
 
-    `noised` holds the B machines p(. | x), from `posterior` or `flip_posterior` of x; `k` block Gibbs steps of each start
-    at its `v`. Raises TypeError or ValueError for bad states, counts or machines.
+    `noised` holds the B machines p(. | x), from `posterior` or `flip_posterior` of x; `k` block Gibbs steps of each
+    start at its `v`. Raises TypeError or ValueError for bad states, counts or machines.
     """
     _check(rbm, v), check_count("k", k)
     if not isinstance(noised, RBM): raise TypeError(f"noised must be an RBM, got {type(noised).__name__}")
-    if noised.b.shape != v.shape: raise ValueError(f"noised must be {len(v)} machines, got biases {list(noised.b.shape)}")
+    if noised.b.shape != v.shape: raise ValueError(f"noised must be {len(v)} machines, got b {list(noised.b.shape)}")
     rows = torch.cat([v, gibbs(noised, v, k, generator)])  # [eq-recovery-gibbs]
     sign = torch.ones_like(rows[:, 0])
     sign[len(v):] = -1  # [eq-recovery-gradient]
