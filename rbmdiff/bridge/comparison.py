@@ -21,7 +21,7 @@ from ..foundations.core import (
 
 # %% ../../nbs/bridge/comparison.ipynb #2d8f6c7f
 def _bit_term(schedule: Schedule, v: Tensor, unit: Unit, t_min: float) -> Tensor:
-    """Expected -log p(v | x_t) [B] in nats at t = `t_min`, pixel by pixel, a constant [eq-comparison-reconstruction]."""
+    """Expected -log p(v | x_t) [B] in nats at t = `t_min`, pixel by pixel [eq-comparison-reconstruction]."""
     d = (1 if unit == "bernoulli" else 2) / float(schedule.rho(t_min))
     noise = torch.linspace(-9, 9, 361, dtype=torch.float64)
     density = torch.softmax(-noise**2 / 2, 0)
@@ -64,9 +64,9 @@ def binary_bound(predict: Predict, schedule: Schedule, v: Tensor, unit: Unit = "
 class Tilted(Module):
     """`network` as what the other pixels say about each, for images of spins: a prediction of the noise.
 
-    forward(x, t) -> eps, `denoise`(x, t) -> E[v | x] [eq-comparison-field], like `x` [B, ...]; `t` a scalar or [B]. As for
-    `networks.Preconditioned`, the network sees inputs of unit size and a time in [0, 1]. Its answer is added to the
-    fields `b` of independent pixels, which are trained too. Raises TypeError or ValueError for bad tensors.
+    forward(x, t) -> eps, `denoise`(x, t) -> E[v | x] [eq-comparison-field], like `x` [B, ...]; `t` a scalar or [B].
+    As for `networks.Preconditioned`, the network sees inputs of unit size and a time in [0, 1]. Its answer is added to
+    the fields `b` of independent pixels, which are trained too. Raises TypeError or ValueError for bad tensors.
     """
 
     def __init__(self, network: Module, schedule: Schedule, b: Tensor):
