@@ -1,11 +1,13 @@
 """Likelihood, CD-1 and score matching on principal components of the 8x8 digits: exact gradients, many starts.
 
-    python benchmarks/bridge_limit.py [--out benchmarks/results/bridge_limit.json] [--seeds 12] [--updates 1000] [--threads 1]
+    python benchmarks/limit.py [--out benchmarks/results/limit.json] [--seeds 12] [--updates 1000] [--threads 1]
 
 A machine of 8 Gaussian visible units and 6 bits, with widths that are learned; data are the first 8 principal components of the digits, in
 units of the standard deviation of the first (1500 images to train on, 297 to test). Every update uses all images and an exact gradient, so
 runs differ in their start alone. Adam with a rate that falls linearly from 0.02 to zero. Along the runs that follow the likelihood the
-gradients of the other two are measured too. Log-likelihoods are in nats per image; those of a density, so their zero has no meaning.
+gradients of the other two are measured too: lengths; cosines; "chance", the standard deviation that a cosine would have if every entry of
+both had a random sign; "agreement", the share of entries whose signs agree, which does not depend on the scale of any parameter.
+Log-likelihoods are in nats per image; those of a density, so their zero has no meaning.
 """
 import argparse
 import json
@@ -20,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 import rbmdiff
-from rbmdiff.bridge.limit import gaussian_cd_gradient, score_matching_loss
+from rbmdiff.bridge.limit import gaussian_cd_gradient, score_matching_gradient
 from rbmdiff.foundations.core import replace_file
 from rbmdiff.foundations.data import digits
 from rbmdiff.foundations.train import ascend
@@ -30,14 +32,6 @@ from rbmdiff.models.rbm import RBM
 D, H, RATE = 8, 6, 0.02
 LOOKS = (0, 2, 5, 10, 15, 20, 30, 40, 60, 80, 100, 140, 180, 240, 320, 420, 540, 660, 780, 900, 1000)
 PAIRS = (("CD-1", "likelihood"), ("score matching", "likelihood"), ("CD-1", "score matching"))
-
-
-def score_matching_gradient(m, v):
-    """Slope of minus the loss, by automatic differentiation."""
-    slopes = torch.autograd.grad(-score_matching_loss(m, v).mean(), tuple(m.parameters()))
-    return dict(zip(dict(m.named_parameters()), slopes))
-
-
 METHODS = {"likelihood": exact_gradient, "CD-1": gaussian_cd_gradient, "score matching": score_matching_gradient}
 
 
@@ -48,29 +42,36 @@ def components():
     return (((x - centre) @ axes[:D].T) * (len(train) ** 0.5 / size[0]) for x in (train, test))
 
 
-def run(name, seed, updates, train, test):
-    """Follow one gradient; test and training log-likelihood, and cosines and lengths of all three where it is the likelihood's."""
+def compare(m, v):
+    """Of all pairs of exact gradients: cosines, their spread under random signs, share of equal signs; and all lengths."""
+    x = {name: torch.cat([t.flatten() for t in f(m, v).values()]) for name, f in METHODS.items()}
+    unit = {name: y / y.norm() for name, y in x.items()}
+    return {"cosines": [round((unit[a] @ unit[b]).item(), 5) for a, b in PAIRS],
+            "chance": [round((unit[a] * unit[b]).norm().item(), 5) for a, b in PAIRS],
+            "agreement": [round((x[a] * x[b] > 0).double().mean().item(), 5) for a, b in PAIRS],
+            "lengths": [float(f"{y.norm():.4g}") for y in x.values()]}
+
+
+def run(name, seed, train, test, updates=1000, stop=None):
+    """Follow one gradient, to the end or to update `stop`: test log-likelihoods and, where it is the likelihood's, `compare`."""
     m = RBM(D, H, "gaussian", dtype=torch.float64)
     m.W.data = 0.3 * torch.randn(D, H, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     m.sigma.data, optimizer = train.std(0), torch.optim.Adam(m.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1 - n / (updates + 1))
-    seen = {"update": [], "test": [], "cosines": [], "lengths": []}
-    for n in range(updates + 1):
+    looks = []
+    for n in range((updates if stop is None else stop) + 1):
         if n in LOOKS or n == updates:
-            seen["update"].append(n)
-            with torch.no_grad(): seen["test"].append(round(m.log_prob(test).mean().item(), 5))
-            if name == "likelihood":
-                x = {key: torch.cat([t.flatten() for t in f(m, train).values()]) for key, f in METHODS.items()}
-                seen["cosines"].append([round((x[a] @ x[b] / (x[a].norm() * x[b].norm())).item(), 5) for a, b in PAIRS])
-                seen["lengths"].append([float(f"{y.norm():.4g}") for y in x.values()])
+            with torch.no_grad(): look = {"update": n, "test": round(m.log_prob(test).mean().item(), 5)}
+            looks.append(look | (compare(m, train) if name == "likelihood" else {}))
         ascend(m, METHODS[name](m, train))
         optimizer.step(), schedule.step()
-    with torch.no_grad(): return seen | {"train": m.log_prob(train).mean().item()}
+    with torch.no_grad(): final = m.log_prob(train).mean().item()
+    return {key: [look[key] for look in looks] for key in looks[0]} | {"train": final}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "bridge_limit.json", help="where to write the JSON")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "limit.json", help="where to write the JSON")
     parser.add_argument("--seeds", type=int, default=12, help="starts, at least 2 (default 12)")
     parser.add_argument("--updates", type=int, default=1000, help="updates of each run (default 1000)")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1: the matrices are small)")
@@ -79,7 +80,7 @@ def main():
     torch.set_num_threads(options.threads)
     train, test = components()
     normal = torch.distributions.Normal(train.mean(0), train.std(0)).log_prob(test).sum(-1).mean().item()
-    result = {"command": " ".join(["python benchmarks/bridge_limit.py", *sys.argv[1:]]), "unit": "nats per image",
+    result = {"command": " ".join(["python benchmarks/limit.py", *sys.argv[1:]]), "unit": "nats per image",
               "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__,
                            "scikit-learn": sklearn.__version__, "rbmdiff": rbmdiff.__version__},
               "settings": {"visible": D, "hidden": H, "optimizer": "Adam", "rate": RATE, "updates": options.updates, "seeds": options.seeds,
@@ -87,7 +88,7 @@ def main():
               "independent normal components": normal, "pairs": [", ".join(pair) for pair in PAIRS], "methods": {}}
     runs = {name: [] for name in METHODS}
     for seed, name in tqdm([(seed, name) for seed in range(options.seeds) for name in METHODS], disable=None):
-        runs[name].append(run(name, seed, options.updates, train, test))
+        runs[name].append(run(name, seed, train, test, options.updates))
     for name, rows in runs.items():
         final = {split: [x[split][-1] if split == "test" else x[split] for x in rows] for split in ("train", "test")}
         result["methods"][name] = {split: {"value": statistics.mean(x), "spread_over_seeds": statistics.stdev(x), "runs": x}
