@@ -5,7 +5,7 @@
 Data and split are those of benchmarks/digits.py (pixels > 7, 1500 images to train on, 297 to test), and so is the recipe of the machines.
 The mixture is fitted by expectation maximisation with one count of smoothing. Networks see pixels of -1 and +1 and are trained with all noise levels
 weighted as in the likelihood bound (uniform log-SNR from -10), AdamW, a running average of the weights. How long is decided on the last 200 training
-images, looked at every 20 epochs, where the bound of the averaged weights was best; then each seed trains anew on all 1500 for that many epochs.
+images, looked at every 20 epochs, where the bound of the averaged weights was best; then each seed (two for a U-Net) trains anew on all 1500.
 `plain`: networks.Preconditioned, `tilted`: bridge.comparison.Tilted. The bound of the plain networks stops at the log-SNR that is best for the same 200 images.
 One row per model: value, mean over seeds of the mean over test images; stderr over images; noise, the part of it due to the draws of a bound;
 spread over seeds; parameters; seconds of processor time of one training (without the search for the epochs). Machines were shared, one thread each.
@@ -40,12 +40,13 @@ TRAIN, TEST = (binarize(x, 7.5 / 16) for x in digits())
 SPINS, TEST_SPINS, HELD_OUT = 2 * TRAIN - 1, 2 * TEST - 1, 200
 SCHEDULE, STOPS = LinearLogSNR(-10.0, 5.0), (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)     # log-SNR where a walk may stop
 LOOK, PATIENCE, COMPONENTS = 20, 5, 13
-NETWORKS = {  # name: (tilted, shape, network, learning rate, most epochs)
-    "diffusion, plain MLP": (False, (64,), lambda g: MLP(64, 96, 2, generator=g), 2e-3, 600),
-    "diffusion, plain U-Net": (False, (1, 8, 8), lambda g: UNet(1, (8, 16), generator=g), 4e-3, 160),
-    "diffusion, tilted MLP, small": (True, (64,), lambda g: MLP(64, 4, 1, generator=g), 5e-3, 400),
-    "diffusion, tilted MLP": (True, (64,), lambda g: MLP(64, 96, 2, generator=g), 2e-3, 500),
-    "diffusion, tilted U-Net": (True, (1, 8, 8), lambda g: UNet(1, (8, 16), generator=g), 4e-3, 160)}
+NETWORKS = {  # name: (tilted, shape, network, learning rate, most epochs, log-SNR up to which it is trained)
+    "diffusion, plain MLP": (False, (64,), lambda g: MLP(64, 96, 2, generator=g), 2e-3, 600, 5.0),
+    "diffusion, plain MLP, trained to 1": (False, (64,), lambda g: MLP(64, 96, 2, generator=g), 2e-3, 600, 1.0),
+    "diffusion, plain U-Net": (False, (1, 8, 8), lambda g: UNet(1, (8, 16), generator=g), 4e-3, 160, 5.0),
+    "diffusion, tilted MLP, small": (True, (64,), lambda g: MLP(64, 4, 1, generator=g), 5e-3, 400, 5.0),
+    "diffusion, tilted MLP": (True, (64,), lambda g: MLP(64, 96, 2, generator=g), 2e-3, 500, 5.0),
+    "diffusion, tilted U-Net": (True, (1, 8, 8), lambda g: UNet(1, (8, 16), generator=g), 4e-3, 160, 5.0)}
 
 
 def machine(name, seed, epochs=300):
@@ -80,33 +81,38 @@ def components(log_w, m, v):
 
 def start(name, seed, v):
     """A model of NETWORKS before training on spins `v`, its state, its shape."""
-    is_tilted, shape, make, rate, _ = NETWORKS[name]
+    is_tilted, shape, make, rate, _, _ = NETWORKS[name]
     g = torch.Generator().manual_seed(seed)
     network, b = make(g), base_rate(v, unit="spin").reshape(shape)
     model = Tilted(network, SCHEDULE, b) if is_tilted else Preconditioned(network, SCHEDULE, 1.0)
     return State(model, torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01), g, average=0.999), shape
 
 
-def epochs_of(state, v, shape, epochs):
+def end(log_snr):
+    """Time at which a walk stops."""
+    return max(1e-3, float(SCHEDULE.t_of_log_snr(log_snr)))
+
+
+def epochs_of(name, state, v, shape, epochs):
     """Train on spins `v` [N, D]: a record an epoch, noise levels spread evenly in log-SNR."""
-    step = denoising_step(SCHEDULE, times=lambda n, g: 1e-3 + (1 - 1e-3) * low_discrepancy(n, g))
+    first = end(NETWORKS[name][5])
+    step = denoising_step(SCHEDULE, times=lambda n, g: first + (1 - first) * low_discrepancy(n, g))
     return train(state, v.reshape(-1, *shape), step, epochs, BATCH, progress=False)
 
 
 def bound(model, v, stop, seed=0, **options):
     """The bound of spins `v`, shaped for the model, by a walk that stops at log-SNR `stop`."""
-    t_min = max(1e-3, float(SCHEDULE.t_of_log_snr(stop)))
-    return binary_bound(model, SCHEDULE, v, "spin", t_min, generator=torch.Generator().manual_seed(seed), **options)
+    return binary_bound(model, SCHEDULE, v, "spin", end(stop), generator=torch.Generator().manual_seed(seed), **options)
 
 
 def search(name):
     """Epochs and log-SNR of the end of the walk that are best for held-out training images, and how good."""
     is_tilted, state, shape = NETWORKS[name][0], *start(name, 100, SPINS[:-HELD_OUT])
     held, best, curve = SPINS[-HELD_OUT:].reshape(-1, *shape), (-math.inf, 0, 0.0), []
-    for record in epochs_of(state, SPINS[:-HELD_OUT], shape, NETWORKS[name][4]):
+    for record in epochs_of(name, state, SPINS[:-HELD_OUT], shape, NETWORKS[name][4]):
         if record.epoch % LOOK: continue
         model = state.averaged_model()
-        looks = [(bound(model, held, stop, n=8).value, record.epoch, stop) for stop in (STOPS if not is_tilted else STOPS[-1:])]
+        looks = [(bound(model, held, stop, n=8).value, record.epoch, stop) for stop in (STOPS[-1:] if is_tilted else STOPS)]
         best = max(best, *looks)
         curve.append((record.epoch, max(looks)[0]))
         if record.epoch - best[1] > LOOK * PATIENCE: break
@@ -130,7 +136,7 @@ def network_row(name, seeds):
     for seed in range(seeds):
         state, shape = start(name, seed, SPINS)
         clock = time.process_time()
-        for _ in epochs_of(state, SPINS, shape, epochs): pass
+        for _ in epochs_of(name, state, SPINS, shape, epochs): pass
         seconds.append(time.process_time() - clock)
         models.append(state.averaged_model())
         bounds.append(bound(models[-1], TEST_SPINS.reshape(-1, *shape), stop))
