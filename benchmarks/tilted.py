@@ -29,7 +29,7 @@ from rbmdiff.foundations.train import ascend
 from rbmdiff.learning.contrastive import cd_gradient
 from rbmdiff.learning.partition import ais
 from rbmdiff.models.rbm import RBM, states
-from rbmdiff.sampling.gibbs import _conditionals, drift, gibbs, spectrum
+from rbmdiff.sampling.gibbs import drift, gibbs, spectrum, transition_matrix
 
 WORK = ((16, 10), (32, 20), (64, 40), (128, 80))  # levels; steps, and as many of burn-in
 ROWS = 50
@@ -89,10 +89,9 @@ def two_modes(w=1.8, c=0.7, D=10):
 
 def autocorrelation_time(m, V, p):
     """Exact autocorrelation time of the sum of spins under block Gibbs, in steps."""
-    down, up = (table.exp() for table in _conditionals(m))
-    f = V.sum(1) - p @ V.sum(1)
-    sums = torch.linalg.solve(torch.eye(len(up), dtype=f.dtype) - up @ down + (p @ down), up @ f)
-    return (1 + 2 * ((p * f) @ down @ sums) / (p @ f**2)).item()
+    T, f = transition_matrix(m), V.sum(1) - p @ V.sum(1)
+    sums = torch.linalg.solve(torch.eye(len(p), dtype=f.dtype) - T + p, T @ f)  # of all powers of the kernel, applied to f
+    return (1 + 2 * ((p * f) @ sums) / (p @ f**2)).item()
 
 
 def mixing(n):

@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from rbmdiff.bridge.tilted import (
-    WarmGibbs, denoise, flip_posterior, hidden_couplings, log_prob, noised_energy, path_log_z, posterior, predictor, score)
+    WarmGibbs, _half_error, _two_means, denoise, flip_posterior, hidden_couplings, log_prob, noised_energy, path_log_z,
+    posterior, predictor, score)
 from rbmdiff.diffusion.deis import deis
 from rbmdiff.diffusion.likelihood import log_likelihood
 from rbmdiff.diffusion.oracle import Mixture
 from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, time_grid
 from rbmdiff.diffusion.solvers import ancestral, ddim
+from rbmdiff.foundations.core import Estimate
 from rbmdiff.models.rbm import RBM, states
 from rbmdiff.sampling.gibbs import drift, spectrum
 
@@ -210,6 +212,16 @@ def test_more_levels_give_less_variance_and_no_bias():
     m, v = machine(5, 3), states(5)
     errors = [path_log_z(m, v, n, "exact", generator=seeded(1)) for n in (4, 256)]
     assert errors[1].stderr < errors[0].stderr / 3 and abs(errors[1].z(m.log_partition().item())) < 4
+
+
+def test_two_chains_leave_no_bias_in_a_squared_error_and_one_does():
+    m, v = machine(5, 3, scale=0.5), states(5)[[0, 7, 26]].repeat(4000, 1)
+    x = 2**0.5 * v + noise(len(v), 5)
+    one, two = _two_means(posterior(m, x, 2**0.5, 1.0), v, "gibbs", 2, 25, seeded(4))
+    exact = denoise(m, x, 2**0.5, 1.0)
+    truth = _half_error(v, exact, exact)
+    excess = [Estimate.of(_half_error(v, one, other) - truth) for other in (two, one)]
+    assert abs(excess[0].z(0)) < 4 and excess[1].z(0) > 8
 
 
 def test_a_stuck_path_measures_its_mode():
