@@ -80,6 +80,12 @@ def test_every_row_may_have_its_own_level_and_any_batch_shape(visible, hidden):
     assert denoise(m, x, alpha, sigma, "gibbs", steps=2, chains=3, generator=seeded(0)).shape == x.shape
 
 
+@pytest.mark.parametrize("D, H", [(5, 3), (3, 5)])
+def test_a_large_batch_is_enumerated_in_pieces(D, H):
+    m, x = machine(D, H), noise(8, D)
+    assert (denoise(m, x.repeat(20000, 1), ALPHA, SIGMA)[-8:] - denoise(m, x, ALPHA, SIGMA)).abs().max() < 1e-12
+
+
 def test_limits_are_the_state_itself_and_the_machine_itself():
     for visible, hidden in DISCRETE:
         m, v = machine(5, 3, visible, hidden), states(5, visible)
@@ -189,6 +195,10 @@ def test_warm_chains_remember_and_their_mean_is_the_denoiser():
     assert warm.v.shape == (2, 2000, 5)
     exact = predictor(m, schedule)(x[:1], 0.3)[0]
     assert ((eps.mean(0) - exact) / (eps.std(0) / 2000**0.5)).abs().max() < 4.5
+    rows = x[:1].expand(2000, -1)
+    for mean in (lambda k: WarmGibbs(m, schedule, chains=k, generator=seeded(11))(rows, 0.3),
+                 lambda k: denoise(m, rows, ALPHA, SIGMA, "gibbs", steps=1, chains=k, generator=seeded(12))):
+        assert mean(8).var(0).sum() < mean(1).var(0).sum() / 6
     again = WarmGibbs(m, schedule, chains=2, v=warm.v, generator=seeded(10))
     other = WarmGibbs(m, schedule, chains=2, v=1 - warm.v, generator=seeded(10))
     assert not torch.equal(again(x, 0.9), other(x, 0.9))
