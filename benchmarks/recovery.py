@@ -7,7 +7,9 @@ All methods share data (pixels > 7), start, batches of 100, Adam, decay, epochs 
 Select: levels of noise are chosen without the test set. Every level trains on the first 1200 training images and is measured on the
 other 300, over 2 seeds (1 where each step enumerates a machine for every image: those run on --device); the best mean is chosen.
 Test: the chosen level of each family trains on all 1500 images from other seeds and is measured on the 297 test images. Differences to
-CD-1 are paired by seed. The result is written after every run; --resume goes on where a stopped command was. Nats per image.
+CD-1, to CD with as many steps and to exact maximum likelihood are paired by seed. Short: one method with a fifth of the epochs, for a
+quick repetition. The result is written after every run; --resume goes on where a stopped command was, also on another machine: `made`
+lists where the runs come from. A run is [train, test or held out in nats per image, seconds of updates by the clock].
 """
 import argparse
 from collections.abc import Callable
@@ -17,6 +19,7 @@ import math
 import multiprocessing
 from pathlib import Path
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -37,11 +40,13 @@ from rbmdiff.foundations.train import ascend
 from rbmdiff.learning.contrastive import cd_gradient, exact_gradient
 from rbmdiff.models.rbm import RBM
 
-H, BATCH, RATE, DECAY, HELD, SWEEPS = 12, 100, 0.02, 1e-4, 300, 5
+H, BATCH, RATE, DECAY, HELD, SWEEPS, STEPS = 12, 100, 0.02, 1e-4, 300, 5, (1, 3, 10)
+SHORT = "flip recovery, k = 3"
 FLIPS, SIGMAS, RANGES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45), (0.3, 0.5, 0.7, 1, 1.5, 2, 3), ((0.3, 1), (0.3, 3))
 FAMILIES = {  # name: levels to choose from (None: there is none)
-    "exact maximum likelihood": (None,), "CD-1": (None,), "CD-3": (None,),
+    "exact maximum likelihood": (None,), "CD-1": (None,), "CD-3": (None,), "CD-10": (None,),
     "flip recovery, k = 1": FLIPS, "flip recovery, k = 3": FLIPS, "Gaussian recovery, k = 1": SIGMAS, "Gaussian recovery, k = 3": SIGMAS,
+    "flip recovery, k = 10": (0.2, 0.25, 0.35), "Gaussian recovery, k = 10": (1, 2, 3),
     "score entropy (p to 0)": (None,), "probability flow (sigma to 0)": (None,), "squared error, mean field": RANGES}
 ON_DEVICE = {
     "flip recovery, exact": (0.1, 0.2, 0.35), "Gaussian recovery, exact": (1, 2), "squared error, ELBO weight": (None,),
@@ -68,12 +73,11 @@ LOSSES: dict[str, Callable] = {  # losses [B] of machine, batch, level, generato
     "squared error, mean field": lambda m, v, r, g: denoising_loss(m, v, 1.0, uniform(r, v, g), "mean_field", SWEEPS, g)}
 GRADIENTS: dict[str, Callable] = {  # gradients uphill of machine, batch, level, generator
     "exact maximum likelihood": lambda m, v, _, g: exact_gradient(m, v),
-    "CD-1": lambda m, v, _, g: cd_gradient(m, v, 1, generator=g)[0],
-    "CD-3": lambda m, v, _, g: cd_gradient(m, v, 3, generator=g)[0],
+    **{f"CD-{k}": lambda m, v, _, g, k=k: cd_gradient(m, v, k, generator=g)[0] for k in STEPS},
     **{f"flip recovery, k = {k}": lambda m, v, p, g, k=k: recovery_gradient(m, v, flip_posterior(m, flip(v, p, generator=g), p), k, g)
-       for k in (1, 3)},
+       for k in STEPS},
     **{f"Gaussian recovery, k = {k}": lambda m, v, s, g, k=k: recovery_gradient(m, v, posterior(m, noised(v, s, g), 1.0, s), k, g)
-       for k in (1, 3)}}
+       for k in STEPS}}
 
 
 def climb(name, m, v, level, g):
@@ -131,8 +135,11 @@ def tables(result):
             "level": level, "seeds": len(runs), **{s: statistics.mean(columns[i]) for i, s in enumerate(("train", "test"))},
             "spread_over_seeds": statistics.stdev(columns[1]) if len(runs) > 1 else None,
             **{f"minus_{short}": paired(runs, test.get(other, {}).get("-", {})) for short, other in
-               (("cd1", "CD-1"), ("exact", "exact maximum likelihood"))},
-            "milliseconds_per_update": 1e3 * statistics.median(columns[2]) / (result["settings"]["epochs"] * 15)}
+               (("cd1", "CD-1"), ("cdk", f"CD-{name.split(' = ')[-1]}"), ("exact", "exact maximum likelihood"))}}
+    for level, runs in result["runs"]["short"].get(SHORT, {}).items():
+        values = [r[1] for r in runs.values()]
+        result["short"] = {"method": SHORT, "level": level, "epochs": result["settings"]["epochs"] // 5, "seeds": len(runs),
+                           "test": statistics.mean(values), "spread_over_seeds": statistics.stdev(values) if len(runs) > 1 else None}
 
 
 def work(tasks, result, options):
@@ -144,7 +151,8 @@ def work(tasks, result, options):
     for stage, name, level, seed in tasks:
         if str(seed) in result["runs"][stage].get(name, {}).get(key(level), {}): continue
         where = options.device if name in ON_DEVICE else "cpu"
-        waiting[pools[where].submit(run, stage, name, level, seed, options.epochs, where)] = stage, name, key(level), str(seed)
+        epochs = options.epochs // 5 if stage == "short" else options.epochs
+        waiting[pools[where].submit(run, stage, name, level, seed, epochs, where)] = stage, name, key(level), str(seed)
     for future in tqdm(as_completed(waiting), total=len(waiting), disable=None):
         stage, name, level, seed = waiting[future]
         result["runs"][stage].setdefault(name, {}).setdefault(level, {})[seed] = future.result()
@@ -173,18 +181,20 @@ def main():
     every = FAMILIES | ON_DEVICE
     names = [n for n in every if not options.only or any(part in n for part in options.only)]
     train, test = (binarize(x, 7.5 / 16) for x in digits())
-    result = {"command": " ".join(["python benchmarks/recovery.py", *sys.argv[1:]]), "unit": "nats per image",
-              "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__,
-                           "scikit-learn": sklearn.__version__, "rbmdiff": rbmdiff.__version__},
+    result = {"unit": "nats per image", "made": [{
+                  "command": shlex.join(["python", "benchmarks/recovery.py", *sys.argv[1:]]), "methods": names,
+                  "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+                  "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__,
+                               "scikit-learn": sklearn.__version__, "rbmdiff": rbmdiff.__version__}}],
               "settings": {"hidden": H, "batch": BATCH, "optimizer": "Adam", "rate": RATE, "decay_of_weights": DECAY,
                            "epochs": options.epochs, "held_out": HELD, "train_images": len(train), "test_images": len(test),
-                           "mean_field_sweeps": SWEEPS, "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu"},
+                           "mean_field_sweeps": SWEEPS},
               "independent pixels": {"test": independent_log_prob(test, base_rate(train)).mean().item()},
-              "runs": {"select": {}, "test": {}}}
+              "runs": {"select": {}, "test": {}, "short": {}}}
     if options.resume and options.out.is_file():
         stored = json.loads(options.out.read_text())
         if stored["settings"] != result["settings"]: raise SystemExit(f"{options.out} holds runs of other settings")
-        result["runs"] = stored["runs"]
+        result["runs"], result["made"] = {"short": {}} | stored["runs"], stored["made"] + [x for x in result["made"] if x not in stored["made"]]
     count = {n: (max(1, options.select_seeds // 2), options.device_seeds) if n in ON_DEVICE else
              (options.select_seeds, options.seeds) for n in names}
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -197,10 +207,11 @@ def main():
                               for n, by in result["runs"]["test"].items() if by}
     work([("test", n, choice[n], s) for s in range(max(options.seeds, options.device_seeds)) for n in names if s < count[n][1]],
          result, options)
+    work([("short", SHORT, choice[SHORT], s) for s in range(options.seeds) if SHORT in names], result, options)
     for name, row in result["methods"].items():
         gain = row["minus_cd1"] or {"value": math.nan, "stderr": math.nan}
         print(f"{name:31}{row['level']:>11} train {row['train']:.3f} test {row['test']:.3f}, minus CD-1 {gain['value']:+.3f} "
-              f"± {gain['stderr']:.3f} over {row['seeds']} seeds, {row['milliseconds_per_update']:.2f} ms per update")
+              f"± {gain['stderr']:.3f} over {row['seeds']} seeds")
 
 
 if __name__ == "__main__":

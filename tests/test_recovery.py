@@ -49,8 +49,7 @@ def flip_table(m, p):
 def test_the_path_is_minus_the_log_likelihood_and_a_mutant_is_not(visible, hidden):
     m, V = machine(3, 2, visible, hidden), states(3, visible)
     with torch.no_grad():
-        middle = 4.0 if visible == "bernoulli" else 1.0
-        draws = torch.stack([path_loss(m, V.repeat(500, 1), seeded(i), middle=middle).reshape(500, 8).mean(0) for i in range(60)])
+        draws = torch.stack([path_loss(m, V.repeat(500, 1), seeded(i)).reshape(500, 8).mean(0) for i in range(60)])
         truth = -m.log_prob(V)
     assert max(map(abs, zs(draws, truth))) < 4 and draws.std(0).max() / math.sqrt(60) < 0.08
     assert max(map(abs, zs(2 * draws, truth))) > 10
@@ -253,7 +252,6 @@ def test_gradient_on_cuda():
 m32, v32, gaussian = RBM(4, 3), states(4, dtype=torch.float32), RBM(4, 3, "gaussian")
 BAD = {
     "path of Gaussian units": (lambda: path_loss(gaussian, v32), ValueError, "rbm.visible"),
-    "middle": (lambda: path_loss(m32, v32, middle=math.inf), ValueError, "middle"),
     "sigma zero": (lambda: recovery_loss(m32, v32, 1.0, 0.0), ValueError, "sigma"),
     "alpha negative": (lambda: recovery_loss(m32, v32, -1.0, 1.0), ValueError, "alpha"),
     "no states": (lambda: recovery_loss(m32, v32 / 2, 1.0, 1.0), ValueError, "v must hold only"),

@@ -48,16 +48,16 @@ def denoising_loss(rbm: RBM, v: Tensor, alpha: Tensor | float, sigma: Tensor | f
 
 # %% ../../nbs/bridge/recovery.ipynb #3d8ad1a1
 def path_loss(rbm: RBM, v: Tensor, generator: torch.Generator | None = None,
-              weight: Callable[[Tensor], Tensor] | None = None, middle: float = 4.0) -> Tensor:
+              weight: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Unbiased estimate [B] of -log p(v) in nats, `v` [B, D], from squared errors of denoising [eq-recovery-path].
 
-    One signal-to-noise ratio gamma a row, spread evenly over quantiles of a logistic log-SNR around log `middle`.
+    One signal-to-noise ratio gamma a row, spread evenly over quantiles of a logistic log-SNR around 4 (spins: 1).
     `weight`(gamma [B]) -> [B], float64, multiplies the integrand [eq-recovery-weight]. Differentiable; binary units.
     Cost and errors as `denoising_loss`. Source: Guo et al. (2005).
     """
     _check(rbm, v, binary=True)
-    if not 0 < middle < math.inf: raise ValueError(f"middle must be positive and finite, got {middle}")
     u = low_discrepancy(len(v), generator).to(v.device)
+    middle = 4.0 if rbm.visible == "bernoulli" else 1.0
     gamma, slope = middle * u / (1 - u), middle / (1 - u) ** 2
     if weight is not None: slope = slope * weight(gamma)  # [eq-recovery-weight]
     return slope.to(v.dtype) / 2 * denoising_loss(rbm, v, gamma.sqrt(), 1.0, generator=generator)  # [eq-recovery-path]
