@@ -8,7 +8,7 @@ from sklearn.neural_network import BernoulliRBM
 import torch
 
 from rbmdiff.foundations.train import ascend
-from rbmdiff.learning.contrastive import _statistics, cd_gradient, centred, energy_gradient, exact_gradient, expected_cd_gradient
+from rbmdiff.learning.contrastive import weighted_statistics, cd_gradient, centred, energy_gradient, exact_gradient, expected_cd_gradient
 from rbmdiff.models.rbm import RBM, states
 from rbmdiff.sampling.gibbs import gibbs
 
@@ -62,7 +62,7 @@ def test_exact_gradient_is_autograd_of_the_log_likelihood(visible, hidden, D, H)
     m = machine(D, H, visible, hidden)
     v = data(m, 5)
     close(exact_gradient(m, v), by_autograd(m, v), 1e-9)
-    with torch.no_grad(): no_model = _statistics(m, v, m.hidden_mean(v), torch.full((5,), 0.2, dtype=v.dtype))
+    with torch.no_grad(): no_model = weighted_statistics(m, v, m.hidden_mean(v), torch.full((5,), 0.2, dtype=v.dtype))
     assert distance(exact_gradient(m, v), no_model) > 0.1
 
 

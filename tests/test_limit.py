@@ -8,7 +8,7 @@ from rbmdiff.bridge.limit import (
     _smoothed, gaussian_cd_gradient, langevin_cd_gradient, pseudo_log_likelihood, score_matching_gradient,
     score_matching_loss, site_cd_gradient)
 from rbmdiff.learning.contrastive import (
-    _statistics, cd_gradient, energy_gradient, exact_gradient, expected_cd_gradient)
+    weighted_statistics, cd_gradient, energy_gradient, exact_gradient, expected_cd_gradient)
 from rbmdiff.models.energy import grid
 from rbmdiff.models.rbm import RBM, states
 
@@ -132,9 +132,9 @@ def test_clouds_of_the_machine_itself_give_the_exact_gradient(hidden, scale):
     """At scale 4 fields are 12 wide, which takes 443 nodes for bits and 883 for spins."""
     rbm, v, S = machine(3, 4, hidden=hidden, scale=scale), real(5, 3), states(4, hidden)
     with torch.no_grad():
-        data = flat(_statistics(rbm, v, rbm.hidden_mean(v), torch.full((5,), 0.2, dtype=v.dtype)))
+        data = flat(weighted_statistics(rbm, v, rbm.hidden_mean(v), torch.full((5,), 0.2, dtype=v.dtype)))
         p, mu = torch.softmax(-rbm.hidden_free_energy(S), 0), rbm.visible_mean(S)
-        model, centres = flat(_smoothed(rbm, mu, rbm.sigma**2, -p)), flat(_statistics(rbm, mu, rbm.hidden_mean(mu), -p))
+        model, centres = flat(_smoothed(rbm, mu, rbm.sigma**2, -p)), flat(weighted_statistics(rbm, mu, rbm.hidden_mean(mu), -p))
     exact = flat(exact_gradient(rbm, v))
     gap, control = ((data + x - exact).abs().max() / exact.abs().max() for x in (model, centres))
     assert gap < 1e-12 < 1e-3 < control

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .score import flip_log_ratios
 from ..foundations.core import cumulant, unit_mean
-from ..learning.contrastive import Gradients, _check_machine, _statistics
+from ..learning.contrastive import Gradients, check_machine, weighted_statistics
 from ..models.rbm import LIMIT, RBM, states
 
 # %% ../../nbs/bridge/limit.ipynb #4fbe8011
@@ -60,7 +60,7 @@ def score_matching_gradient(rbm: RBM, v: Tensor) -> Gradients:
     By autograd, whether or not parameters require gradients. Raises the errors of the loss, and ValueError for a
     tilted machine.
     """
-    _check_gaussian(rbm, v), _check_machine(rbm, v=v)
+    _check_gaussian(rbm, v), check_machine(rbm, v=v)
     return _ascent(rbm, lambda m: -score_matching_loss(m, v).mean())
 
 # %% ../../nbs/bridge/limit.ipynb #23682267
@@ -85,7 +85,7 @@ def _smoothed(rbm: RBM, mean: Tensor, variance: Tensor, weights: Tensor) -> Grad
     for xi, w in zip(*(x.split(chunk) for x in _nodes(width.max().item(), rbm.hidden, field))):
         m = unit_mean(field + xi[:, None, None] * width, rbm.hidden)  # [eq-limit-smoothed]
         h, slope = h + torch.tensordot(w, m, 1), slope + torch.tensordot(w, _slope(m, rbm.hidden), 1)
-    sums = _statistics(rbm, mean, h, weights)
+    sums = weighted_statistics(rbm, mean, h, weights)
     extra = rbm.W * (variance / rbm.sigma**4)[:, None] * (weights @ slope)  # [eq-limit-smoothed]
     spread = weights.sum() * variance / rbm.sigma**3 - 2 / rbm.sigma * (rbm.W * extra).sum(1)  # [eq-limit-smoothed]
     return sums | {"W": sums["W"] + extra, "sigma": sums["sigma"] + spread}
@@ -99,12 +99,12 @@ def langevin_cd_gradient(rbm: RBM, v: Tensor, step: float) -> Gradients:
     small steps. Deterministic: noise is integrated out. Raises TypeError or ValueError for bad states, a `step` that
     is not positive and finite, a tilted machine, other visible units. Source: Hyvärinen (2007).
     """
-    _check_gaussian(rbm, v), _check_machine(rbm, v=v)
+    _check_gaussian(rbm, v), check_machine(rbm, v=v)
     if not 0 < step < math.inf: raise ValueError(f"step must be positive and finite, got {step}")
     v = v.reshape(-1, len(rbm.W))
     w = v.new_full((len(v),), 1 / len(v))
     mean, variance = v + step**2 / 2 * rbm.score(v), torch.full_like(rbm.sigma, step**2)  # [eq-limit-langevin]
-    data, chain = _statistics(rbm, v, rbm.hidden_mean(v), w), _smoothed(rbm, mean, variance, -w)
+    data, chain = weighted_statistics(rbm, v, rbm.hidden_mean(v), w), _smoothed(rbm, mean, variance, -w)
     return {name: data[name] + chain[name] for name in data}  # [eq-limit-langevin]
 
 # %% ../../nbs/bridge/limit.ipynb #4caed0d3
@@ -115,10 +115,10 @@ def gaussian_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
     Enumerates the hidden layer and integrates the visible one. Raises TypeError or ValueError for bad states, a tilted
     machine, other visible units, or more than 25 hidden ones.
     """
-    _check_gaussian(rbm, v), _check_machine(rbm, v=v)
+    _check_gaussian(rbm, v), check_machine(rbm, v=v)
     (D, H), v = rbm.W.shape, v.reshape(-1, len(rbm.W))
     if H > LIMIT: raise ValueError(f"rbm must have at most {LIMIT} hidden units to enumerate, got {H}; use cd_gradient")
-    total = _statistics(rbm, v, rbm.hidden_mean(v), v.new_full((len(v),), 1 / len(v)))
+    total = weighted_statistics(rbm, v, rbm.hidden_mean(v), v.new_full((len(v),), 1 / len(v)))
     field, chunk = rbm._hidden_field(v), max(1, 2**22 // max(D, H, len(v)))
     log_norm = cumulant(field, rbm.hidden).sum(-1, keepdim=True)
     for first in range(0, 2**H, chunk):
@@ -146,5 +146,5 @@ def site_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
     Uphill; the gradient of the mean of `pseudo_log_likelihood`, divided by D. By autograd, whether or not parameters
     require gradients. Raises TypeError or ValueError for bad states, a tilted machine or Gaussian visible units.
     """
-    _check_machine(rbm, v=v)
+    check_machine(rbm, v=v)
     return _ascent(rbm, lambda m: pseudo_log_likelihood(m, v).mean() / len(rbm.W))  # [eq-limit-site]

@@ -18,14 +18,14 @@ from .tilted import denoise, flip_posterior, posterior
 from ..diffusion.elbo import low_discrepancy
 from ..diffusion.schedule import expand
 from ..foundations.core import check_choice, check_count, check_states, check_tensor
-from ..learning.contrastive import Gradients, _check_machine, _statistics
+from ..learning.contrastive import Gradients, check_machine, weighted_statistics
 from ..models.rbm import RBM
 from ..sampling.gibbs import gibbs
 
 # %% ../../nbs/bridge/recovery.ipynb #9eb50979
 def _check(rbm: RBM, v: Tensor, binary: bool = False) -> None:
     """`v` [B, D] must be visible states of the one machine `rbm`, which has binary visible units if so required."""
-    _check_machine(rbm, v=v)
+    check_machine(rbm, v=v)
     if v.ndim != 2: raise ValueError(f"v must have shape [B, {len(rbm.W)}], got {list(v.shape)}")
     if binary: check_choice("rbm.visible", rbm.visible, ("bernoulli", "spin"))
 
@@ -122,7 +122,7 @@ def recovery_gradient(rbm: RBM, v: Tensor, noised: RBM, k: int = 1,
     rows = torch.cat([v, gibbs(noised, v, k, generator)])  # [eq-recovery-gibbs]
     sign = torch.ones_like(rows[:, 0])
     sign[len(v):] = -1  # [eq-recovery-gradient]
-    return _statistics(rbm, rows, rbm.hidden_mean(rows), sign / len(v))  # [eq-recovery-gradient]
+    return weighted_statistics(rbm, rows, rbm.hidden_mean(rows), sign / len(v))  # [eq-recovery-gradient]
 
 # %% ../../nbs/bridge/recovery.ipynb #f0ea90f2
 def readout_loss(rbm: RBM, v: Tensor, alpha: Tensor | float, sigma: Tensor | float,

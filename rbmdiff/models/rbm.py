@@ -185,8 +185,9 @@ class _Summed(_Marginal):
             S = states(n, unit, first, min(first + chunk, 2**n), dtype=self.W.dtype, device=self.W.device)
             return torch.logsumexp(-free_energy(S if self.b.ndim == 1 else S[:, None]), 0)  # [eq-rbm-log-partition]
 
-        recomputed = dict(use_reentrant=False, preserve_rng_state=False)
-        return torch.logsumexp(torch.stack([checkpoint(part, i, **recomputed) for i in range(0, 2**n, chunk)]), 0)
+        def recomputed(first): return checkpoint(part, first, use_reentrant=False, preserve_rng_state=False)
+        run = recomputed if torch.is_grad_enabled() else part
+        return torch.logsumexp(torch.stack([run(first) for first in range(0, 2**n, chunk)]), 0)
 
 # %% ../../nbs/models/rbm.ipynb #32ffae90
 class _Exact(_Summed):
