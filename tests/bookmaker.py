@@ -1,6 +1,7 @@
 """A small book in a folder of its own, built with the real tools of book/."""
 import json
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,9 @@ def make_book(root: Path) -> None:
     chapters = "- caption: Rooms\n  numbered: true\n  chapters:\n  - file: foundations/alpha\n  - file: models/beta\n"
     start, end = toc.index("- caption: Foundations"), toc.index("- caption: Reference")
     (root / "book/_toc.yml").write_text(toc[:start] + chapters + toc[end:])
+    index, lost = root / "book/index.md", r"\[([^\]]+)\]\((?:\w+/\w+\.ipynb|errata\.md)\)"            # chapters that it does not have
+    index.write_text(re.sub(lost, r"\1", index.read_text()))
+    (root / "book/errata.md").write_text("# Errata of the sources\n\nThe small book has none.\n")
     save(root, "foundations/alpha", ALPHA)
     save(root, "models/beta", BETA)
 
