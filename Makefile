@@ -18,9 +18,8 @@ help:  ## print the targets
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-export: .venv/installed  ## notebooks to package: nbdev_export, then clean the notebooks
-	@nbdev_export
-	@nbdev_clean
+export: .venv/installed  ## notebooks to package, notebooks cleaned
+	@python scripts/export.py
 
 check: .venv/installed  ## package in sync with the notebooks, notebooks clean
 	@python tests/check_sync.py

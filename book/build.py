@@ -29,7 +29,7 @@ from forms import figure, for_book, for_jupyter, skipped, source, split
 from labels import collect
 import pages
 
-INSTALL = "%pip install -q rbmdiff"
+INSTALL = "%pip install -q rbmdiff fastcore  # fastcore: @patch, which adds a method to a class in a later cell"
 KERNEL = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 
 ROOT = Path(__file__).resolve().parents[1]
+EXPORT = ROOT / "scripts/export.py"
 HINT = "run `make export` and commit what it changes"
 
 
@@ -37,8 +38,7 @@ def problems(root: Path = ROOT) -> list[str]:
         copy = Path(folder)
         shutil.copytree(root / "nbs", copy / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
         for name in ("settings.ini", "pyproject.toml"): shutil.copy(root / name, copy)
-        for command in ("nbdev_export", "nbdev_clean"):
-            subprocess.run([command], cwd=copy, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, EXPORT], cwd=copy, check=True, stdout=subprocess.DEVNULL)
         found += [f"rbmdiff/{n} is not what the notebooks export; {HINT}" for n in different(root / "rbmdiff", copy / "rbmdiff", "*.py")]
         found += [f"nbs/{n} is not clean; {HINT}" for n in different(root / "nbs", copy / "nbs", "*.ipynb")]
     return found

@@ -2,10 +2,12 @@
 import json
 from pathlib import Path
 import shutil
+import subprocess
+import sys
 
 import pytest
 
-from check_sync import problems
+from check_sync import EXPORT, problems
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -13,11 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def tree(tmp_path):
     """A small project that is in sync: the first chapter only."""
-    import subprocess
     (tmp_path / "nbs/foundations").mkdir(parents=True)
     shutil.copy(ROOT / "nbs/foundations/core.ipynb", tmp_path / "nbs/foundations")
     for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT / name, tmp_path)
-    subprocess.run(["nbdev_export"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, EXPORT], cwd=tmp_path, check=True)
     assert problems(tmp_path) == []
     return tmp_path
 

@@ -98,27 +98,37 @@ def read_code(root: Path, module: str, cell: Cell, text: str, table: dict[str, E
 
 def enter_code(root: Path, module: str, cell: Cell, body: str, table: dict[str, Equation]) -> list[str]:
     """Enter every marked line of an exported cell, with its line in the module."""
-    lines, start = body.split("\n"), None
-    for number, line in enumerate(lines, 1):
+    rest = None
+    for number, line in enumerate(body.split("\n"), 1):
         mark = MARK.search(line)
         if not mark: continue
-        start = start or cell_start(root / module, cell.id)
-        if not start: return [f"{cell}: not found in {module}; run 'make export'"]
+        if rest is None: rest = cell_lines(root / module, cell.id)
+        place = next((n for n, text in rest if text.strip() == line.strip()), None)
+        if place is None: return [f"{cell}: not found in {module}; run 'make export'"]
+        rest = [(n, text) for n, text in rest if n != place]             # a line may stand in a cell twice
         for label in LABEL.findall(mark[1]):
-            if label in table: table[label].code.append(Code(cell, enclosing(body, number), module, start + number - 1))
+            if label in table: table[label].code.append(Code(cell, enclosing(body, number), module, place))
     return []
 
 
-def cell_start(module: Path, identity: str) -> int | None:
-    """Line of the module at which the code of an exported cell begins."""
-    lines = module.read_text("utf8").split("\n") if module.is_file() else []
-    return next((i + 2 for i, line in enumerate(lines) if line.startswith("# %%") and line.endswith(f" #{identity}")), None)
+def cell_lines(module: Path, identity: str) -> list[tuple[int, str]]:
+    """The numbered lines of an exported cell in the module: a part of it may stand in the body of a class."""
+    found, inside = [], False
+    for number, line in enumerate(module.read_text("utf8").split("\n") if module.is_file() else [], 1):
+        if line.lstrip().startswith("# %%"): inside = line.endswith(f" #{identity}")
+        elif inside: found.append((number, line))
+    return found
 
 
 def enclosing(body: str, line: int) -> str:
-    """Name of the function around a line, after its class if that is public; the target of the assignment if there is none."""
+    """Name of the function around a line, after its class; the target of the assignment if there is none."""
     nodes = [n for n in ast.walk(ast.parse(body)) if getattr(n, "lineno", line + 1) <= line <= getattr(n, "end_lineno", 0)]
     named = sorted((n for n in nodes if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))), key=lambda n: n.lineno)
     targets = [n.targets[0] for n in nodes if isinstance(n, ast.Assign)]
-    public = [n.name for n in named if n is named[-1] or not n.name.startswith("_")]
-    return ".".join(public) or (ast.unparse(targets[0]) if targets else "module")
+    return ".".join(qualified(n) for n in named) or (ast.unparse(targets[0]) if targets else "module")
+
+
+def qualified(node: ast.FunctionDef | ast.ClassDef) -> str:
+    """Name of a function or class; that of a method added by `@patch` with the class that its first argument names."""
+    patch = any(ast.unparse(d).split("(")[0] == "patch" for d in node.decorator_list)
+    return f"{ast.unparse(node.args.args[0].annotation)}.{node.name}" if patch else node.name
