@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from rbmdiff.diffusion.objective import (
-    conditional_score, denoising_loss, denoising_step, empirical_score, irreducible_loss, noise_weight, norm_squared,
-    uniform_times)
+    Bound, CheckedNetwork, conditional_score, denoising_loss, denoising_step, empirical_score, irreducible_loss,
+    noise_weight, norm_squared, uniform_times)
 from rbmdiff.diffusion.oracle import Mixture, gaussian
 from rbmdiff.diffusion.schedule import PREDICTIONS, Cosine, Geometric, LinearBeta, SubVP, convert
 from rbmdiff.foundations.core import Estimate
@@ -215,10 +215,10 @@ def test_ends_of_time():
 
 
 @pytest.mark.parametrize("call, error, message", [
-    (lambda x0: denoising_loss(lambda x, t: x[:, :1], LinearBeta(), x0, 0.5), ValueError, r"prediction must have shape \[4, 2\], got \[4, 1\]"),
-    (lambda x0: denoising_loss(lambda x, t: x / 0, LinearBeta(), x0, 0.5), ValueError, "prediction must be finite"),
-    (lambda x0: denoising_loss(lambda x, t: None, LinearBeta(), x0, 0.5), TypeError, "prediction must be a torch.Tensor"),
-    (lambda x0: denoising_loss(lambda x, t: x.float(), LinearBeta(), x0, 0.5), TypeError, "prediction must be torch.float64"),
+    (lambda x0: denoising_loss(lambda x, t: x[:, :1], LinearBeta(), x0, 0.5), ValueError, r"network must return shape \[4, 2\] on cpu like x, got \[4, 1\]"),
+    (lambda x0: denoising_loss(lambda x, t: x / 0, LinearBeta(), x0, 0.5), ValueError, "network returned NaN or infinity in call 1, at t = 0.5"),
+    (lambda x0: denoising_loss(lambda x, t: None, LinearBeta(), x0, 0.5), TypeError, "network must return a torch.Tensor"),
+    (lambda x0: denoising_loss(lambda x, t: x.float(), LinearBeta(), x0, 0.5), TypeError, "network must return torch.float64"),
     (lambda x0: denoising_loss(zero, LinearBeta(), x0, 0.5, "noise"), ValueError, "kind must be one of"),
     (lambda x0: denoising_loss(zero, LinearBeta(), x0, 1.5), ValueError, r"t must lie in \[0, 1\]"),
     (lambda x0: denoising_loss(zero, LinearBeta(), x0, torch.rand(3)), ValueError, r"shape \[4\], got \[3\]"),
@@ -231,9 +231,55 @@ def test_ends_of_time():
     (lambda x0: denoising_step(LinearBeta(), "noise"), ValueError, "kind must be one of"),
     (lambda x0: uniform_times(0), ValueError, "n must be at least 1"),
     (lambda x0: uniform_times(3.0), TypeError, "n must be an int"),
-    (lambda x0: uniform_times(3, t_min=1.0), ValueError, r"t_min must lie in \[0, 1\)")])
+    (lambda x0: uniform_times(3, t_min=1.0), ValueError, "t_min must be finite and at least 0 and below 1")])
 def test_bad_losses(call, error, message):
     with pytest.raises(error, match=message): call(normal(4, 2))
+
+
+# Networks and bounds
+
+def test_checked_network_counts_and_passes_answers_on():
+    network = CheckedNetwork(lambda x, t: x * t.reshape(-1, 1))
+    x = normal(3, 2)
+    assert torch.equal(network(x, 0.5), x / 2) and torch.equal(network(x, torch.ones(3, dtype=F64)), x)
+    assert network.nfe == 2
+    huge = CheckedNetwork(lambda x, t: torch.full_like(x, 1e308))
+    assert torch.equal(huge(x, 0.5), torch.full_like(x, 1e308))              # their sum is infinite, they are not
+
+
+@pytest.mark.parametrize("predict, t, error, message", [
+    (lambda x, t: x[:, :1], 0.5, ValueError, r"teacher must return shape \[3, 2\] on cpu like x, got \[3, 1\] on cpu"),
+    (lambda x, t: x.to("meta"), 0.5, ValueError, "teacher must return .* got .* on meta"),
+    (lambda x, t: x.float(), 0.5, TypeError, "teacher must return torch.float64 like x, got torch.float32"),
+    (lambda x, t: 1.0, 0.5, TypeError, "teacher must return a torch.Tensor, got float"),
+    (lambda x, t: x * math.nan, 0.5, ValueError, "teacher returned NaN or infinity in call 1, at t = 0.5"),
+    (lambda x, t: x / 0, torch.tensor([0.1, 0.5, 0.3]), ValueError, "call 1, at t = 0.1 to 0.5")])
+def test_checked_network_refuses(predict, t, error, message):
+    with pytest.raises(error, match=message): CheckedNetwork(predict, "teacher")(normal(3, 2), t)
+    with pytest.raises(TypeError, match="teacher must be callable, got NoneType"): CheckedNetwork(None, "teacher")
+
+
+def test_bound_has_two_signs():
+    prior, diffusion, reconstruction = normal(3, 4)
+    bound = Bound(prior, diffusion, reconstruction, torch.ones(4))
+    torch.testing.assert_close(bound.nats, prior + diffusion + reconstruction)
+    assert torch.equal(bound.log_prob, -bound.nats) and bound.steps is None
+
+
+# Streams
+
+def test_every_sample_draws_from_its_own_stream():
+    x0, schedule = normal(3, 2), LinearBeta()
+    network = lambda x, t: torch.sin(x)
+    loss = denoising_loss(network, schedule, x0, 0.5, generator=[seeded(5), 6, seeded(7)])
+    times = uniform_times(3, [seeded(5), 6, seeded(7)])
+    for b in range(3):
+        torch.testing.assert_close(loss[b:b + 1], denoising_loss(network, schedule, x0[b:b + 1], 0.5, generator=[5 + b]))
+        assert torch.equal(times[b:b + 1], uniform_times(1, [5 + b]))
+    assert torch.equal(denoising_loss(network, schedule, x0, 0.5, generator=9), denoising_loss(network, schedule, x0, 0.5, generator=seeded(9)))
+    assert torch.equal(uniform_times(4, 9), uniform_times(4, seeded(9)))
+    with pytest.raises(ValueError, match="one stream a sample"): uniform_times(2, [1, 2, 3])
+    with pytest.raises(ValueError, match="at least one"): uniform_times(2, [])
 
 
 # Training

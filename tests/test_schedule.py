@@ -9,7 +9,7 @@ import torch
 
 from rbmdiff.diffusion.schedule import (
     GRIDS, KINDS, PREDICTIONS, Cosine, Geometric, LinearBeta, LinearLogSNR, LogSNR, Schedule, SinusoidalBeta, SubVP,
-    check_grid, convert, diffuse, expand, time_grid)
+    check_grid, convert, diffuse, expand, noised, time_grid)
 
 DEIS = Path(__file__).parents[2] / "shared/data/deis_check.json"
 FAMILIES = (LinearBeta(), SinusoidalBeta(), SubVP(), Cosine(), LinearLogSNR(), Geometric(),
@@ -173,6 +173,27 @@ def test_diffuse_per_sample_and_reproducible():
         assert torch.equal(a * x0[i] + s * eps[i], x[i])
     wide = diffuse(Cosine(), x0.double(), t, seeded(1))[0]
     assert wide.dtype == torch.float64 and torch.equal(diffuse(Cosine(), x0, t[1], seeded(1))[0][1], x[1])
+
+
+def test_noised_with_factors_is_diffuse_with_times():
+    x0, t = torch.randn(3, 2, generator=seeded(0)), torch.tensor([0.1, 0.5, 0.9])
+    x, eps = noised(x0, Cosine().alpha(t), Cosine().sigma(t), seeded(1))
+    assert torch.equal(x, diffuse(Cosine(), x0, t, seeded(1))[0])
+    assert torch.equal(eps, torch.randn(3, 2, generator=seeded(1)))
+    assert torch.equal(noised(x0, 1.0, 0.0, 5)[0], x0)
+
+
+def test_noise_from_one_stream_a_sample():
+    x0 = torch.randn(3, 2, 2, generator=seeded(0))
+    x, eps = noised(x0, 0.6, 0.8, [4, seeded(5), 6])
+    y, same = diffuse(LinearBeta(), x0, 0.5, [4, seeded(5), 6])
+    assert torch.equal(eps, same)
+    for b in range(3):
+        one, alone = noised(x0[b:b + 1], 0.6, 0.8, [4 + b])
+        assert torch.equal(alone, eps[b:b + 1]) and torch.equal(one, x[b:b + 1])
+        assert torch.equal(diffuse(LinearBeta(), x0[b:b + 1], 0.5, [4 + b])[0], y[b:b + 1])
+    assert torch.equal(noised(x0, 0.6, 0.8, 7)[0], noised(x0, 0.6, 0.8, seeded(7))[0])
+    with pytest.raises(ValueError, match="one stream a sample"): noised(x0, 0.6, 0.8, [1, 2])
 
 
 def test_expand():

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Kind', 'KINDS', 'Grid', 'GRIDS', 'Prediction', 'PREDICTIONS', 'Schedule', 'LinearBeta', 'SinusoidalBeta', 'SubVP',
-           'LinearLogSNR', 'Cosine', 'Geometric', 'LogSNR', 'time_grid', 'check_grid', 'expand', 'diffuse', 'convert']
+           'LinearLogSNR', 'Cosine', 'Geometric', 'LogSNR', 'time_grid', 'check_grid', 'expand', 'noised', 'diffuse',
+           'convert']
 
 # %% ../../nbs/diffusion/schedule.ipynb #d8644b82
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ..foundations.core import check_choice, check_count, check_tensor
+from ..foundations.core import Stream, as_generator, check_choice, check_count, check_tensor, normal
 
 # %% ../../nbs/diffusion/schedule.ipynb #affbc261
 Kind = Literal["vp", "ve", "sub-vp"]
@@ -359,15 +360,25 @@ def expand(coefficient: Tensor | float, x: Tensor) -> Tensor:
     return coefficient.to(x).reshape(-1, *[1] * (x.ndim - 1))
 
 
+# %% ../../nbs/diffusion/schedule.ipynb #ee433527
+def noised(x0: Tensor, alpha: Tensor | float, sigma: Tensor | float,
+           generator: Stream = None) -> tuple[Tensor, Tensor]:
+    """`x0` [B, ...] with noise, alpha x_0 + sigma eps, and eps; both like `x0` [eq-schedule-marginal].
+
+    `alpha`, `sigma` are scalars or [B]. Raises TypeError or ValueError for bad data, factors or streams.
+    """
+    check_tensor("x0", x0)
+    eps = normal(x0.shape, x0, as_generator(generator, x0))
+    return expand(alpha, x0) * x0 + expand(sigma, x0) * eps, eps  # [eq-schedule-marginal]
+
+
 def diffuse(schedule: Schedule, x0: Tensor, t: Tensor | float,
-            generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+            generator: Stream = None) -> tuple[Tensor, Tensor]:
     """Noised data x_t and the standard normal noise in it, both like `x0` [B, ...] [eq-schedule-marginal].
 
     `t` is a scalar or holds one time a sample [B]. Raises TypeError or ValueError for bad data or times.
     """
-    check_tensor("x0", x0)
-    eps = torch.randn(x0.shape, dtype=x0.dtype, device=x0.device, generator=generator)
-    return expand(schedule.alpha(t), x0) * x0 + expand(schedule.sigma(t), x0) * eps, eps  # [eq-schedule-marginal]
+    return noised(x0, schedule.alpha(t), schedule.sigma(t), generator)
 
 # %% ../../nbs/diffusion/schedule.ipynb #5aed6da3
 Prediction = Literal["eps", "x0", "v", "score"]
