@@ -7,7 +7,7 @@ export MPLBACKEND := Agg
 # Notebooks and test workers run side by side, one thread each; two pools on two cores fight.
 test book: export OMP_NUM_THREADS := 1
 
-.PHONY: help book test export check serve bench clean
+.PHONY: help book test export check lint serve bench clean
 .DEFAULT_GOAL := help
 
 help:  ## print the targets
@@ -23,6 +23,10 @@ export: .venv/installed  ## notebooks to package, notebooks cleaned
 
 check: .venv/installed  ## package in sync with the notebooks, notebooks clean
 	@python tests/check_sync.py
+
+lint: .venv/installed  ## ruff on all code, notebooks too; pyright on the package
+	ruff check
+	pyright
 
 test: check  ## export and cleanliness check, notebooks, pytest, import contracts
 	nbdev_test --n_workers 2 --do_print --timing
