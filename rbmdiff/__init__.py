@@ -1,1 +1,8 @@
+"""Restricted Boltzmann machines and diffusion models.
+
+Rooms and main names stand in `__init__.pyi`; each is loaded when it is first used.
+"""
+import lazy_loader
+
 __version__ = "0.1.0"
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

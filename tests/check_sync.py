@@ -14,6 +14,7 @@ import tempfile
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPORT = ROOT / "scripts/export.py"
+HAND_WRITTEN = ("__init__.py", "__main__.py", "*.pyi", "py.typed")
 HINT = "run `make export` and commit what it changes"
 
 
@@ -30,6 +31,14 @@ def different(ours: Path, fresh: Path, pattern: str) -> list[str]:
     return sorted(str(n) for n in names if not same(n))
 
 
+def take_hand_written(package: Path, copy: Path) -> None:
+    """Copy the files that no notebook exports; the export then writes nothing into them but the version."""
+    for path in [p for pattern in HAND_WRITTEN for p in package.rglob(pattern)]:
+        target = copy / path.relative_to(package)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+
+
 def problems(root: Path = ROOT) -> list[str]:
     """One line for every notebook or module that is not as it should be."""
     modules = Counter(m for n in (root / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in n.parts for m in exports_of(n))
@@ -38,6 +47,7 @@ def problems(root: Path = ROOT) -> list[str]:
         copy = Path(folder)
         shutil.copytree(root / "nbs", copy / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
         for name in ("settings.ini", "pyproject.toml"): shutil.copy(root / name, copy)
+        take_hand_written(root / "rbmdiff", copy / "rbmdiff")
         subprocess.run([sys.executable, EXPORT], cwd=copy, check=True, stdout=subprocess.DEVNULL)
         found += [f"rbmdiff/{n} is not what the notebooks export; {HINT}" for n in different(root / "rbmdiff", copy / "rbmdiff", "*.py")]
         found += [f"nbs/{n} is not clean; {HINT}" for n in different(root / "nbs", copy / "nbs", "*.ipynb")]

@@ -9,7 +9,7 @@ import venv
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DEPENDENCIES = ["torch", "numpy", "matplotlib", "scikit-learn", "safetensors", "tqdm", "pooch"]
+DEPENDENCIES = ["torch", "numpy", "matplotlib", "scikit-learn", "safetensors", "tqdm", "lazy-loader", "pooch"]
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys, rbmdiff
@@ -43,7 +43,7 @@ def empty(tmp_path_factory):
 
 def test_wheel_imports_every_module_without_nbdev_or_jupyter(empty):
     version = run(empty / "env/bin/python", "-c", IMPORT_ALL, cwd=empty).strip()
-    assert version == (ROOT / "rbmdiff/__init__.py").read_text().split('"')[1]
+    assert f'__version__ = "{version}"\n' in (ROOT / "rbmdiff/__init__.py").read_text()
 
 
 def test_installed_packages_are_only_what_a_user_needs(empty):
@@ -53,6 +53,14 @@ def test_installed_packages_are_only_what_a_user_needs(empty):
 
 def test_command_runs(empty):
     assert "train" in run(empty / "env/bin/rbmdiff", "--help", cwd=empty)
+    assert "train" in run(empty / "env/bin/python", "-m", "rbmdiff", "--help", cwd=empty)
+
+
+def test_stubs_and_the_mark_of_types_are_in_the_wheel(empty):
+    package = next((empty / "env/lib").glob("python*/site-packages/rbmdiff"))
+    installed = {str(path.relative_to(package)) for path in package.rglob("*") if path.suffix in (".pyi", ".typed")}
+    assert installed == {"py.typed"} | {str(path.relative_to(ROOT / "rbmdiff")) for path in (ROOT / "rbmdiff").rglob("*.pyi")}
+    assert "RBM" in run(empty / "env/bin/python", "-c", "import rbmdiff; print(rbmdiff.RBM.__name__, *dir(rbmdiff))", cwd=empty)
 
 
 def test_run_time_dependencies_are_explained():

@@ -49,3 +49,19 @@ def test_unclean_notebook(tree):
 def test_two_notebooks_with_one_module(tree):
     shutil.copy(tree / "nbs/foundations/core.ipynb", tree / "nbs/foundations/twin.ipynb")
     assert "two notebooks export the module foundations.core" in problems(tree)
+
+
+def test_hand_written_files_are_kept(tree):
+    hand = {"__init__.py": '"""Doc."""\nimport math\n\n__version__ = "0.1.0"\nroot = math.sqrt\n', "__main__.py": "x = 1\n",
+            "__init__.pyi": "x: int\n", "foundations/__init__.py": "from . import core\n", "py.typed": ""}
+    for name, text in hand.items(): (tree / "rbmdiff" / name).write_text(text)
+    assert problems(tree) == []
+    subprocess.run([sys.executable, EXPORT], cwd=tree, check=True)
+    assert {name: (tree / "rbmdiff" / name).read_text() for name in hand} == hand
+
+
+def test_version_of_another_time(tree):
+    (tree / "rbmdiff/__init__.py").write_text('"""Doc."""\n__version__ = "0.0.9"\n')
+    assert [p for p in problems(tree) if p.startswith("rbmdiff/__init__.py")]
+    subprocess.run([sys.executable, EXPORT], cwd=tree, check=True)
+    assert (tree / "rbmdiff/__init__.py").read_text() == '"""Doc."""\n__version__ = "0.1.0"\n'

@@ -1,0 +1,4 @@
+"""Where Boltzmann machines and diffusion models meet."""
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,4 @@
+"""The command line and what it is made of."""
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,35 @@
+from . import bridge as bridge
+from . import diffusion as diffusion
+from . import foundations as foundations
+from . import learning as learning
+from . import models as models
+from . import practice as practice
+from . import sampling as sampling
+from .diffusion.deis import deis as deis
+from .diffusion.elbo import elbo as elbo
+from .diffusion.networks import MLP as MLP, Preconditioned as Preconditioned, UNet as UNet
+from .diffusion.oracle import Mixture as Mixture
+from .diffusion.schedule import (
+    Cosine as Cosine,
+    Geometric as Geometric,
+    LinearBeta as LinearBeta,
+    LinearLogSNR as LinearLogSNR,
+    LogSNR as LogSNR,
+    SinusoidalBeta as SinusoidalBeta,
+    SubVP as SubVP,
+    time_grid as time_grid,
+)
+from .diffusion.solvers import (
+    ancestral as ancestral,
+    ddim as ddim,
+    euler_maruyama as euler_maruyama,
+    heun as heun,
+)
+from .foundations.core import Estimate as Estimate
+from .foundations.train import sgd as sgd, train as train
+from .learning.contrastive import cd_gradient as cd_gradient, exact_gradient as exact_gradient
+from .learning.partition import ais as ais, reverse_ais as reverse_ais
+from .models.rbm import RBM as RBM
+from .sampling.gibbs import gibbs as gibbs
+
+__version__: str

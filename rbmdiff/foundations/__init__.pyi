@@ -1,0 +1,5 @@
+from . import core as core
+from . import data as data
+from . import kernels as kernels
+from . import plot as plot
+from . import train as train

@@ -1,0 +1,2 @@
+from . import contrastive as contrastive
+from . import partition as partition

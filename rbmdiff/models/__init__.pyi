@@ -1,0 +1,2 @@
+from . import energy as energy
+from . import rbm as rbm
