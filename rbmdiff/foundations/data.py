@@ -17,8 +17,8 @@ from sklearn.datasets import load_digits
 import torch
 from torch import Tensor
 
-from .core import (
-    Unit, check_choice, check_count, check_states, check_tensor, cumulant, logit, replace_file)
+from .core import check_count, check_number, check_tensor, replace_file
+from .units import Unit, as_unit
 
 # %% ../../nbs/foundations/data.ipynb #3f020552
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -167,32 +167,34 @@ def noise_entropy(x: Tensor) -> float:
     return (torch.special.entr(x) + torch.special.entr(1 - x)).sum(-1).mean().item()  # [eq-data-noise-entropy]
 
 # %% ../../nbs/foundations/data.ipynb #d942d827
-def base_rate(v: Tensor, smoothing: float = 1.0, unit: str = "bernoulli") -> Tensor:
+def base_rate(v: Tensor, smoothing: float = 1.0, unit: Unit | str = "bernoulli") -> Tensor:
     """Biases [D] of independent units that fit `v` [N, D], with s = `smoothing` [eq-data-base-rate].
 
-    `unit` is 'bernoulli', 'spin' or 'gaussian', which is not smoothed. Intensities between the two states of a
-    binary unit are accepted. Raises TypeError or ValueError for a bad tensor, values outside the range of the
-    unit, a `smoothing` that is not positive, an unknown unit. Source: Salakhutdinov and Murray (2008).
+    Units without a list of states are not smoothed, but for counts. Intensities between the states of a unit are
+    accepted. Raises TypeError or ValueError for a bad tensor, values outside the range of the unit, a `smoothing` that
+    is not positive, an unknown unit. Source: Salakhutdinov and Murray (2008).
     """
-    check_choice("unit", unit, ("bernoulli", "spin", "gaussian"))
+    unit = as_unit("unit", unit)
+    check_number("smoothing", smoothing, above=0)
     check_tensor("v", v)
     if v.ndim != 2: raise ValueError(f"v must have shape [N, D], got {list(v.shape)}")
-    if not 0 < smoothing < math.inf: raise ValueError(f"smoothing must be positive and finite, got {smoothing}")
-    if unit == "gaussian": return v.mean(0)  # [eq-data-base-rate]
-    _check_range("v", v, 0 if unit == "bernoulli" else -1)
-    bits = v if unit == "bernoulli" else (v + 1) / 2
-    m = (smoothing + bits.sum(0)) / (2 * smoothing + len(v))  # [eq-data-base-rate]
-    return logit(m) / (1 if unit == "bernoulli" else 2)  # [eq-data-base-rate]
+    if unit.levels is not None: _check_range("v", v, unit.levels[0], unit.levels[-1])
+    elif unit.n_states is not None: _check_range("v", v)
+    else: unit.check("v", v)
+    return unit.field(unit.smoothed(v, smoothing))  # [eq-data-base-rate]
 
 # %% ../../nbs/foundations/data.ipynb #5b70b590
-def independent_log_prob(v: Tensor, b: Tensor, unit: Unit = "bernoulli") -> Tensor:
-    """log p(v) [...] in nats of independent units with biases `b` [D], `v` [..., D] [eq-data-independent]."""
+def independent_log_prob(v: Tensor, b: Tensor, unit: Unit | str = "bernoulli") -> Tensor:
+    """log p(v) [...] in nats of independent units with biases `b` [D], `v` [..., D] [eq-data-independent].
+
+    Real units have width 1. Raises TypeError or ValueError for a bad tensor, values that are no states, or another unit.
+    """
+    unit = as_unit("unit", unit)
     check_tensor("b", b)
     if b.ndim != 1: raise ValueError(f"b must have shape [D], got {list(b.shape)}")
-    check_choice("unit", unit, ("bernoulli", "spin"))
     check_tensor("v", v, width=len(b), like=b)
-    check_states("v", v, unit)
-    return (v * b - cumulant(b, unit)).sum(-1)  # [eq-data-independent]
+    unit.check("v", v)
+    return -unit.energy(v, b).sum(-1) - unit.log_norm(b).sum(-1)  # [eq-data-independent]
 
 # %% ../../nbs/foundations/data.ipynb #4f8fbbc3
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"

@@ -172,7 +172,7 @@ class Discrete(Unit):
         return {"b": b + f, "visible": replace_curvature(self, self.curvature + float(kappa))}  # [eq-units-observed]
 
     # %% ../../nbs/foundations/units.ipynb #15efad17
-    def tempered(self, beta: float) -> Discrete:
+    def tempered(self, beta: float) -> Unit:
         """The unit of weights w(v)^`beta`: its curvature grows. ValueError for weights that count ways."""
         return self if self.curvature == 0 else replace_curvature(self, beta * self.curvature)
 
@@ -348,7 +348,7 @@ class Binomial(Discrete):
         return torch.digamma(self.n - v + 1) - torch.digamma(v + 1) - self.curvature * v
 
     # %% ../../nbs/foundations/units.ipynb #65bc7e91
-    def tempered(self, beta: float) -> Binomial:
+    def tempered(self, beta: float) -> Unit:
         """No temperature but 1 leaves the number of ways to a state what it is. Raises ValueError."""
         if beta == 1: return self
         raise ValueError(f"rbm must have units without weights of their own at another temperature, got {self}: "
@@ -382,7 +382,7 @@ class Poisson(Unit):
         return y - torch.digamma(v + 1)
 
     # %% ../../nbs/foundations/units.ipynb #65bc7e91
-    def tempered(self, beta: float) -> Poisson:
+    def tempered(self, beta: float) -> Unit:
         """As for `Binomial`."""
         if beta == 1: return self
         raise ValueError(f"rbm must have units without weights of their own at another temperature, got {self}: "
