@@ -4,64 +4,24 @@ import math
 import os
 
 from hypothesis import given, settings, strategies as st
-import mpmath
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from rbmdiff.foundations.core import (
-    Estimate, check_batch, check_choice, check_count, check_states, check_tensor, cumulant, log_mean_exp, logit, read_tensors,
-    replace_file, sample_unit, unit_mean, write_tensors)
+    Estimate, Stored, as_generator, check_batch, check_choice, check_count, check_number, check_tensor, log_mean_exp, logit,
+    normal, read_tensors, replace_file, uniform, write_tensors)
 
-UNITS = ("bernoulli", "spin")
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-fields = st.floats(-1e4, 1e4, allow_subnormal=False)
 quick = settings(max_examples=50, deadline=None)
-
-
-def exact_cumulant(x, unit):
-    with mpmath.workdps(50):
-        return float(mpmath.log1p(mpmath.exp(x)) if unit == "bernoulli" else mpmath.log(2 * mpmath.cosh(x)))
-
-
-@pytest.mark.parametrize("unit", UNITS)
-@quick
-@given(x=fields)
-def test_cumulant_is_the_log_of_the_sum_of_weights(unit, x):
-    got = cumulant(torch.tensor(x, dtype=torch.float64), unit).item()
-    assert got == pytest.approx(exact_cumulant(x, unit), rel=1e-15, abs=5e-324)
-
-
-@pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
-def test_cumulant_and_mean_at_the_ends(unit, dtype):
-    x = torch.tensor([-1e4, -100.0, 0.0, 100.0, 1e4], dtype=dtype)
-    low = 0.0 if unit == "bernoulli" else -1.0
-    assert cumulant(x, unit).dtype == unit_mean(x, unit).dtype == dtype
-    assert torch.isfinite(cumulant(x, unit)).all()
-    assert cumulant(x, unit)[-1] == 1e4 and cumulant(x, unit)[0] == (0.0 if unit == "bernoulli" else 1e4)
-    assert unit_mean(x, unit)[[0, -1]].tolist() == [low, 1.0]
-
-
-def test_a_spin_is_a_bit_with_twice_the_field():
-    x = torch.linspace(-20, 20, 401, dtype=torch.float64)
-    assert torch.allclose(unit_mean(x, "spin"), 2 * unit_mean(2 * x) - 1, atol=1e-15, rtol=0)
-    assert torch.allclose(cumulant(x, "spin"), cumulant(2 * x) - x, atol=1e-13, rtol=0)
-
-
-@pytest.mark.parametrize("unit", UNITS)
-def test_mean_is_the_gradient_of_the_cumulant(unit):
-    x = torch.linspace(-5, 5, 11, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda y: cumulant(y, unit), x)
-    slope, = torch.autograd.grad(cumulant(x, unit).sum(), x)
-    assert torch.allclose(slope, unit_mean(x, unit), atol=1e-15, rtol=0)
 
 
 @quick
 @given(m=st.floats(1e-300, 1 - 2**-53, exclude_min=True))
 def test_logit_inverts_the_mean(m):
     m = torch.tensor(m, dtype=torch.float64)
-    assert unit_mean(logit(m)).item() == pytest.approx(m.item(), rel=1e-12)
+    assert torch.sigmoid(logit(m)).item() == pytest.approx(m.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("bad", (0.0, 1.0, -0.1, 1.1, math.nan))
@@ -74,47 +34,6 @@ def test_log_mean_exp_is_shift_equivariant_along_any_axis(shift):
     x = torch.randn(7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for dim in (0, 1, -1): assert torch.allclose(log_mean_exp(x + shift, dim), x.exp().mean(dim).log() + shift, atol=1e-11, rtol=0)
     assert log_mean_exp(torch.full((9,), -math.inf)).item() == -math.inf
-
-
-@pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
-def test_draws_have_the_right_mean(unit, dtype):
-    n, x = 2**17, torch.linspace(-4, 4, 9, dtype=dtype)
-    draws = sample_unit(x.expand(n, -1), unit, torch.Generator().manual_seed(3))
-    mean = unit_mean(x.double(), unit)
-    stderr = ((mean * (1 - mean) if unit == "bernoulli" else 1 - mean**2) / n).sqrt()
-    assert draws.dtype == dtype and set(draws.unique().tolist()) == ({0.0, 1.0} if unit == "bernoulli" else {-1.0, 1.0})
-    assert stderr.max() < 0.003 and ((draws.double().mean(0) - mean) / stderr).abs().max() < 4
-    mutant = unit_mean(0.9 * x.double(), unit)                      # control: a field ten per cent too small
-    assert ((draws.double().mean(0) - mutant) / stderr).abs().max() > 4
-
-
-@pytest.mark.parametrize("unit", UNITS)
-def test_pinned_units_never_flip_and_the_generator_decides(unit):
-    low = 0.0 if unit == "bernoulli" else -1.0
-    x = torch.tensor([-1e4, 1e4]).expand(10000, 2)
-    assert torch.equal(sample_unit(x, unit).unique(dim=0), torch.tensor([[low, 1.0]]))
-    x = torch.randn(50, 20)
-    a, b = (sample_unit(x, unit, torch.Generator().manual_seed(7)) for _ in range(2))
-    assert torch.equal(a, b) and not torch.equal(a, sample_unit(x, unit, torch.Generator().manual_seed(8)))
-
-
-@pytest.mark.parametrize("function", (cumulant, unit_mean, sample_unit))
-@pytest.mark.parametrize("unit", ("relu", "gaussian", "", None))
-def test_unknown_unit(function, unit):
-    with pytest.raises(ValueError, match="unit must be 'bernoulli' or 'spin'"): function(torch.zeros(3), unit)
-
-
-@pytest.mark.cuda
-@cuda
-@pytest.mark.parametrize("unit", UNITS)
-def test_cuda_draws_and_values(unit):
-    x = torch.linspace(-3, 3, 7, dtype=torch.float64, device="cuda")
-    for f in (cumulant, unit_mean): assert torch.allclose(f(x, unit).cpu(), f(x.cpu(), unit), atol=1e-14)
-    g = torch.Generator("cuda").manual_seed(0)
-    draws, mean = sample_unit(x.expand(2**16, -1), unit, g), unit_mean(x, unit)
-    stderr = ((mean * (1 - mean) if unit == "bernoulli" else 1 - mean**2) / 2**16).sqrt()
-    assert ((draws.mean(0) - mean) / stderr).abs().max() < 4
 
 
 # Estimates
@@ -132,8 +51,8 @@ def test_estimate_needs_several_draws(shape):
 
 @pytest.mark.parametrize("value, stderr, text", ((-86.3412, 0.0271, "-86.341 ± 0.027"), (3.14159, 0.5, "3.14 ± 0.50"), (1234.5, 12.0, "1234 ± 12"),
                                                  (2.0, 0.0, "2 ± 0"), (0.0123456, 0.00012, "0.01235 ± 0.00012"), (1.0, math.inf, "1 ± inf")))
-def test_estimate_prints_two_digits_of_its_error(value, stderr, text):
-    assert str(Estimate(value, stderr, 10)) == text
+def test_estimate_shows_two_digits_of_its_error(value, stderr, text):
+    assert str(Estimate(value, stderr, 10)) == repr(Estimate(value, stderr, 10)) == text
 
 
 # Arguments
@@ -163,23 +82,11 @@ def test_check_tensor_accepts(x): check_tensor("x", x, 4)
 
 def test_check_batch():
     x = torch.zeros(4, 2)
-    check_batch("x", x), check_batch("x", x, x.shape, like=x)
+    check_batch("x", x)
+    check_batch("x", x, x.shape, like=x)
     for wrong, error, words in ((x[0], ValueError, r"x must have shape \[B, ...\], got \[2\]"), (x.long(), TypeError, "x must be float32"),
                                 (x[:3], ValueError, r"x must have shape \[4, 2\], got \[3, 2\]"), (x.double(), TypeError, "like the parameters")):
         with pytest.raises(error, match=words): check_batch("x", wrong, x.shape, like=x)
-
-
-@pytest.mark.parametrize("unit, good, bad", (("bernoulli", (0.0, 1.0), (-1.0, 0.5, 2.0, math.nan)), ("spin", (-1.0, 1.0), (0.0, 0.5, math.nan))))
-def test_check_states(unit, good, bad):
-    check_states("v", torch.tensor(good), unit)
-    for value in bad:
-        with pytest.raises(ValueError, match=f"v must hold only .* \\({unit} units\\)"): check_states("v", torch.tensor([*good, value]), unit)
-    check_states("v", torch.tensor([-3.7]), "gaussian")
-
-
-def test_check_states_sees_errors_that_cancel():
-    with pytest.raises(ValueError, match="v must hold only 0 or 1"): check_states("v", torch.tensor([0.5, 0.5, 0.5, 0.5, -0.618034, 1.618034]), "bernoulli")
-    with pytest.raises(ValueError, match="v must hold only -1 or"): check_states("v", torch.tensor([0.0, 2**0.5]), "spin")
 
 
 @pytest.mark.parametrize("n, kind", ((0, ValueError), (-3, ValueError), (1.0, TypeError), (True, TypeError), ("3", TypeError), (None, TypeError)))
@@ -187,10 +94,90 @@ def test_check_count_refuses(n, kind):
     with pytest.raises(kind, match="^k must be"): check_count("k", n)
 
 
+@pytest.mark.parametrize("n", (3, np.int64(3), np.uint8(3), torch.tensor(3)))
+def test_check_count_takes_whatever_is_an_index(n):
+    check_count("k", n)
+    with pytest.raises(ValueError, match="^k must be at least 4, got"): check_count("k", n, 4)
+
+
+@pytest.mark.parametrize("x", (0.5, 0, 1, np.float32(0.25), np.int64(1)))
+def test_check_number_accepts(x):
+    check_number("eta", x, least=0, most=1)
+
+
+@pytest.mark.parametrize("x, bounds, kind, match", (
+    (-0.1, {"least": 0}, ValueError, "eta must be finite and at least 0, got -0.1"), (0, {"above": 0}, ValueError, "above 0, got 0"),
+    (1.1, {"most": 1}, ValueError, "at most 1, got 1.1"), (1, {"least": 0, "below": 1}, ValueError, "at least 0 and below 1, got 1"),
+    (math.nan, {}, ValueError, "finite, got nan"), (math.inf, {"least": 0}, ValueError, "got inf"), (True, {}, TypeError, "a number, got bool"),
+    ("1", {}, TypeError, "got str"), (None, {}, TypeError, "got NoneType"), (1j, {}, TypeError, "got complex")))
+def test_check_number_refuses(x, bounds, kind, match):
+    with pytest.raises(kind, match=f"^eta must be .*{match.split('must be ')[-1]}"): check_number("eta", x, **bounds)
+
+
+# Random streams
+
+X = torch.zeros(4, 3, dtype=torch.float64)
+
+
+def test_a_seed_is_a_generator_and_a_generator_stays_one():
+    g = torch.Generator().manual_seed(3)
+    assert as_generator(g, X) is g and as_generator(None, X) is None
+    several = as_generator([g, 4], X)
+    assert several[0] is g and as_generator(several, X) == several
+    for seed in (3, np.int64(3)):
+        assert torch.equal(torch.rand(5, generator=as_generator(seed, X)), torch.rand(5, generator=torch.Generator().manual_seed(3)))
+
+
+@pytest.mark.parametrize("bad, kind", (("7", TypeError), (1.0, TypeError), (True, TypeError), ([], ValueError), ([1, "2"], TypeError),
+                                       ([torch.default_generator] * 2, ValueError), (object(), TypeError)))
+def test_bad_streams(bad, kind):
+    with pytest.raises(kind, match="^generator must"): as_generator(bad, X)
+
+
+def test_a_generator_of_another_device():
+    with pytest.raises(ValueError, match="generator must be on meta, got cpu"): as_generator(torch.Generator(), X.to("meta"))
+
+
+@pytest.mark.parametrize("draw", (normal, uniform))
+@pytest.mark.parametrize("shape, dim", (((4, 3), 0), ((4, 2, 3), 0), ((2, 4, 3), -2), ((4, 3), -2)))
+def test_every_sample_has_its_stream(draw, shape, dim):
+    together = draw(shape, X, as_generator([10, 11, 12, 13], X), dim)
+    alone = draw([1 if n == 4 else n for n in shape], X, as_generator([12], X), dim)
+    assert together.shape == shape and torch.equal(together.select(dim, 2), alone.select(dim, 0))
+    assert not torch.equal(together.select(dim, 1), alone.select(dim, 0))
+
+
+def test_one_stream_is_that_of_torch():
+    g = torch.Generator().manual_seed(1)
+    assert torch.equal(normal((5,), X, as_generator(1, X)), torch.randn(5, dtype=torch.float64, generator=g))
+
+
+@pytest.mark.parametrize("shape, generator, kind", (((3, 2), [1, 2], ValueError), ((2,), [1, 2, 3], ValueError), ((), [1], ValueError), ((3,), 7, TypeError)))
+def test_streams_that_do_not_fit(shape, generator, kind):
+    stream = generator if isinstance(generator, int) else as_generator(generator, X)
+    with pytest.raises(kind, match="^generator must"): normal(shape, X, stream)
+
+
+# Stored modules
+
+class Line(Stored):
+    def __init__(self, n, slope=1.0, dtype=None):
+        super().__init__()
+        self.settings = {"n": n, "slope": slope}
+        self.w = torch.nn.Parameter(torch.full((n,), slope, dtype=dtype))
+
+
+def test_a_stored_module_comes_back(tmp_path):
+    Line(3, 2.5, torch.float64).save(tmp_path / "line")
+    again = Line.load(tmp_path / "line")
+    assert type(again) is Line and again.settings == {"n": 3, "slope": 2.5} and torch.equal(again.w, torch.full((3,), 2.5, dtype=torch.float64))
+    with pytest.raises(ValueError, match="does not hold a complete Line"): Line.load(tmp_path / "line", n=4)
+
+
 def test_check_choice():
-    check_choice("visible", "spin", UNITS)
+    check_choice("visible", "spin", ("bernoulli", "spin"))
     for bad in ("Spin", "", None, 3):
-        with pytest.raises(ValueError, match="visible must be one of 'bernoulli', 'spin', got"): check_choice("visible", bad, UNITS)
+        with pytest.raises(ValueError, match="visible must be one of 'bernoulli', 'spin', got"): check_choice("visible", bad, ("bernoulli", "spin"))
 
 
 # Files

@@ -12,8 +12,8 @@ import torch
 from torch.autograd import forward_ad
 
 from rbmdiff.foundations import kernels
-from rbmdiff.foundations.core import unit_mean
-from rbmdiff.foundations.kernels import affine, draw, threefry
+from rbmdiff.foundations.kernels import affine, draw_bits, threefry
+from rbmdiff.foundations.units import Bernoulli, Spin
 from rbmdiff.learning.contrastive import cd_gradient, expected_cd_gradient
 from rbmdiff.models.rbm import RBM
 
@@ -110,19 +110,19 @@ def test_threefry_is_a_bijection_in_the_counter():
 # draw
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("unit", ["bernoulli", "spin"])
+@pytest.mark.parametrize("unit", [Bernoulli(), Spin()], ids=str)
 @pytest.mark.parametrize("shape, bias", [((300, 40), (40,)), ((7, 30, 41), (30, 41)), ((7, 30, 41), (41,)), ((3, 5), (5,)), ((5,), (3, 5)), ((9000,), (9000,))])
 def test_means_of_draws(dtype, unit, shape, bias):
     g, scale = seeded(1), 40000 // math.prod(torch.broadcast_shapes(shape, bias)) + 1
     x, b = torch.randn(shape, generator=g).to(dtype), torch.randn(bias, generator=g).to(torch.float64 if dtype == torch.float64 else torch.float32)
-    with torch.no_grad(): draws = torch.stack([draw(x.clone(), b, unit, g) for _ in range(scale)])
-    assert draws.dtype == dtype and set(draws.unique().tolist()) <= {-1.0 if unit == "spin" else 0.0, 1.0}
+    with torch.no_grad(): draws = torch.stack([draw_bits(x.clone(), b, int(unit.levels[0]), g) for _ in range(scale)])
+    assert draws.dtype == dtype and set(draws.unique().tolist()) <= set(unit.levels)
 
     def z(mean):
-        variance = mean * (1 - mean) if unit == "bernoulli" else 1 - mean**2
+        variance = unit.spread(mean)[0]
         return ((draws.double() - mean).sum() / (variance.expand(draws.shape).sum()).sqrt()).item(), (draws.double() * x.double()).mean() - (mean * x.double()).mean()
 
-    (right, slope), (wrong, _) = z(unit_mean(x.double() + b.double(), unit)), z(unit_mean(x.double() + b.double() + 0.2, unit))
+    (right, slope), (wrong, _) = z(unit.mean(x.double() + b.double())), z(unit.mean(x.double() + b.double() + 0.2))
     assert abs(right) < 4 and abs(wrong) > 10 and abs(slope) < 0.02
 
 
@@ -133,17 +133,17 @@ def test_result_does_not_depend_on_threads_and_first_rows_not_on_later_ones(call
         results = []
         for n in (1, 2, 3, 7):
             torch.set_num_threads(n)
-            with torch.no_grad(): results.append(draw(x.clone(), b, "spin", seeded(2)))
+            with torch.no_grad(): results.append(draw_bits(x.clone(), b, -1, seeded(2)))
     finally: torch.set_num_threads(threads)
     assert calls["draw"] == 4 and all(torch.equal(results[0], r) for r in results)
-    with torch.no_grad(): assert torch.equal(draw(x[:70].clone(), b, "spin", seeded(2)), results[0][:70])
-    with torch.no_grad(): assert not torch.equal(draw(x.clone(), b, "spin", seeded(3)), results[0])
+    with torch.no_grad(): assert torch.equal(draw_bits(x[:70].clone(), b, -1, seeded(2)), results[0][:70])
+    with torch.no_grad(): assert not torch.equal(draw_bits(x.clone(), b, -1, seeded(3)), results[0])
 
 
 @needs_numba
 def test_large_fields():
     x = torch.tensor([1e30, -1e30, 200.0, -200.0, 88.0, -88.0, 1e-38, 0.0]).repeat(2000, 1)
-    with torch.no_grad(): mean = draw(x, torch.zeros(8), "bernoulli", seeded()).mean(0)
+    with torch.no_grad(): mean = draw_bits(x, torch.zeros(8), 0, seeded()).mean(0)
     assert mean[:6].tolist() == [1, 0, 1, 0, 1, 0] and (mean[6:] - 0.5).abs().max() < 4 * 0.5 / 2000**0.5
 
 
@@ -151,23 +151,18 @@ def test_what_does_not_suit_the_kernel_takes_the_plain_way_and_is_not_overwritte
     b = torch.zeros(128)
     for x, bias in ((torch.zeros(8, 128), b), (torch.zeros(128, 128, dtype=torch.float64), b.double()), (torch.zeros(128, 256)[:, ::2], b),
                     (torch.zeros(128, 128), torch.zeros(256)[::2]), (torch.zeros(128, 128), torch.zeros(1))):
-        with torch.no_grad(): draw(x, bias, "bernoulli", seeded())
+        with torch.no_grad(): draw_bits(x, bias, 0, seeded())
         assert not x.any()
     x = torch.zeros(128, 128)
-    draw(x, b, "bernoulli", seeded())                                        # gradients are on: somebody may need x
+    draw_bits(x, b, 0, seeded())                                        # gradients are on: somebody may need x
     assert not x.any() and calls["draw"] == 0
-    assert draw(torch.zeros(0, 5), torch.zeros(5)).shape == (0, 5)
-
-
-def test_unknown_unit():
-    for n in (2, 200):
-        with torch.no_grad(), pytest.raises(ValueError, match="unit must be"): draw(torch.zeros(n, 128), torch.zeros(128), "relu")
+    assert draw_bits(torch.zeros(0, 5), torch.zeros(5)).shape == (0, 5)
 
 
 @needs_numba
 def test_python_threads_draw_at_once():
     def one(seed):
-        with torch.no_grad(): return draw(torch.zeros(256, 256), torch.zeros(256), "bernoulli", seeded(seed))
+        with torch.no_grad(): return draw_bits(torch.zeros(256, 256), torch.zeros(256), 0, seeded(seed))
     with ThreadPoolExecutor(4) as pool: results = list(pool.map(one, list(range(8)) * 3))
     assert all(torch.equal(results[i], results[i + 8]) and torch.equal(results[i], results[i + 16]) for i in range(8))
 
@@ -177,7 +172,7 @@ import sys, torch, rbmdiff.foundations.kernels as kernels
 assert "numba" not in sys.modules, "imported too early"
 {block}
 torch.set_num_threads({threads})
-with torch.no_grad(): x = kernels.draw(torch.zeros(400, 400), torch.zeros(400), "spin", torch.Generator().manual_seed(1))
+with torch.no_grad(): x = kernels.draw_bits(torch.zeros(400, 400), torch.zeros(400), -1, torch.Generator().manual_seed(1))
 {after}
 print(("numba" in sys.modules) and sys.modules["numba"] is not None, int(x.sum()), abs(x.mean().item()) < 0.01)
 """
@@ -213,7 +208,7 @@ def test_a_forked_process_draws():
 pid = __import__("os").fork()
 if pid == 0:
     torch.set_num_threads(1)
-    with torch.no_grad(): y = kernels.draw(torch.zeros(400, 400), torch.zeros(400), "spin", torch.Generator().manual_seed(1))
+    with torch.no_grad(): y = kernels.draw_bits(torch.zeros(400, 400), torch.zeros(400), -1, torch.Generator().manual_seed(1))
     __import__("os")._exit(0 if torch.equal(x, y) else 3)
 assert __import__("os").waitpid(pid, 0)[1] == 0
 """
@@ -265,5 +260,5 @@ def test_on_cuda(dtype):
     g = torch.Generator("cuda").manual_seed(0)
     x, w = torch.randn(256, 300, device="cuda", generator=g).to(dtype), torch.randn(200, 300, device="cuda", generator=g).to(dtype)
     b = torch.zeros(200, device="cuda", dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    with torch.no_grad(): s = draw(affine(x, w), b, "spin", g)
+    with torch.no_grad(): s = draw_bits(affine(x, w), b, -1, g)
     assert s.is_cuda and s.dtype == dtype and set(s.unique().tolist()) == {-1.0, 1.0}

@@ -1,4 +1,5 @@
 """The restricted Boltzmann machine against enumeration, integration, scikit-learn and bad input."""
+import copy
 import math
 
 from hypothesis import given, settings, strategies as st
@@ -8,8 +9,13 @@ import safetensors.torch
 from sklearn.neural_network import BernoulliRBM
 import torch
 
-from rbmdiff.foundations.core import cumulant, read_tensors, write_tensors
-from rbmdiff.models.rbm import RBM, states
+from machines import machine, some_states
+from rbmdiff.foundations.core import read_tensors, write_tensors
+from rbmdiff.foundations.units import Bernoulli, Binomial, Discrete, Gaussian, Poisson, Potts, ReLU, Spin, states
+from rbmdiff.models.rbm import RBM, check_machine
+
+cumulant = Bernoulli().log_norm
+F64 = {"dtype": torch.float64}
 
 DISCRETE = [(v, h) for v in ("bernoulli", "spin") for h in ("bernoulli", "spin")]
 PAIRS = [*DISCRETE, ("gaussian", "bernoulli"), ("gaussian", "spin")]
@@ -18,23 +24,10 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"
 slow_machine = settings(max_examples=12, deadline=None)
 
 
-def machine(D, H, visible="bernoulli", hidden="bernoulli", seed=0, scale=0.7, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
-    rbm = RBM(D, H, visible, hidden, dtype=dtype)
-    for p in rbm.parameters(): p.data = scale * torch.randn(p.shape, dtype=dtype, generator=g)
-    if visible == "gaussian": rbm.sigma.data = 0.5 + torch.rand(D, dtype=dtype, generator=g)
-    return rbm.requires_grad_(False)
-
-
-def some_states(n, D, visible, seed=1, dtype=torch.float64):
-    x = torch.randn(n, D, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-    return x if visible == "gaussian" else (x > 0).to(dtype) if visible == "bernoulli" else (x > 0).to(dtype) * 2 - 1
-
-
 def space(rbm):
     """All visible states, or a fine grid, with the log of the volume of a cell."""
     D = len(rbm.W)
-    if rbm.visible != "gaussian": return states(D, rbm.visible, dtype=rbm.W.dtype), 0.0
+    if not rbm.visible.wide: return states(D, rbm.visible, dtype=rbm.W.dtype), 0.0
     axis = torch.linspace(-20, 20, 801, dtype=rbm.W.dtype)
     return torch.cartesian_prod(*[axis] * D).reshape(-1, D), D * math.log(0.05)
 
@@ -60,7 +53,7 @@ def test_everything_follows_from_the_table_of_the_joint_energy(visible, hidden):
 
 @pairs
 def test_score_is_the_gradient(visible, hidden):
-    rbm, v = machine(6, 4, visible, hidden), some_states(5, 6, "gaussian").requires_grad_()
+    rbm, v = machine(6, 4, visible, hidden), some_states((5, 6), "gaussian").requires_grad_()
     slope, = torch.autograd.grad(-rbm.free_energy(v).sum(), v)
     step = 1e-5 * torch.eye(6, dtype=torch.float64)
     central = (rbm.free_energy(v[:, None] - step) - rbm.free_energy(v[:, None] + step)) / 2e-5
@@ -94,7 +87,7 @@ def test_log_partition_in_chunks_is_the_same(monkeypatch):
 @pairs
 def test_draws_against_exact_means_and_their_control(visible, hidden):
     rbm, n, g = machine(5, 4, visible, hidden), 2**16, torch.Generator().manual_seed(2)
-    v, h = some_states(1, 5, visible)[0], some_states(1, 4, hidden)[0]
+    v, h = some_states((1, 5), visible)[0], some_states((1, 4), hidden)[0]
     cases = (rbm.sample_hidden(v.expand(n, -1), g), rbm.hidden_mean(v), rbm.hidden_mean(-v if visible != "bernoulli" else 1 - v)), \
             (rbm.sample_visible(h.expand(n, -1), g), rbm.visible_mean(h), rbm.visible_mean(-h if hidden != "bernoulli" else 1 - h))
     for draws, mean, mutant in cases:
@@ -122,11 +115,11 @@ def test_tilt_is_a_reweighted_distribution(visible, hidden):
 @pairs
 def test_tilts_add_up_and_share_their_weights(visible, hidden):
     rbm = machine(4, 3, visible, hidden).requires_grad_()
-    f, k = some_states(2, 4, "gaussian")
+    f, k = some_states((2, 4), "gaussian")
     twice = rbm.tilt(f).tilt(k)
     torch.testing.assert_close(twice.b, rbm.tilt(f + k).b, rtol=1e-14, atol=1e-14)
     assert twice.W is rbm.W and twice.c is rbm.c and type(twice) is RBM
-    slope, = torch.autograd.grad(twice.free_energy(some_states(3, 4, visible)).sum(), rbm.b)
+    slope, = torch.autograd.grad(twice.free_energy(some_states((3, 4), visible)).sum(), rbm.b)
     assert slope.abs().sum() > 0
 
 
@@ -137,7 +130,7 @@ def test_limits():
     for visible, hidden in PAIRS:
         for dtype in (torch.float32, torch.float64):
             big = machine(6, 4, visible, hidden, scale=1e4, dtype=dtype)
-            v = some_states(8, 6, visible, dtype=dtype)
+            v = some_states((8, 6), visible, dtype=dtype)
             h = big.hidden_mean(v)
             for x in (big.free_energy(v), big.log_partition(), big.log_prob(v), big.score(v), h, big.visible_mean(h), big.sample_visible(h)):
                 assert x.isfinite().all() and x.dtype == dtype
@@ -151,7 +144,7 @@ def test_limits():
 def test_shapes(visible, hidden, batch, D, H, double):
     dtype = torch.float64 if double else torch.float32
     rbm = machine(D, H, visible, hidden, dtype=dtype)
-    v, h = (some_states(math.prod(batch), n, unit, dtype=dtype).reshape(*batch, n) for n, unit in ((D, visible), (H, hidden)))
+    v, h = (some_states((math.prod(batch), n), unit, dtype=dtype).reshape(*batch, n) for n, unit in ((D, visible), (H, hidden)))
     for x in (rbm.energy(v, h), rbm.free_energy(v), rbm.hidden_free_energy(h), rbm.log_prob(v)): assert x.shape == tuple(batch) and x.dtype == dtype
     for x in (rbm.visible_mean(h), rbm.sample_visible(h), rbm.score(v)): assert x.shape == v.shape and x.dtype == dtype
     for x in (rbm.hidden_mean(v), rbm.sample_hidden(v)): assert x.shape == h.shape and x.dtype == dtype
@@ -163,8 +156,8 @@ def test_shapes(visible, hidden, batch, D, H, double):
 def test_a_result_does_not_depend_on_the_rest_of_the_batch(visible, hidden, n, row, double, seed):
     """Matrix products of different heights may sum in another order, so equality holds to rounding: 16 terms of order one."""
     dtype, row = torch.float64 if double else torch.float32, row % n
-    rbm, v = machine(16, 8, visible, hidden, seed, dtype=dtype), some_states(n, 16, visible, seed, dtype=dtype)
-    h = some_states(n, 8, hidden, seed, dtype=dtype)
+    rbm, v = machine(16, 8, visible, hidden, seed, dtype=dtype), some_states((n, 16), visible, seed, dtype=dtype)
+    h = some_states((n, 8), hidden, seed, dtype=dtype)
     tol = dict(rtol=0, atol=2e-13 if double else 1e-4)
     for f, x in ((rbm.free_energy, v), (rbm.log_prob, v), (rbm.score, v), (rbm.hidden_mean, v), (rbm.visible_mean, h), (rbm.hidden_free_energy, h)):
         torch.testing.assert_close(f(x)[row], f(x[row]), **tol)
@@ -175,7 +168,7 @@ def test_a_result_does_not_depend_on_the_rest_of_the_batch(visible, hidden, n, r
 
 def test_float32_agrees_with_float64():
     for visible, hidden in PAIRS:
-        rbm, v = machine(16, 8, visible, hidden), some_states(20, 16, visible)
+        rbm, v = machine(16, 8, visible, hidden), some_states((20, 16), visible)
         exact = rbm.log_prob(v)
         torch.testing.assert_close(rbm.float().log_prob(v.float()).double(), exact, rtol=1e-5, atol=1e-4)
 
@@ -186,17 +179,11 @@ def test_a_new_machine_is_nearly_blank_and_follows_its_generator():
     assert [name for name, _ in a.named_parameters()] == ["W", "b", "c"] and (RBM(3, 2, "gaussian").sigma == 1).all()
 
 
-def test_states_are_counted_with_unit_zero_fastest():
-    S = states(4)
-    assert (S @ torch.tensor([1.0, 2, 4, 8], dtype=torch.float64)).tolist() == list(range(16))
-    assert torch.equal(states(4, "spin"), 2 * S - 1) and torch.equal(states(4, first=3, last=9), S[3:9]) and states(3, dtype=torch.float32).dtype == torch.float32
-
-
 @pytest.mark.cuda
 @cuda
 @pairs
 def test_cuda_agrees_with_the_cpu(visible, hidden):
-    rbm, v = machine(8, 6, visible, hidden), some_states(10, 8, visible)
+    rbm, v = machine(8, 6, visible, hidden), some_states((10, 8), visible)
     on_cpu = rbm.log_prob(v), rbm.score(v), rbm.tilt(v).log_partition()
     rbm = rbm.cuda()
     for a, b in zip(on_cpu, (rbm.log_prob(v.cuda()), rbm.score(v.cuda()), rbm.tilt(v.cuda()).log_partition())):
@@ -289,7 +276,7 @@ def test_save_and_load(tmp_path, visible, hidden, dtype):
     rbm = machine(5, 3, visible, hidden, dtype=dtype)
     rbm.save(tmp_path / "rbm.safetensors")
     again = RBM.load(tmp_path / "rbm.safetensors")
-    assert (again.visible, again.hidden) == (visible, hidden) and type(again) is RBM
+    assert (str(again.visible), str(again.hidden)) == (visible, hidden) and type(again) is RBM
     assert all(torch.equal(a, b) and a.dtype == dtype for a, b in zip(rbm.state_dict().values(), again.state_dict().values(), strict=True))
     rbm.tilt(rbm.b).save(tmp_path / "tilted.safetensors")
     assert torch.equal(RBM.load(tmp_path / "tilted.safetensors").b, rbm.tilt(rbm.b).b)
@@ -303,8 +290,8 @@ def test_a_batch_of_machines_is_not_saved(tmp_path):
 @pytest.mark.parametrize("change", (
     lambda t, m: t.pop("b"), lambda t, m: t.pop("W"), lambda t, m: t.update(b=torch.zeros(9)), lambda t, m: t.update(extra=torch.zeros(1)),
     lambda t, m: t.update(W=torch.zeros(5)), lambda t, m: t.update(W=torch.zeros(2, 3, 4)), lambda t, m: t.update(W=torch.zeros(0, 3)),
-    lambda t, m: m.pop("visible"), lambda t, m: m.update(visible="relu"), lambda t, m: m.update(hidden="gaussian"), lambda t, m: m.update(visible=7),
-    lambda t, m: m.update(visible="gaussian"), lambda t, m: t.update(W=torch.zeros(5, 3, dtype=torch.int64))))
+    lambda t, m: m["settings"].pop("n_visible"), lambda t, m: m["settings"].update(visible="relo"), lambda t, m: m["settings"].update(hidden="potts(2)"),
+    lambda t, m: m["settings"].update(visible=7), lambda t, m: m["settings"].update(visible="gaussian"), lambda t, m: m.pop("settings"), lambda t, m: t.update(W=torch.zeros(5, 3, dtype=torch.int64))))
 def test_incomplete_files_are_refused(tmp_path, change):
     path = tmp_path / "rbm.safetensors"
     machine(5, 3).save(path)
@@ -333,8 +320,9 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
 @pytest.mark.parametrize("args, kwargs, kind, match", (
     ((0, 3), {}, ValueError, "n_visible must be at least 1, got 0"), ((4, 0), {}, ValueError, "n_hidden must be at least 1, got 0"),
     ((4, -1), {}, ValueError, "n_hidden"), ((4.0, 3), {}, TypeError, "n_visible must be an int"), ((4, True), {}, TypeError, "n_hidden must be an int"),
-    ((4, "3"), {}, TypeError, "n_hidden must be an int"), ((4, 3, "relu"), {}, ValueError, "visible must be one of 'bernoulli', 'spin', 'gaussian', got 'relu'"),
-    ((4, 3, "spin", "gaussian"), {}, ValueError, "hidden must be one of 'bernoulli', 'spin'"), ((4, 3, None), {}, ValueError, "visible must be"),
+    ((4, "3"), {}, TypeError, "n_hidden must be an int"), ((4, 3, "relo"), {}, ValueError, "visible must be one of 'bernoulli', 'spin', .* got 'relo'"),
+    ((4, 3, "spin", "Gaussian"), {}, ValueError, "hidden must be one of 'bernoulli', 'spin'"), ((4, 3, None), {}, TypeError, "visible must be"),
+    ((4, 3, "potts(3)"), {}, ValueError, "n_visible must be a multiple of 3"), ((4, 3, "spin", Spin), {}, TypeError, "hidden must be a unit, got the class Spin"),
     ((4, 3), {"dtype": torch.int64}, TypeError, "dtype must be"), ((4, 3), {"dtype": torch.float16}, TypeError, "dtype must be"),
     ((4, 3), {"dtype": torch.complex64}, TypeError, "dtype must be")))
 def test_bad_machines(args, kwargs, kind, match):
@@ -383,10 +371,6 @@ def test_enumeration_has_a_limit():
     for rbm in (RBM(30, 26), RBM(784, 500), RBM(3, 26, "gaussian")):
         with pytest.raises(ValueError, match="at most 25 units .* learning.partition.ais"): rbm.log_partition()
         with pytest.raises(ValueError, match="at most 25 units"): rbm.log_prob(torch.zeros(1, len(rbm.W)))
-    with pytest.raises(ValueError, match="n must be at most 25"): states(26)
-    for n in (0, -1):
-        with pytest.raises(ValueError, match="n must be at least 1"): states(n)
-    with pytest.raises(ValueError, match="unit must be one of"): states(3, "gaussian")
 
 
 @pytest.mark.parametrize("method, name, width", (("free_energy", "v", 4), ("log_prob", "v", 4), ("score", "v", 4), ("visible_mean", "h", 3), ("sample_visible", "h", 3)))
@@ -399,8 +383,240 @@ def test_energy_names_batches_that_do_not_fit():
     with pytest.raises(ValueError, match="^(v|h) must"): RBM(4, 3).energy(torch.zeros(5, 4), torch.zeros(2, 3))
 
 
-@pytest.mark.parametrize("method, width", (("free_energy", 4), ("score", 4), ("hidden_mean", 4), ("visible_mean", 3), ("log_prob", 4)))
-def test_widths_that_are_not_positive(method, width):
-    machine = RBM(4, 3, "gaussian")
-    machine.sigma.data[1] = 0
-    with pytest.raises(ValueError, match="rbm.sigma must be positive"): getattr(machine, method)(torch.zeros(2, width))
+@pytest.mark.parametrize("bad", (0.0, -1.0, math.nan, math.inf, [1.0, 1.0, 0.0, 1.0]))
+def test_widths_that_are_not_positive(bad):
+    rbm = RBM(4, 3, "gaussian")
+    with pytest.raises(ValueError, match="^rbm.sigma must be positive and finite"): rbm.sigma = bad
+    with pytest.raises(ValueError, match="spin units have no width"): RBM(4, 3, "spin").sigma = 1.0
+    assert (rbm.sigma == 1).all()
+
+
+def test_widths_are_assigned_and_no_step_makes_them_negative():
+    rbm = RBM(4, 3, "gaussian", dtype=torch.float64)
+    rbm.sigma = torch.tensor([0.1, 1.0, 2.0, 5.0])
+    torch.testing.assert_close(rbm.sigma.detach(), torch.tensor([0.1, 1.0, 2.0, 5.0]).double(), rtol=1e-7, atol=0)
+    rbm.free_energy(torch.ones(2, 4, dtype=torch.float64)).sum().backward()
+    assert rbm.log_sigma.grad.abs().min() > 0 and [n for n, _ in rbm.named_parameters()] == ["W", "b", "c", "log_sigma"]
+    torch.optim.SGD(rbm.parameters(), lr=10.0).step()
+    assert (rbm.sigma > 0).all()
+
+
+# What a machine becomes
+
+def test_a_subclass_keeps_its_type_and_its_methods(tmp_path):
+    class Tagged(RBM):
+        """A machine with a note and a method of its own."""
+
+        def twice(self, v):
+            return 2 * self.free_energy(v)
+
+    rbm, v = Tagged(4, 3, dtype=torch.float64), some_states((2, 4))
+    rbm.note = "mine"
+    mask = torch.tensor([True, False, False, False])
+    for other in (rbm.tilt(v[0]), rbm.at(0.5), rbm.clamp(v[0], mask), copy.deepcopy(rbm.tilt(rbm.b * 2))):
+        assert type(other) is Tagged and other.note == "mine"
+    assert rbm.tilt(v[0]).twice(v).shape == (2,)
+    rbm.save(tmp_path / "tagged")
+    assert type(Tagged.load(tmp_path / "tagged")) is Tagged
+
+
+def test_a_copy_of_a_tilted_machine_owns_its_numbers():
+    rbm = machine(4, 3).requires_grad_()
+    tilted = rbm.tilt(2 * rbm.b)
+    again = copy.deepcopy(tilted)
+    assert torch.equal(again.b, tilted.b) and again.W is not rbm.W and torch.equal(again.W, rbm.W)
+    with torch.no_grad(): rbm.W.zero_()
+    assert again.W.any() and not tilted.W.any()
+
+
+def test_what_is_printed():
+    assert repr(RBM(6, 4, Potts(3), "spin")) == "RBM(6 potts(3) x 4 spin)"
+    assert "a batch of 5" in repr(RBM(4, 3).tilt(torch.zeros(5, 4)))
+
+
+ANY = [("bernoulli", "spin"), (Discrete((-1.0, 0.0, 1.0), 0.5), "bernoulli"), (Potts(3), "spin"), ("spin", Discrete((0.0, 1.0, 2.0), 0.3))]
+
+
+@pytest.mark.parametrize("visible, hidden", ANY, ids=str)
+@pytest.mark.parametrize("beta", (0.3, 2.0, np.float64(1.0)))
+def test_temperature_scales_all_energies(visible, hidden, beta):
+    rbm = machine(6, 3, visible, hidden)
+    V, S = states(6, rbm.visible), states(3, rbm.hidden)
+    hot = rbm.at(beta)
+    torch.testing.assert_close(hot.energy(V[:, None], S), beta * rbm.energy(V[:, None], S), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("hidden", ("bernoulli", "spin"))
+def test_temperature_of_a_machine_of_reals(hidden):
+    rbm, v = machine(3, 4, "gaussian", hidden), some_states((5, 3), "gaussian")
+    S = states(4, rbm.hidden)
+    torch.testing.assert_close(rbm.at(0.4).energy(v[:, None], S) - 0.4 * rbm.energy(v[:, None], S), torch.zeros(5, 16).double(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("beta, kind", ((0, ValueError), (-1.0, ValueError), (math.nan, ValueError), ("1", TypeError), (None, TypeError)))
+def test_bad_temperatures(beta, kind):
+    with pytest.raises(kind, match="^beta must"): RBM(4, 3).at(beta)
+
+
+def test_machines_without_a_temperature():
+    for rbm, match in ((RBM(4, 3, "gaussian", "gaussian"), "hidden units without a width"), (RBM(4, 3, "poisson"), "number of ways"),
+                       (RBM(4, 3, "binomial(3)"), "number of ways")):
+        with pytest.raises(ValueError, match=match): rbm.at(0.5)
+
+
+@pytest.mark.parametrize("visible, hidden", (*ANY, ("gaussian", "bernoulli")), ids=str)
+def test_a_clamped_machine_is_a_conditional(visible, hidden):
+    rbm = machine(6, 3, visible, hidden)
+    mask = torch.tensor([False] * 3 + [True] * 3)
+    if rbm.visible.wide:
+        v, free = some_states((4, 6), "gaussian"), some_states((7, 3), "gaussian", seed=5)
+    else:
+        v, free = states(6, rbm.visible)[[1, -1]], states(3, rbm.visible)
+    joint = torch.stack([-rbm.free_energy(torch.cat([free, row[mask].expand(len(free), -1)], 1)) for row in v], 1)
+    ours = rbm.clamp(v, mask).log_prob(free[:, None])
+    gap = ours - joint
+    torch.testing.assert_close(gap, gap[:1].expand_as(gap), rtol=0, atol=1e-11)       # a constant a row: normalisation
+    if not rbm.visible.wide: torch.testing.assert_close(ours.logsumexp(0), torch.zeros(len(v)).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(rbm.clamp(v[1], mask).log_prob(free), ours[:, 1], rtol=1e-12, atol=1e-12)
+    assert (rbm.clamp(v[0], mask).log_prob(free) - ours[:, 1]).abs().max() > 1e-3
+    assert rbm.clamp(v, mask).score(free[:1].expand(len(v), -1)).shape == (len(v), 3)
+
+
+@pytest.mark.parametrize("v, mask, match", (
+    (torch.zeros(4), [True] * 4, "mask must clamp some"), (torch.zeros(4), [False] * 4, "mask must clamp some"), (torch.zeros(4), [True] * 3, "mask must be a bool"),
+    (torch.zeros(4), [1, 0, 0, 0], "mask must be a bool"), (torch.zeros(2, 2, 4), [True, False, False, False], "v have shape"),
+    (torch.full((4,), 0.5), [True, False, False, False], "v must hold only 0 or 1"), (torch.zeros(3), [True, False, False, False], "v must have shape")))
+def test_bad_clamps(v, mask, match):
+    with pytest.raises(ValueError, match=match): RBM(4, 3).clamp(v, torch.tensor(mask))
+
+
+def test_a_clamp_does_not_cut_a_unit():
+    v = torch.tensor([1.0, 0, 0, 0, 1, 0])
+    with pytest.raises(ValueError, match="mask must not cut a potts"): RBM(6, 3, Potts(3)).clamp(v, torch.tensor([True, True, False] + [False] * 3))
+
+
+@pytest.mark.parametrize("D, H, visible, hidden", ((4, 3, "bernoulli", "spin"), (3, 5, "spin", "bernoulli"), (6, 4, Potts(3), "bernoulli"),
+                                                   (3, 2, "bernoulli", "gaussian"), (4, 3, Discrete((-1.0, 0.0, 1.0)), "relu")), ids=str)
+def test_exact_samples_have_the_exact_distribution(D, H, visible, hidden):
+    rbm, n = machine(D, H, visible, hidden), 2**15
+    V = states(D, rbm.visible)
+    p, draws = rbm.log_prob(V).exp(), rbm.sample(n, generator=3)
+    counts = torch.cat([(draws[:, None] == part).all(-1).double().sum(0) for part in V.split(20)])
+    z, wrong = ((counts - n * q) / (n * q * (1 - q)).sqrt() for q in (p, p.roll(1)))
+    assert z.abs().max() < 4.5 < wrong.abs().max() and draws.shape == (n, D) and not draws.requires_grad
+
+
+def test_samples_of_a_batch_of_machines_and_of_reals():
+    rbm, field = machine(4, 3), torch.randn(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    V, n = states(4), 2**14
+    draws = rbm.tilt(field).sample(n, generator=1)
+    p = rbm.tilt(field).log_prob(V[:, None]).exp()
+    for b in range(2):
+        counts = (draws[:, b, None] == V).all(-1).double().mean(0)
+        z, wrong = ((counts - q) / (q * (1 - q) / n).sqrt() for q in (p[:, b], p[:, 1 - b]))
+        assert z.abs().max() < 4 < wrong.abs().max()
+    reals = machine(3, 4, "gaussian")
+    v, S = reals.sample(n, generator=2), states(4)
+    mean = torch.softmax(-reals.hidden_free_energy(S), 0) @ reals.visible_mean(S)
+    assert (((v.mean(0) - mean) / v.std(0)) * n**0.5).abs().max() < 4
+
+
+def test_samples_of_large_machines_walk_and_say_so():
+    rbm = RBM(60, 50)
+    with pytest.raises(ValueError, match="^steps must be given: RBM\\(60 bernoulli x 50 bernoulli\\) is too large"): rbm.sample(3)
+    assert rbm.sample(3, steps=2, generator=0).shape == (3, 60)
+    assert torch.equal(rbm.sample(3, 2, 0), rbm.sample(3, 2, torch.Generator().manual_seed(0)))
+    for n, steps, match in ((0, 1, "^n must"), (2, 0, "^steps must"), (2.0, 1, "^n must")):
+        with pytest.raises((ValueError, TypeError), match=match): rbm.sample(n, steps)
+
+
+@pytest.mark.parametrize("draw", ("sample_hidden", "sample_visible"))
+def test_layers_of_every_sample_draw_from_its_stream(draw):
+    rbm = machine(5, 4)
+    x = some_states((3, 5 if draw == "sample_hidden" else 4))
+    together, alone = getattr(rbm, draw)(x, [7, 8, 9]), getattr(rbm, draw)(x[1:2], [8])
+    assert torch.equal(together[1:2], alone)
+    assert torch.equal(getattr(rbm, draw)(x, 5), getattr(rbm, draw)(x, torch.Generator().manual_seed(5)))
+
+
+# What cannot be normalised
+
+@pytest.mark.parametrize("visible, hidden, w, refused", (
+    ("gaussian", "gaussian", 0.99, False), ("gaussian", "gaussian", 1.0, True), ("gaussian", "relu", 0.9, False), ("gaussian", "relu", 1.1, True),
+    ("relu", "relu", 1.1, True), ("relu", "relu", -3.0, False), ("gaussian", "relu", -1.1, True), ("poisson", "bernoulli", 9.0, False), ("poisson", "poisson", 0.1, True),
+    ("poisson", "poisson", -0.1, False), ("poisson", "gaussian", -0.1, True), ("poisson", "relu", -0.1, False), ("gaussian", "poisson", -0.1, True),
+    ("bernoulli", "poisson", 2.0, False), ("bernoulli", "gaussian", 9.0, False)))
+def test_what_cannot_be_normalised_is_refused_with_the_number(visible, hidden, w, refused):
+    rbm = RBM(1, 1, visible, hidden, dtype=torch.float64)
+    rbm.W.data.fill_(w)
+    if refused:
+        with pytest.raises(ValueError, match="cannot be normalised: .* pull each other with (1|1.21|inf), which must be below 1"): rbm.check_normalisable()
+        with pytest.raises(ValueError, match="cannot be normalised"): rbm.sample(2, steps=1)
+        with pytest.raises(ValueError, match="cannot be normalised"): rbm.log_partition()
+    else: rbm.check_normalisable()
+
+
+def test_the_pull_of_rectified_units_looks_only_where_they_can_go():
+    rbm = RBM(2, 2, "gaussian", "relu", dtype=torch.float64)
+    rbm.W.data = torch.tensor([[1.2, -1.2], [0.3, 0.3]], dtype=torch.float64)        # the pull is along h = (1, -1), which cannot be
+    assert torch.linalg.svdvals(rbm.W)[0] ** 2 > 2 and rbm.pull() == pytest.approx(1.2**2 + 0.3**2)
+    rbm.W.data = torch.tensor([[0.8, -0.8], [0.3, 0.3]], dtype=torch.float64)
+    angle = torch.linspace(0, math.pi / 2, 10001, dtype=torch.float64)
+    best = (torch.stack([angle.cos(), angle.sin()], 1) @ rbm.W.T).norm(dim=1).max().item() ** 2
+    assert rbm.pull() == pytest.approx(best, rel=1e-6) and best < 1 < torch.linalg.svdvals(rbm.W)[0] ** 2
+    rbm.check_normalisable()
+
+
+def test_log_partition_of_two_real_layers():
+    rbm = machine(3, 2, "gaussian", "gaussian", scale=0.3)
+    precision = torch.cat([torch.cat([torch.diag(rbm.sigma**-2), -rbm.W / rbm.sigma[:, None] ** 2], 1),
+                           torch.cat([-(rbm.W / rbm.sigma[:, None] ** 2).T, torch.eye(2).double()], 1)])
+    g = torch.cat([rbm.b / rbm.sigma**2, rbm.c])
+    truth = 2.5 * math.log(2 * math.pi) - torch.logdet(precision) / 2 + g @ torch.linalg.solve(precision, g) / 2 - (rbm.b**2 / rbm.sigma**2).sum() / 2
+    assert rbm.log_partition().item() == pytest.approx(truth.item(), rel=1e-13)
+    field = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    single = torch.stack([rbm.tilt(f).log_partition() for f in field])
+    torch.testing.assert_close(rbm.tilt(field).log_partition(), single, rtol=1e-13, atol=1e-13)
+    one = RBM(1, 1, "gaussian", "relu", dtype=torch.float64)
+    for name, value in (("W", 0.5), ("b", 0.3), ("c", 0.2)): getattr(one, name).data.fill_(value)
+    assert one.log_partition().item() == pytest.approx(1.64323286857012, rel=1e-13)
+    with pytest.raises(ValueError, match="learning.partition.ais"): RBM(3, 2, "gaussian", "relu").log_partition()
+
+
+def test_check_numbers():
+    i, k, j = torch.arange(2.0, **F64), torch.arange(3.0, **F64), torch.arange(2.0, **F64)
+    potts = RBM(6, 2, Potts(3), dtype=torch.float64)
+    potts.W.data = torch.sin(i[:, None, None] + 2 * k[None, :, None] + 3 * j).reshape(6, 2)
+    potts.b.data = torch.cos(i[:, None] + k).reshape(6)
+    potts.c.data = torch.tensor([0.1, -0.2], **F64)
+    assert potts.log_partition().item() == pytest.approx(4.338482246616446, rel=1e-14)
+    v = torch.tensor([1.0, 0, 0, 1, 0, 0], **F64)
+    assert potts.log_prob(v).exp().item() == pytest.approx(0.3131410141419033, rel=1e-13)
+    counts = RBM(2, 2, Poisson(), dtype=torch.float64)
+    counts.W.data = torch.tensor([[0.3, -0.4], [0.2, 0.5]], **F64)
+    counts.b.data, counts.c.data = torch.tensor([0.1, -0.3], **F64), torch.tensor([0.2, -0.1], **F64)
+    assert counts.log_partition().item() == pytest.approx(3.677448646419506, rel=1e-14)
+    S = states(2)
+    means = torch.softmax(-counts.hidden_free_energy(S), 0) @ counts.visible_mean(S)
+    torch.testing.assert_close(means, torch.tensor([1.1415413765751368, 1.1283223217027314], **F64).detach(), rtol=1e-13, atol=0)
+
+
+# The one check of a machine
+
+@pytest.mark.parametrize("rbm, options, kind, match", (
+    (3, {}, TypeError, "rbm must be an RBM, got int"), (torch.nn.Linear(2, 2), {}, TypeError, "got Linear"), (RBM, {}, TypeError, "rbm must be an RBM, got type"),
+    (RBM(4, 3).tilt(torch.zeros(2, 4)), {}, ValueError, "one machine, got a batch of 2"), (RBM(4, 3).tilt(torch.zeros(4)), {"own": True}, ValueError, "parameters of its own"),
+    (RBM(4, 3, "gaussian"), {"kind": "binary"}, ValueError, "of two levels, got 'gaussian'"), (RBM(4, 3, "relu"), {"kind": "gaussian"}, ValueError, "that are 'gaussian', got 'relu'"),
+    (RBM(4, 3, "poisson"), {"kind": "finite"}, ValueError, "with a list of states, got 'poisson'"), (RBM(4, 3), {"v": torch.full((4,), 0.5)}, ValueError, "v must hold only 0 or 1"),
+    (RBM(4, 3), {"v": torch.zeros(5)}, ValueError, "v must have shape"), (RBM(4, 3), {"chains": torch.zeros(2, 4).double()}, TypeError, "chains must be torch.float32")))
+def test_check_machine(rbm, options, kind, match):
+    with pytest.raises(kind, match=match): check_machine(rbm, **options)
+
+
+def test_check_machine_accepts_what_has_the_parts():
+    class Stranger(RBM):
+        pass
+    Stranger.__module__ = "__main__"
+    check_machine(Stranger(4, 3), "binary", own=True, v=torch.zeros(2, 4), chains=None)
+    check_machine(RBM(4, 3).tilt(torch.zeros(2, 4)), batch=True)
+    check_machine(RBM(6, 3, Potts(3)), "finite")
