@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rbmdiff.diffusion import ddpm
-from rbmdiff.diffusion.ddpm import (Chain, chain_on_grid, ddim_coefficients, generate, jump, linear_chain, posterior,
-                                    simple_loss, simple_step, slerp, variational_bound)
+from rbmdiff.diffusion.ddpm import (Chain, chain_on_grid, ddim_coefficients, jump, linear_chain, posterior,
+                                    sample_chain, simple_loss, simple_step, slerp, variational_bound)
 from rbmdiff.diffusion.oracle import Mixture, gaussian
 from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, LinearLogSNR, time_grid
 from rbmdiff.diffusion.solvers import ancestral, ddim
@@ -98,7 +98,7 @@ def test_bound_is_the_entropy_plus_a_gap_that_closes():
         chain = chain_on_grid(LinearBeta(), time_grid(LinearBeta(), steps - 1, 1e-4, "log_snr"))
         bound = variational_bound(data.predictor(LinearBeta()), chain, data.sample(20_000, g), g)
         assert bound.prior.shape == (20_000,) and bound.steps.shape == (steps - 1, 20_000)
-        gaps.append(Estimate.of(bound.total))
+        gaps.append(Estimate.of(bound.nats))
     excess = [gap.value - entropy for gap in gaps]
     assert all(e > 4 * gap.stderr for e, gap in zip(excess, gaps)) and max(gap.stderr for gap in gaps) < 0.03
     assert 2.5 < excess[0] / excess[1] < 6
@@ -107,7 +107,7 @@ def test_bound_is_the_entropy_plus_a_gap_that_closes():
 def test_bound_of_one_step():
     chain, x0 = Chain(torch.tensor([0.5], **F64)), torch.randn(3, 2, generator=rng(), **F64)
     bound = variational_bound(lambda x, t: torch.zeros_like(x), chain, x0, rng(1))
-    assert bound.steps.shape == (0, 3) and bool(bound.total.isfinite().all())
+    assert bound.steps.shape == (0, 3) and bool(bound.nats.isfinite().all())
 
 
 @pytest.mark.parametrize("shape", [(4,), (1, 2, 2)])
@@ -139,27 +139,27 @@ def test_training_finds_the_best_linear_network():
     assert abs(records[-1].scalars["loss"] - 3 * (1 - best**2)) < 0.4 < records[0].scalars["loss"] - 3 * (1 - best**2)
 
 
-def test_generate_is_the_solver_of_the_same_name():
+def test_sample_chain_is_the_solver_of_the_same_name():
     schedule, model = LinearBeta(), mixture()
     grid = time_grid(schedule, 12)
     chain, predict = chain_on_grid(schedule, grid), model.predictor(schedule)
     x = torch.randn(5, 4, generator=rng(), **F64)
     down = torch.arange(13, 0, -1)
-    torch.testing.assert_close(generate(predict, chain, x, down, eta=0.0), ddim(predict, schedule, x, grid), rtol=1e-9, atol=1e-9)
-    ours = generate(predict, chain, x, down, eta=1.0, generator=rng(4))
+    torch.testing.assert_close(sample_chain(predict, chain, x, down, eta=0.0), ddim(predict, schedule, x, grid), rtol=1e-9, atol=1e-9)
+    ours = sample_chain(predict, chain, x, down, eta=1.0, generator=rng(4))
     torch.testing.assert_close(ours, ancestral(predict, schedule, x, grid, generator=rng(4)), rtol=1e-9, atol=1e-9)
-    assert (ours - generate(predict, chain, x, down, eta=0.5, generator=rng(4))).abs().max() > 1e-3
+    assert (ours - sample_chain(predict, chain, x, down, eta=0.5, generator=rng(4))).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_generate_does_not_depend_on_the_batch(dtype):
+def test_sample_chain_does_not_depend_on_the_batch(dtype):
     schedule = LinearBeta()
     chain, predict = chain_on_grid(schedule, time_grid(schedule, 20)), mixture().to(dtype).predictor(schedule)
     x = torch.randn(5, 4, generator=rng(), dtype=dtype)
-    whole = generate(predict, chain, x, eta=0.0)
+    whole = sample_chain(predict, chain, x, eta=0.0)
     assert whole.dtype == dtype
     tolerance = 1e-12 if dtype == torch.float64 else 1e-4
-    torch.testing.assert_close(whole[2:3], generate(predict, chain, x[2:3], eta=0.0), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(whole[2:3], sample_chain(predict, chain, x[2:3], eta=0.0), rtol=tolerance, atol=tolerance)
 
 
 def test_encoding_is_undone_at_first_order():
@@ -167,8 +167,8 @@ def test_encoding_is_undone_at_first_order():
     x = mixture().sample(20, rng(5))
     for steps in (100, 200, 400):
         chain = chain_on_grid(schedule, time_grid(schedule, steps - 1, 1e-4))
-        code = generate(predict, chain, x, torch.arange(1, steps + 1), eta=0.0)
-        back = generate(predict, chain, code, torch.arange(steps, 0, -1), eta=0.0)
+        code = sample_chain(predict, chain, x, torch.arange(1, steps + 1), eta=0.0)
+        back = sample_chain(predict, chain, code, torch.arange(steps, 0, -1), eta=0.0)
         errors.append(float((back - x).square().mean().sqrt()))
     assert 0.7 < math.log2(errors[0] / errors[1]) < 1.3 and 0.7 < math.log2(errors[1] / errors[2]) < 1.3
 
@@ -201,16 +201,16 @@ BAD = {
     "three levels for two": (ValueError, "k", lambda: jump(CHAIN, X, torch.tensor([1, 2, 3]))),
     "integers": (TypeError, "x0", lambda: jump(CHAIN, torch.zeros(2, 3, dtype=torch.int64), 1)),
     "posterior shapes": (ValueError, "x0", lambda: posterior(CHAIN, X[:1], X, 1)),
-    "eta": (ValueError, "eta", lambda: generate(lambda x, t: x, CHAIN, X, eta=1.5)),
+    "eta": (ValueError, "eta", lambda: sample_chain(lambda x, t: x, CHAIN, X, eta=1.5)),
     "eta below": (ValueError, "eta", lambda: ddim_coefficients(CHAIN.alphas, CHAIN.sigmas, -0.1)),
-    "levels repeat": (ValueError, "levels", lambda: generate(lambda x, t: x, CHAIN, X, torch.tensor([3, 3, 1]))),
-    "levels turn": (ValueError, "levels", lambda: generate(lambda x, t: x, CHAIN, X, torch.tensor([3, 1, 2]))),
-    "levels outside": (ValueError, "levels", lambda: generate(lambda x, t: x, CHAIN, X, torch.tensor([11, 1]))),
-    "levels float": (TypeError, "levels", lambda: generate(lambda x, t: x, CHAIN, X, torch.tensor([3.0, 1.0]))),
-    "noisy way up": (ValueError, "levels", lambda: generate(lambda x, t: x, CHAIN, X, torch.tensor([1, 3]))),
-    "way up from data": (ValueError, "levels", lambda: generate(lambda x, t: x, CHAIN, X, torch.tensor([0, 3]), eta=0.0)),
-    "shape of prediction": (ValueError, "predict", lambda: generate(lambda x, t: x[:1], CHAIN, X)),
-    "NaN prediction": (ValueError, "predict", lambda: generate(lambda x, t: x * math.nan, CHAIN, X)),
+    "levels repeat": (ValueError, "levels", lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([3, 3, 1]))),
+    "levels turn": (ValueError, "levels", lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([3, 1, 2]))),
+    "levels outside": (ValueError, "levels", lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([11, 1]))),
+    "levels float": (TypeError, "levels", lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([3.0, 1.0]))),
+    "noisy way up": (ValueError, "levels", lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([1, 3]))),
+    "way up from data": (ValueError, "levels", lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([0, 3]), eta=0.0)),
+    "shape of prediction": (ValueError, "predict", lambda: sample_chain(lambda x, t: x[:1], CHAIN, X)),
+    "NaN prediction": (ValueError, "predict", lambda: sample_chain(lambda x, t: x * math.nan, CHAIN, X)),
     "bound, shape": (ValueError, "predict", lambda: variational_bound(lambda x, t: x[:1], CHAIN, X)),
     "slerp shapes": (ValueError, "z1", lambda: slerp(X + 1, X[:1] + 1, 0.5)),
     "slerp parallel": (ValueError, "z0", lambda: slerp(X + 1, X + 2, 0.5)),
@@ -230,8 +230,8 @@ def test_cuda():
     chain, model = linear_chain(50, 1e-3, 0.2), mixture().cuda()
     predict = lambda x, t: 0.5 * x
     x = torch.randn(4, 4, generator=rng(), **F64)
-    torch.testing.assert_close(generate(predict, chain, x.cuda(), eta=0.0).cpu(), generate(predict, chain, x, eta=0.0))
+    torch.testing.assert_close(sample_chain(predict, chain, x.cuda(), eta=0.0).cpu(), sample_chain(predict, chain, x, eta=0.0))
     g = torch.Generator("cuda").manual_seed(0)
-    assert variational_bound(predict, chain, x.cuda(), g).total.device.type == "cuda"
+    assert variational_bound(predict, chain, x.cuda(), g).nats.device.type == "cuda"
     assert simple_loss(predict, chain, x.cuda(), g).device.type == "cuda" and model.means.is_cuda
     assert ddpm.posterior(chain, x.cuda(), x.cuda(), 3)[1].is_cuda

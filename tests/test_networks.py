@@ -1,19 +1,21 @@
 """Networks: shapes, units, the frame around them, files, training that resumes, and input that must be refused."""
 import math
+from typing import get_args
 
 from hypothesis import given, settings, strategies as st
 import pytest
 import torch
 
-from rbmdiff.diffusion.networks import MLP, Fourier, Preconditioned, UNet, dequantize, predictor
+from rbmdiff.diffusion.networks import MLP, Fourier, Preconditioned, UNet, as_eps, dequantize
 from rbmdiff.diffusion.objective import denoising_loss, denoising_step
 from rbmdiff.diffusion.oracle import Mixture, gaussian
 from rbmdiff.diffusion.schedule import (
-    Cosine, Geometric, LinearBeta, LinearLogSNR, PREDICTIONS, SinusoidalBeta, SubVP, diffuse)
+    Cosine, Geometric, LinearBeta, LinearLogSNR, Prediction, SinusoidalBeta, SubVP, diffuse)
 from rbmdiff.foundations.core import write_tensors
 from rbmdiff.foundations.data import swiss_roll
 from rbmdiff.foundations.train import State, linear_decay, train
 
+PREDICTIONS = get_args(Prediction)
 SCHEDULES = [LinearBeta(), SinusoidalBeta(), Cosine(), LinearLogSNR(), Geometric(), SubVP()]
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, CUDA])]
@@ -141,17 +143,17 @@ def test_finite_up_to_the_ends(schedule, dtype):
     for t in (0.0, 1.0, 1e-6, torch.tensor([0.0, 1.0], dtype=dtype)): assert bool(model(x, t).isfinite().all())
 
 
-def test_predictor_of_every_kind():
+def test_as_eps_of_every_kind():
     target = Mixture(torch.ones(2).double(), torch.tensor([[-1.0, 0.0], [1.0, 0.5]]).double(), 0.1 * torch.eye(2).double().expand(2, 2, 2))
     x, t = torch.randn(5, 2, dtype=torch.float64, generator=gen()), torch.linspace(0.2, 0.9, 5, dtype=torch.float64)
     for schedule in SCHEDULES:
         truth = target.predictor(schedule)(x, t)
-        for kind in PREDICTIONS: assert torch.allclose(predictor(target.predictor(schedule, kind), schedule, kind)(x, t), truth, atol=1e-9)
+        for kind in PREDICTIONS: assert torch.allclose(as_eps(target.predictor(schedule, kind), schedule, kind)(x, t), truth, atol=1e-9)
 
 
-def test_gradients_flow_through_a_predictor():
+def test_gradients_flow_through_as_eps():
     x = torch.randn(2, 3, dtype=torch.float64, generator=gen()).requires_grad_()
-    predict = predictor(Preconditioned(mlp(torch.float64), LinearBeta(), 0.5), LinearBeta())
+    predict = as_eps(Preconditioned(mlp(torch.float64), LinearBeta(), 0.5), LinearBeta())
     assert torch.autograd.gradcheck(lambda x: predict(x, torch.tensor(0.3, dtype=torch.float64)), (x,))
 
 
@@ -226,8 +228,8 @@ def test_dequantize_keeps_the_level(levels, seed):
     (lambda: unet()(torch.zeros(2, 64), 0.5), ValueError, "x must have shape"), (lambda: Preconditioned(mlp(), LinearBeta(), 0.0), ValueError, "scale"),
     (lambda: Preconditioned(mlp(), LinearBeta())(torch.zeros(2, 3), 2.0), ValueError, "t must lie"),
     (lambda: Preconditioned(mlp(), LinearBeta())(torch.zeros(2, 3), torch.rand(3)), ValueError, "t must"),
-    (lambda: predictor(mlp(), LinearBeta(), "noise"), ValueError, "kind"), (lambda: predictor(3, LinearBeta()), TypeError, "network"),
-    (lambda: predictor(lambda x, t: x[:1], LinearBeta(), "v")(torch.zeros(2, 3), torch.tensor(0.5)), ValueError, "prediction must have shape"),
+    (lambda: as_eps(mlp(), LinearBeta(), "noise"), ValueError, "kind"), (lambda: as_eps(3, LinearBeta()), TypeError, "network"),
+    (lambda: as_eps(lambda x, t: x[:1], LinearBeta(), "v")(torch.zeros(2, 3), torch.tensor(0.5)), ValueError, "prediction must have shape"),
     (lambda: dequantize(torch.tensor([17.0]), 17), ValueError, "k must"), (lambda: dequantize(torch.tensor([-1.0]), 17), ValueError, "k must"),
     (lambda: dequantize(torch.tensor([0.5]), 17), ValueError, "k must"), (lambda: dequantize(torch.tensor([3]), 17), TypeError, "k must"),
     (lambda: dequantize(torch.tensor([0.0]), 1), ValueError, "levels")])

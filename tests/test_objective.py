@@ -1,6 +1,7 @@
 """The denoising objective: exact identities, its minimiser, and what it refuses."""
 from functools import partial
 import math
+from typing import get_args
 
 from hypothesis import given, settings, strategies as st
 import pytest
@@ -11,11 +12,12 @@ from rbmdiff.diffusion.objective import (
     Bound, CheckedNetwork, conditional_score, denoising_loss, denoising_step, empirical_score, irreducible_loss,
     noise_weight, norm_squared, uniform_times)
 from rbmdiff.diffusion.oracle import Mixture, gaussian
-from rbmdiff.diffusion.schedule import PREDICTIONS, Cosine, Geometric, LinearBeta, SubVP, convert
+from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, Prediction, SubVP, convert
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.train import State, sgd, train
 
 F64 = torch.float64
+PREDICTIONS = get_args(Prediction)
 SCHEDULES = (LinearBeta(), Cosine(), Geometric(), SubVP())
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 quick = settings(max_examples=25, deadline=None)

@@ -1,5 +1,6 @@
 """The oracle against PyTorch's distributions, autograd, sums over points and Runge-Kutta; shapes, dtypes, bad input."""
 import math
+from typing import get_args
 
 from hypothesis import given, settings, strategies as st
 import pytest
@@ -8,8 +9,9 @@ from torch.distributions import MultivariateNormal
 
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.diffusion.oracle import Mixture, gaussian, gaussian_flow
-from rbmdiff.diffusion.schedule import PREDICTIONS, Cosine, Geometric, LinearBeta, SubVP, convert, diffuse, expand
+from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, SubVP, Prediction, convert, diffuse, expand
 
+PREDICTIONS = get_args(Prediction)
 SCHEDULES = (LinearBeta(), Geometric(0.05, 10), SubVP(), Cosine())
 each = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 quick = settings(max_examples=30, deadline=None)

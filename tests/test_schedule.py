@@ -2,15 +2,17 @@
 import json
 import math
 from pathlib import Path
+from typing import get_args
 
 from hypothesis import given, settings, strategies as st
 import pytest
 import torch
 
 from rbmdiff.diffusion.schedule import (
-    GRIDS, KINDS, PREDICTIONS, Cosine, Geometric, LinearBeta, LinearLogSNR, LogSNR, Schedule, SinusoidalBeta, SubVP,
+    Cosine, Grid, Kind, Prediction, Geometric, LinearBeta, LinearLogSNR, LogSNR, Schedule, SinusoidalBeta, SubVP,
     check_grid, convert, diffuse, expand, noised, time_grid)
 
+GRIDS, KINDS, PREDICTIONS = get_args(Grid), get_args(Kind), get_args(Prediction)
 DEIS = Path(__file__).parents[2] / "shared/data/deis_check.json"
 FAMILIES = (LinearBeta(), SinusoidalBeta(), SubVP(), Cosine(), LinearLogSNR(), Geometric(),
             LogSNR(lambda t: 8 - 14 * t + 2 * torch.cos(5 * t), "sub-vp"), LogSNR(lambda t: -torch.log(t + t * t)))

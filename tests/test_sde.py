@@ -278,7 +278,7 @@ def constant(A): return lambda t: A
     (lambda: simulate(VP.drift, VP.G, X, torch.tensor([0.0, 0.5, 0.4])), ValueError, "rise or fall strictly"),
     (lambda: simulate(VP.drift, VP.G, X.half(), steps(0, 1, 5)), TypeError, "x must be float"),
     (lambda: simulate(lambda x, t: 1e200 * (x + 1) ** 3, VP.G, X, steps(0, 1, 5)), ValueError, "no longer finite"),
-    (lambda: reverse_sde(VP, VP.drift, -0.1), ValueError, "eta must not be negative"),
+    (lambda: reverse_sde(VP, VP.drift, -0.1), ValueError, "eta must be finite and at least 0"),
     (lambda: reverse_sde(VP, lambda x, t: x[:, 0])[0](X, 0.5), ValueError, "score must return shape"),
     (lambda: simulate(lambda x, t: x[:, 0], VP.G, X, steps(0, 1, 5)), ValueError, "drift must return shape"),
     (lambda: path_kl(VP, VP.drift, lambda x, t: x[:1], lambda t: X), ValueError, "model must return shape"),
@@ -289,7 +289,7 @@ def constant(A): return lambda t: A
     (lambda: fokker_planck(VP, P.flip(0), [AXIS.flip(0)], steps(0, 1, 2000)), ValueError, "axes must rise"),
     (lambda: fokker_planck(VP, torch.ones_like(P), [AXIS], steps(0, 1, 2000)), ValueError, "too small"),
     (lambda: fokker_planck(VP, P, [AXIS], steps(0, 1, 20)), ValueError, "times shorter"),
-    (lambda: path_kl(VP, VP.drift, VP.drift, lambda t: X, 0.0), ValueError, "eta must be positive"),
+    (lambda: path_kl(VP, VP.drift, VP.drift, lambda t: X, 0.0), ValueError, "eta must be finite and above 0"),
     (lambda: path_kl(VP, VP.drift, VP.drift, lambda t: X, nodes=0), ValueError, "nodes"),
     (lambda: path_kl(VP, VP.drift, VP.drift, lambda t: X.repeat(1, 2)), ValueError, r"sample\(t\)"),
 ])

@@ -35,8 +35,8 @@ def _check_metric(A: Tensor, d: Tensor) -> None:
 def norm_squared(d: Tensor, A: Tensor | None = None) -> Tensor:
     """Squared norm d·Ad [B] of `d` [B, ...], D numbers a sample, summed and not averaged over them [eq-objective-norm].
 
-    `A` [D, D], or one a sample [B, D, D], is symmetric without negative eigenvalues; None is the identity. Raises
-    TypeError or ValueError for other shapes and for an `A` that is no such matrix.
+    `A` [D, D], or one a sample [B, D, D], is symmetric without negative eigenvalues; None is the
+    identity. Raises TypeError or ValueError for other shapes and for an `A` that is no such matrix.
     """
     check_batch("d", d)
     d = d.flatten(1)
@@ -48,8 +48,9 @@ def norm_squared(d: Tensor, A: Tensor | None = None) -> Tensor:
 def conditional_score(eps: Tensor, sigma: Tensor | float) -> Tensor:
     """Score of p(x_t | x_0) at x_t = mean(x_0) + sigma eps, like `eps` [B, ...] [eq-objective-conditional-score].
 
-    `sigma` is a number, one number a sample [B], or a matrix [D, D] for `eps` [B, D]: then x_t = mean(x_0) + L eps.
-    Raises TypeError or ValueError for a wrong shape, a `sigma` that is not positive or a singular matrix.
+    `sigma` is a number, one number a sample [B], or a matrix [D, D] for `eps` [B, D]: then x_t =
+    mean(x_0) + L eps. Raises TypeError or ValueError for a wrong shape, a `sigma` that is not positive
+    or a singular matrix.
     """
     check_batch("eps", eps)
     sigma = torch.as_tensor(sigma, dtype=eps.dtype, device=eps.device)
@@ -64,9 +65,9 @@ def conditional_score(eps: Tensor, sigma: Tensor | float) -> Tensor:
 def empirical_score(x: Tensor, data: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
     """Score at `x` [B, ...] of the noised `data` [N, ...], a mean of conditional scores [eq-objective-minimiser].
 
-    The minimiser of the denoising loss over all functions; `Mixture(...).score` of N points by matrix products, in
-    memory N B instead of N B D. `alpha`, `sigma` are numbers or [B]. Computed in float64, returned like `x`. Raises
-    TypeError or ValueError for wrong shapes or a `sigma` that is not positive.
+    The minimiser of the denoising loss over all functions; `Mixture(...).score` of N points by matrix
+    products, in memory N B instead of N B D. `alpha`, `sigma` are numbers or [B]. Computed in float64,
+    returned like `x`. Raises TypeError or ValueError for wrong shapes or a `sigma` that is not positive.
     """
     check_batch("x", x), check_batch("data", data, torch.Size([len(data), *x.shape[1:]]), like=x)
     points, z = data.flatten(1).double(), x.flatten(1).double()
@@ -80,8 +81,9 @@ def empirical_score(x: Tensor, data: Tensor, alpha: Tensor | float, sigma: Tenso
 def irreducible_loss(score: Tensor, sigma: Tensor | float, A: Tensor | None = None) -> Tensor:
     """Terms [B] whose mean over x_t is the constant Omega between the two losses [eq-objective-omega].
 
-    `score` [B, ...] is the true score at draws of x_t, `sigma` a number or [B], `A` as in `norm_squared`. Omega is what
-    remains of the denoising loss when the score is perfect. Raises TypeError or ValueError like `norm_squared`.
+    `score` [B, ...] is the true score at draws of x_t, `sigma` a number or [B], `A` as in
+    `norm_squared`. Omega is what remains of the denoising loss when the score is perfect. Raises
+    TypeError or ValueError like `norm_squared`.
     """
     sigma = torch.as_tensor(sigma, dtype=score.dtype, device=score.device)
     if not bool((sigma > 0).all()): raise ValueError(f"sigma must be positive, got {sigma.min():g}")
@@ -93,8 +95,8 @@ def irreducible_loss(score: Tensor, sigma: Tensor | float, A: Tensor | None = No
 def noise_weight(kind: Prediction, alpha: Tensor, sigma: Tensor) -> Tensor:
     """Factor from the squared error of a prediction to that of the implied noise, like `alpha` [eq-objective-weights].
 
-    For the score it is the weight that balances the times [eq-objective-balance]. Raises ValueError for an unknown
-    kind, or x0 at sigma = 0.
+    For the score it is the weight that balances the times [eq-objective-balance]. Raises ValueError for
+    an unknown kind, or x0 at sigma = 0.
     """
     check_choice("kind", kind, get_args(Prediction))
     if kind == "eps": return torch.ones_like(alpha)
@@ -120,8 +122,8 @@ class CheckedNetwork:
     def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
         """The answer to `x` [B, ...] at time `t`, a scalar or [B].
 
-        Raises TypeError for no tensor or another dtype than that of `x`, ValueError for another shape or device, and
-        with call and time for NaN or infinity.
+        Raises TypeError for no tensor or another dtype than that of `x`, ValueError for another shape or
+        device, and with call and time for NaN or infinity.
         """
         if not isinstance(t, Tensor): t = torch.tensor(t, dtype=x.dtype, device=x.device)
         answer = self.predict(x, t)
@@ -159,8 +161,9 @@ def denoising_loss(network: Predict, schedule: Schedule, x0: Tensor, t: Tensor |
                    kind: Prediction = "eps", generator: Stream = None) -> Tensor:
     """Squared error [B] of the noise in x_t that `network` implies, summed over dimensions [eq-objective-noise-loss].
 
-    `network(x, t)` returns a prediction of `kind`; data `x0` [B, ...]; `t` a number or [B]. One draw of the noise
-    a sample. Raises TypeError or ValueError for bad input or a prediction that is not finite or not like `x0`.
+    `network(x, t)` returns a prediction of `kind`; data `x0` [B, ...]; `t` a number or [B]. One draw of
+    the noise a sample. Raises TypeError or ValueError for bad input or a prediction that is not finite
+    or not like `x0`.
     """
     check_choice("kind", kind, get_args(Prediction))
     check_batch("x0", x0)
@@ -191,8 +194,8 @@ def denoising_step(schedule: Schedule, kind: Prediction = "eps",
                    weight: Callable[[Tensor], Tensor] | None = None) -> Step:
     """A step for `foundations.train.train`: gradient of the mean denoising loss over a batch [eq-objective-total].
 
-    `times(n, generator)` gives the times [n], `weight(t)` their weights [n] (None: one). The step reports "loss", in
-    squared noise summed over dimensions. Raises ValueError for an unknown kind.
+    `times(n, generator)` gives the times [n], `weight(t)` their weights [n] (None: one). The step
+    reports "loss", in squared noise summed over dimensions. Raises ValueError for an unknown kind.
     """
     check_choice("kind", kind, get_args(Prediction))
 
@@ -209,8 +212,8 @@ def denoising_step(schedule: Schedule, kind: Prediction = "eps",
 class Bound:
     """A bound on log p(x) of B data, in nats, part by part, each [B] [eq-ddpm-bound] [eq-elbo-bound].
 
-    `stderr` is the standard error of the sum for each datum, over the noise that was drawn; NaN if the draws do not
-    tell. `steps` [T - 1, B], for a chain, is `diffusion` step by step.
+    `stderr` is the standard error of the sum for each datum, over the noise that was drawn; NaN if the
+    draws do not tell. `steps` [T - 1, B], for a chain, is `diffusion` step by step.
     """
     prior: Tensor
     diffusion: Tensor

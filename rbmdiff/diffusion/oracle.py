@@ -6,119 +6,143 @@
 __all__ = ['Mixture', 'gaussian', 'gaussian_flow']
 
 # %% ../../nbs/diffusion/oracle.ipynb #3ea8a97f
-import math
 from collections.abc import Callable
+import math
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ..foundations.core import check_choice, check_count, check_tensor
-from .schedule import PREDICTIONS, Prediction, Schedule, expand
+from ..foundations.core import Stream, as_generator, check_choice, check_count, check_tensor, normal
+from .schedule import Prediction, Schedule, expand
 
 # %% ../../nbs/diffusion/oracle.ipynb #85ea1ba5
 def _eigen(covariances: Tensor, means: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Variances [K, D] and axes [K, D, D], None if all are diagonal, of `covariances` [K, D, D]; else ValueError."""
-    check_tensor("covariances", covariances, like=means)
-    if covariances.shape != (*means.shape, means.shape[1]):
-        wanted = [*means.shape, means.shape[1]]
-        raise ValueError(f"covariances must have shape {wanted}, got {list(covariances.shape)}")
-    K = len(means)
-    if covariances.stride(0) == 0: covariances = covariances[:1]            # expanded: one matrix for all components
-    asymmetry, size = (covariances - covariances.mT).abs().amax((1, 2)), covariances.abs().amax((1, 2))
-    if bool((asymmetry > 1e-5 * size).any()):
-        raise ValueError(f"covariances must be symmetric, got a difference of {asymmetry.max():g}")
-    variances, axes = covariances.diagonal(dim1=1, dim2=2), None
-    if covariances.count_nonzero() > variances.count_nonzero(): variances, axes = torch.linalg.eigh(covariances)
+    """Variances [K, D] and axes [K, D, D], None if all are diagonal, of symmetric `covariances` [K, D, D]."""
+    axes = None
+    variances = covariances.diagonal(dim1=1, dim2=2)
+    if covariances.count_nonzero() > variances.count_nonzero():
+        variances, axes = torch.linalg.eigh(covariances)
     slack = 16 * means.shape[1] * torch.finfo(means.dtype).eps * variances.abs().amax(1, keepdim=True)
     if bool((variances < -slack).any()):
         raise ValueError(f"covariances must not have negative eigenvalues, got {variances.min():g}")
-    variances, axes = (c if c is None or len(c) == K else c.repeat(K, *[1] * (c.ndim - 1)) for c in (variances, axes))
     return variances.clamp(min=0), axes
 
+
+def _eigen_of_all(covariances: Tensor, means: Tensor) -> tuple[Tensor, Tensor | None]:
+    """`_eigen` of checked `covariances`; of a matrix that was expanded for all components only once."""
+    check_tensor("covariances", covariances, like=means)
+    wanted = [*means.shape, means.shape[1]]
+    if list(covariances.shape) != wanted:
+        raise ValueError(f"covariances must have shape {wanted}, got {list(covariances.shape)}")
+    if covariances.stride(0) == 0: covariances = covariances[:1]
+    asymmetry = (covariances - covariances.mT).abs().amax((1, 2))
+    if bool((asymmetry > 1e-5 * covariances.abs().amax((1, 2))).any()):
+        raise ValueError(f"covariances must be symmetric, got a difference of {asymmetry.max():g}")
+    variances, axes = _eigen(covariances, means)
+    copies = len(means) // len(variances)
+    if copies == 1: return variances, axes
+    return variances.repeat(copies, 1), None if axes is None else axes.repeat(copies, 1, 1)
+
 # %% ../../nbs/diffusion/oracle.ipynb #6330072b
-class _Components(Module):
-    """Weights, means and covariances of a Gaussian mixture, as buffers."""
+class Mixture(Module):
+    """Gaussian mixture, exact at every noise level: `weights` [K], `means` [K, D], `covariances` [K, D, D].
+
+    A covariance may be zero: `points` [K, D] are a mixture with `torch.zeros(D, D).expand(K, D, D)`, one
+    matrix for all that is never copied. Weights are positive and need not sum to one. Raises ValueError
+    or TypeError for bad shapes or weights, or matrices that are no covariances.
+    """
+    log_weights: Tensor
+    means: Tensor
+    variances: Tensor
+    axes: Tensor | None
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor):
         super().__init__()
-        check_tensor("means", means), check_tensor("weights", weights, like=means)
+        check_tensor("means", means)
+        check_tensor("weights", weights, like=means)
         if means.ndim != 2: raise ValueError(f"means must have shape [K, D], got {list(means.shape)}")
         if weights.shape != means.shape[:1]:
             raise ValueError(f"weights must have shape {list(means.shape[:1])}, got {list(weights.shape)}")
         if bool((weights <= 0).any()): raise ValueError(f"weights must be positive, got {weights.min():g}")
-        variances, axes = _eigen(covariances, means)
-        buffers = {"log_weights": (weights / weights.sum()).log(), "means": means, "variances": variances, "axes": axes}
-        for name, buffer in buffers.items(): self.register_buffer(name, buffer)
+        variances, axes = _eigen_of_all(covariances, means)
+        self.register_buffer("log_weights", (weights / weights.sum()).log())
+        self.register_buffer("means", means)
+        self.register_buffer("variances", variances)
+        self.register_buffer("axes", axes)
 
+    # %% ../../nbs/diffusion/oracle.ipynb #99949d4f
     def _turn(self, z: Tensor, forward: bool) -> Tensor:
         """`z` [..., K, D] from the coordinates along the axes of each component to those of the data, or back."""
         if self.axes is None: return z
         return torch.einsum("...ke,kde->...kd" if forward else "...kd,kde->...ke", z, self.axes)
 
-# %% ../../nbs/diffusion/oracle.ipynb #99949d4f
-class _Density(_Components):
-    """Density of the noised mixture."""
-
-    def _split(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, ...]:
-        """alpha, sigma; distances along the axes and variances [..., K, D] of the components; log joint [..., K]."""
+    def _split(self, x: Tensor, alpha: Tensor | float,
+               sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """alpha, sigma; distances along the axes and variances [..., K, D] of the components; joint [..., K], logged."""
         check_tensor("x", x, self.means.shape[1], like=self.means)
         a, s = (expand(c, x[..., 0])[..., None, None] for c in (alpha, sigma))
         z = self._turn(x.unsqueeze(-2) - a * self.means, forward=False)
         variance = a**2 * self.variances + s**2  # [eq-oracle-noised]
-        if not bool((variance > 0).all()): raise ValueError("sigma must be positive where a covariance is singular")
+        if not bool((variance > 0).all()):
+            raise ValueError("sigma must be positive where a covariance is singular")
         log_normal = -0.5 * ((z**2 / variance).sum(-1) + (variance.log() + math.log(2 * math.pi)).sum(-1))
         return a, s, z, variance, self.log_weights + log_normal  # [eq-oracle-noised]
 
+    # %% ../../nbs/diffusion/oracle.ipynb #2af0ee3a
     def log_prob(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
         """Log density [...] in nats of alpha x_0 + sigma eps at `x` [..., D] [eq-oracle-noised].
 
-        `alpha`, `sigma` are scalars or hold one number a sample [B], x [B, ..., D]. Raises TypeError or ValueError for
-        a bad tensor or shape, or sigma = 0 where a covariance is singular.
+        `alpha`, `sigma` are scalars or hold one number a sample [B], x [B, ..., D]. Raises TypeError or
+        ValueError for a bad tensor or shape, or sigma = 0 where a covariance is singular.
         """
         return self._split(x, alpha, sigma)[-1].logsumexp(-1)
 
-# %% ../../nbs/diffusion/oracle.ipynb #2af0ee3a
-class _Score(_Density):
-    """Score of the noised mixture."""
-
     def score(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
         """Gradient of `log_prob` with respect to `x` [..., D], in closed form [eq-oracle-score]."""
-        *_, z, variance, joint = self._split(x, alpha, sigma)
+        _, _, z, variance, joint = self._split(x, alpha, sigma)
         pull = self._turn(z / variance, forward=True)
         return -torch.einsum("...k,...kd->...d", joint.softmax(-1), pull)  # [eq-oracle-score]
 
-# %% ../../nbs/diffusion/oracle.ipynb #0691f8ec
-class _Posterior(_Score):
-    """Mean and variance of the data behind a noised point: what a perfect network would predict."""
-
-    def _conditional(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+    # %% ../../nbs/diffusion/oracle.ipynb #0691f8ec
+    def _conditional(self, x: Tensor, alpha: Tensor | float,
+                     sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
         """Weights [..., K], means and variances along the axes [..., K, D] of p(x_0 | x)."""
         a, s, z, variance, joint = self._split(x, alpha, sigma)
-        means = self.means + self._turn(a * self.variances * z / variance, forward=True)  # [eq-oracle-posterior]
-        return joint.softmax(-1), means, s**2 * self.variances / variance  # [eq-oracle-posterior]
+        pulled = self._turn(a * self.variances * z / variance, forward=True)  # [eq-oracle-posterior]
+        return joint.softmax(-1), self.means + pulled, s**2 * self.variances / variance  # [eq-oracle-posterior]
 
+    def posterior(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> "Mixture":
+        """p(x_0 | x) of the data behind one point `x` [D] [eq-oracle-posterior]; weights of 0 are left out."""
+        r, means, variances = self._conditional(x, alpha, sigma)
+        if x.ndim != 1:
+            raise ValueError(f"x must be one point [{self.means.shape[1]}], got {list(x.shape)}")
+        covariances = torch.diag_embed(variances)
+        if self.axes is not None: covariances = self.axes @ covariances @ self.axes.mT
+        return Mixture(r[r > 0], means[r > 0], covariances[r > 0])
+
+    # %% ../../nbs/diffusion/oracle.ipynb #5592d7d6
     def denoise(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
         """Posterior mean E[x_0 | x] [..., D] of the data, finite at alpha = 0 as well [eq-oracle-denoiser]."""
         r, means, _ = self._conditional(x, alpha, sigma)
         return torch.einsum("...k,...kd->...d", r, means)  # [eq-oracle-denoiser]
 
-    def posterior_variance(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
-        """Expected squared error [...] of `denoise` at `x` [..., D], the trace of Cov[x_0 | x] [eq-oracle-variance]."""
+    def posterior_variance(self, x: Tensor, alpha: Tensor | float = 1.0,
+                           sigma: Tensor | float = 0.0) -> Tensor:
+        """Squared error [...] to be expected of `denoise` at `x` [..., D], trace of Cov[x_0 | x] [eq-oracle-variance]."""
         r, means, variances = self._conditional(x, alpha, sigma)
         apart = means - torch.einsum("...k,...kd->...d", r, means).unsqueeze(-2)
         return (r * (variances + apart**2).sum(-1)).sum(-1)  # [eq-oracle-variance]
 
-# %% ../../nbs/diffusion/oracle.ipynb #5592d7d6
-class _Network(_Posterior):
-    """The mixture as a network."""
-
-    def predictor(self, schedule: Schedule, wanted: Prediction = "eps") -> Callable[[Tensor, Tensor | float], Tensor]:
-        """The perfect network: predict(x, t) -> `wanted`, for `x` [B, D] and t scalar or [B] [eq-schedule-predictions].
+    # %% ../../nbs/diffusion/oracle.ipynb #e987700f
+    def predictor(self, schedule: Schedule,
+                  wanted: Prediction = "eps") -> Callable[[Tensor, Tensor | float], Tensor]:
+        """The perfect network: predict(x, t) -> `wanted`, `x` [B, D], t scalar or [B] [eq-schedule-predictions].
 
         Raises ValueError for an unknown kind; `predict` raises as `Schedule.alpha` and `log_prob` do.
         """
-        check_choice("wanted", wanted, PREDICTIONS)
+        check_choice("wanted", wanted, get_args(Prediction))
 
         def predict(x: Tensor, t: Tensor | float) -> Tensor:
             alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -126,34 +150,28 @@ class _Network(_Posterior):
             score = self.score(x, alpha, sigma)
             if wanted == "score": return score
             eps = -expand(sigma, x) * score
-            return eps if wanted == "eps" else expand(alpha, x) * eps - expand(sigma, x) * self.denoise(x, alpha, sigma)
-
+            if wanted == "eps": return eps
+            return expand(alpha, x) * eps - expand(sigma, x) * self.denoise(x, alpha, sigma)
         return predict
 
-# %% ../../nbs/diffusion/oracle.ipynb #e987700f
-class Mixture(_Network):
-    """Gaussian mixture with exact answers at every noise level: `weights` [K], `means` [K, D], `covariances` [K, D, D].
+    # %% ../../nbs/diffusion/oracle.ipynb #f120d6ac
+    def _components(self, n: int, generator: Stream) -> Tensor:
+        """`n` random components [n], chosen by their weights."""
+        weights = self.log_weights.exp()
+        if generator is None or isinstance(generator, torch.Generator):
+            return torch.multinomial(weights, n, replacement=True, generator=generator)
+        if not isinstance(generator, tuple) or len(generator) != n:
+            raise ValueError(f"generator must hold {n} streams, one a sample")
+        return torch.cat([self._components(1, g) for g in generator])
 
-    A covariance may be zero: `points` [K, D] are a mixture with `torch.zeros(D, D).expand(K, D, D)`, one matrix for all
-    that is never copied. Weights are positive and need not sum to one. Raises ValueError or TypeError for bad shapes or
-    weights, or matrices that are no covariances.
-    """
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Stream = None) -> Tensor:
         """`n` draws of the data [n, D], the mixture of [eq-oracle-noised] without noise. Errors for n below 1."""
         check_count("n", n)
-        k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
-        z = torch.randn(n, self.means.shape[1], dtype=self.means.dtype, device=self.means.device, generator=generator)
-        z = self.variances[k].sqrt() * z
-        return self.means[k] + (z if self.axes is None else torch.einsum("nde,ne->nd", self.axes[k], z))
-
-    def posterior(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> "Mixture":
-        """p(x_0 | x) of the data behind one point `x` [D] [eq-oracle-posterior]; weights of 0 are left out."""
-        r, means, variances = self._conditional(x, alpha, sigma)
-        if x.ndim != 1: raise ValueError(f"x must be one point [{self.means.shape[1]}], got {list(x.shape)}")
-        covariances = torch.diag_embed(variances)
-        if self.axes is not None: covariances = self.axes @ covariances @ self.axes.mT
-        return Mixture(r[r > 0], means[r > 0], covariances[r > 0])
+        generator = as_generator(generator, self.means)
+        k = self._components(n, generator)
+        z = self.variances[k].sqrt() * normal((n, self.means.shape[1]), self.means, generator)
+        if self.axes is not None: z = torch.einsum("nde,ne->nd", self.axes[k], z)
+        return self.means[k] + z
 
 # %% ../../nbs/diffusion/oracle.ipynb #0f0edf89
 def gaussian(mean: Tensor, covariance: Tensor) -> Mixture:
@@ -163,15 +181,18 @@ def gaussian(mean: Tensor, covariance: Tensor) -> Mixture:
     return Mixture(mean.new_ones(1), mean[None], covariance[None])
 
 # %% ../../nbs/diffusion/oracle.ipynb #1736ca9c
-def gaussian_flow(mixture: Mixture, schedule: Schedule, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
-    """Where the probability-flow ODE carries `x` [..., D] from time `t` to time `s`; one component [eq-oracle-flow].
+def gaussian_flow(mixture: Mixture, schedule: Schedule, x: Tensor, t: Tensor | float,
+                  s: Tensor | float) -> Tensor:
+    """Where the probability flow carries `x` [..., D] from time `t` to time `s`; one component [eq-oracle-flow].
 
-    `t`, `s` are scalars or hold one time a sample. Raises ValueError for more than one component, or at a `t` without
-    noise if the covariance is singular, and as `Mixture.log_prob`.
+    `t`, `s` are scalars or hold one time a sample. Raises ValueError for more than one component, or at
+    a `t` without noise if the covariance is singular, and as `Mixture.log_prob`.
     """
-    if len(mixture.means) != 1: raise ValueError(f"mixture must have one component, got {len(mixture.means)}")
+    if len(mixture.means) != 1:
+        raise ValueError(f"mixture must have one component, got {len(mixture.means)}")
     _, _, z, before, _ = mixture._split(x, schedule.alpha(t), schedule.sigma(t))
-    alpha, sigma = (expand(c, x[..., 0])[..., None, None] for c in (schedule.alpha(s), schedule.sigma(s)))
+    ends = schedule.alpha(s), schedule.sigma(s)
+    alpha, sigma = (expand(c, x[..., 0])[..., None, None] for c in ends)
     after = alpha**2 * mixture.variances + sigma**2  # [eq-oracle-flow]
     moved = mixture._turn(z * (after / before).sqrt(), forward=True)  # [eq-oracle-flow]
     return (alpha * mixture.means + moved)[..., 0, :]  # [eq-oracle-flow]

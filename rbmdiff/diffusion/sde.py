@@ -15,7 +15,8 @@ from scipy.integrate import solve_ivp
 import torch
 from torch import Tensor
 
-from ..foundations.core import Estimate, check_count, check_tensor
+from ..foundations.core import (
+    Estimate, Stream, as_generator, check_count, check_number, check_tensor, is_finite, normal)
 from .schedule import Schedule
 
 # %% ../../nbs/diffusion/sde.ipynb #bfc224e4
@@ -28,19 +29,25 @@ def chain_marginal(schedule: Schedule, steps: int) -> tuple[Tensor, Tensor]:
     check_count("steps", steps)
     t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     keep = 1 + 2 * schedule.drift(t[1:]) / steps  # [eq-sde-chain]
-    if not bool((keep > 0).all()): raise ValueError(f"steps must exceed {schedule.beta(t[1:]).max():g}, got {steps}")
+    if not bool((keep > 0).all()):
+        raise ValueError(f"steps must exceed {schedule.beta(t[1:]).max():g}, got {steps}")
     alpha = torch.cat([schedule.alpha(t[:1]), keep.sqrt()]).cumprod(0)  # [eq-sde-chain]
     fresh = (schedule.diffusion(t[1:]) / alpha[1:]).square() / steps
-    return alpha, alpha * torch.cat([schedule.rho(t[:1]).square(), fresh]).cumsum(0).sqrt()  # [eq-sde-chain]
+    rho = torch.cat([schedule.rho(t[:1]).square(), fresh]).cumsum(0).sqrt()  # [eq-sde-chain]
+    return alpha, alpha * rho  # [eq-sde-chain]
 
 # %% ../../nbs/diffusion/sde.ipynb #1ece43c5
-Matrix = Callable[[float], Tensor]         # a matrix [D, D] as a function of time
-Field = Callable[[Tensor, float], Tensor]  # a drift or a score: a vector [..., D] at every state [..., D] and time
+Matrix = Callable[[float], Tensor]
+"""A matrix [D, D] as a function of time."""
+
+Field = Callable[[Tensor, float], Tensor]
+"""A drift or a score: a vector [..., D] at every state [..., D] and time."""
 
 
 def _integrate(rate: Callable[[float, Tensor], Tensor], start: Tensor, s: float, times: Tensor) -> Tensor:
-    """Y [..., D, D] at `times` [...] of Y' = rate(t, Y), Y(s) = `start` [D, D], forwards and backwards."""
-    def flat(t, y): return rate(t, torch.from_numpy(y).reshape(start.shape)).reshape(-1).numpy()
+    """Y [..., D, D] at `times` [...] of Y' = rate(t, Y), Y(s) = `start` [D, D], forwards and back."""
+    def flat(t: float, y: np.ndarray) -> np.ndarray:
+        return rate(t, torch.from_numpy(y).reshape(start.shape)).reshape(-1).numpy()
 
     Y = start.expand(*times.shape, *start.shape).clone()
     for side in (times < s, times > s):
@@ -48,35 +55,36 @@ def _integrate(rate: Callable[[float, Tensor], Tensor], start: Tensor, s: float,
         end = times[side][(times[side] - s).abs().argmax()].item()
         tight = {"method": "DOP853", "rtol": 1e-13, "atol": 1e-16, "dense_output": True}
         solved = solve_ivp(flat, (s, end), start.reshape(-1).numpy(), **tight)
-        if not solved.success: raise ValueError(f"F, G: no solution from t = {s:g} to {end:g}: {solved.message}")
+        if not solved.success:
+            raise ValueError(f"F, G: no solution from t = {s:g} to {end:g}: {solved.message}")
         Y[side] = torch.from_numpy(solved.sol(times[side].numpy())).mT.reshape(-1, *start.shape)
     return Y
 
 # %% ../../nbs/diffusion/sde.ipynb #38979b5e
-class _Matrices:
-    """The two matrices of a linear SDE as checked functions of time."""
+class LinearSDE:
+    """dx = F(t) x dt + G(t) dw: `F`, `G` map a float time to a [D, D] float64 matrix on the CPU [eq-sde-linear].
+
+    Both must be defined at t = 0.5. Raises TypeError or ValueError for matrices of another shape, dtype
+    or device.
+    """
 
     def __init__(self, F: Matrix, G: Matrix):
-        for name, function in (("F", F), ("G", G)):
-            if not callable(function): raise TypeError(f"{name} must be a function of t, got {type(function).__name__}")
-        self._functions, self.dim = {"F": F, "G": G}, None
-        shape = self._matrix("F", 0.5).shape
-        if len(shape) != 2 or shape[0] != shape[1]: raise ValueError(f"F(t) must have shape [D, D], got {list(shape)}")
+        self._functions = {"F": F, "G": G}
+        for name, function in self._functions.items():
+            if not callable(function):
+                raise TypeError(f"{name} must be a function of t, got {type(function).__name__}")
+        shape = _matrix_at("F", F, 0.5).shape
+        if len(shape) != 2 or shape[0] != shape[1]:
+            raise ValueError(f"F(t) must have shape [D, D], got {list(shape)}")
         self.dim = shape[0]
-        self._matrix("G", 0.5)
+        self.G(0.5)
 
+    # %% ../../nbs/diffusion/sde.ipynb #d4d24a30
     def _matrix(self, name: str, t: float) -> Tensor:
-        A = self._functions[name](float(t))
-        check_tensor(f"{name}({t:g})", A)
-        if A.dtype != torch.float64 or A.device.type != "cpu":
-            raise TypeError(f"{name}({t:g}) must be float64 on the CPU, got {A.dtype} on {A.device}")
-        if self.dim is not None and A.shape != (self.dim, self.dim):
-            raise ValueError(f"{name}({t:g}) must have shape {[self.dim] * 2}, got {list(A.shape)}")
-        return A.detach()
-
-# %% ../../nbs/diffusion/sde.ipynb #d4d24a30
-class _Coefficients(_Matrices):
-    """Coefficients of dx = F x dt + G dw."""
+        """The matrix `name` at time `t`, of the shape that F had at first."""
+        A = _matrix_at(name, self._functions[name], t)
+        if A.shape == (self.dim, self.dim): return A
+        raise ValueError(f"{name}({t:g}) must have shape {[self.dim] * 2}, got {list(A.shape)}")
 
     def F(self, t: float) -> Tensor:
         """Drift matrix [D, D] at time `t`, float64 [eq-sde-linear]."""
@@ -86,52 +94,34 @@ class _Coefficients(_Matrices):
         """Diffusion matrix [D, D] at time `t`, float64 [eq-sde-linear]."""
         return self._matrix("G", t)
 
+    # %% ../../nbs/diffusion/sde.ipynb #662ea7fc
     def drift(self, x: Tensor, t: float) -> Tensor:
         """F(t) x for states `x` [..., D], in their dtype and on their device [eq-sde-linear]."""
         check_tensor("x", x, self.dim)
         return x @ self.F(t).to(x).mT  # [eq-sde-linear]
 
-# %% ../../nbs/diffusion/sde.ipynb #662ea7fc
-def _check_time(name: str, t: float) -> float:
-    """`t` as a float; it must be one finite number."""
-    if isinstance(t, bool) or not isinstance(t, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(t).__name__}")
-    if not math.isfinite(t): raise ValueError(f"{name} must be finite, got {t}")
-    return float(t)
-
-
-def _check_times(name: str, t: float | Tensor) -> Tensor:
-    """`t`, a number or a tensor of times, as a float64 tensor on the CPU."""
-    if not isinstance(t, Tensor): t = torch.tensor(_check_time(name, t), dtype=torch.float64)
-    check_tensor(name, t)
-    return t.detach().double().cpu()
-
-# %% ../../nbs/diffusion/sde.ipynb #966e33fd
-class _Transition(_Coefficients):
-    """The mean of a linear SDE."""
-
+    # %% ../../nbs/diffusion/sde.ipynb #966e33fd
     def transition(self, s: float, t: float | Tensor) -> Tensor:
-        """Psi(t, s) [..., D, D], float64: carries the mean from time `s` to `t`, forwards or back [eq-sde-transition].
+        """Psi(t, s) [..., D, D], float64, carries the mean from time `s` to `t`, forwards or back [eq-sde-transition].
 
-        `t` is a number or a tensor [...] of times; all share one pass of the integrator. Relative error about 1e-12.
+        `t` is a number or a tensor [...] of times; all share one pass of the integrator. Relative error
+        about 1e-12.
         """
-        times = _check_times("t", t)
+        check_number("s", s)
         identity = torch.eye(self.dim, dtype=torch.float64)
-        return _integrate(lambda u, Y: self.F(u) @ Y, identity, _check_time("s", s), times)  # [eq-sde-transition]
 
-# %% ../../nbs/diffusion/sde.ipynb #44445b1d
-class LinearSDE(_Transition):
-    """dx = F(t) x dt + G(t) dw: `F`, `G` map a float time to a [D, D] float64 matrix on the CPU [eq-sde-linear].
+        def rate(u: float, Y: Tensor) -> Tensor:
+            return self.F(u) @ Y  # [eq-sde-transition]
+        return _integrate(rate, identity, float(s), _check_times("t", t))
 
-    Both must be defined at t = 0.5. Raises TypeError or ValueError for matrices of another shape, dtype or device.
-    """
-
+    # %% ../../nbs/diffusion/sde.ipynb #44445b1d
     def covariance(self, s: float, t: float | Tensor, initial: Tensor | None = None) -> Tensor:
-        """Covariance [..., D, D] at `t` >= `s` if it is `initial` [D, D], or zero, at `s`, float64 [eq-sde-covariance].
+        """Covariance [..., D, D] at `t` >= `s` if it is `initial` [D, D], or zero, at `s` [eq-sde-covariance].
 
-        ValueError if `t` lies before `s`, or for an `initial` that is not symmetric.
+        float64. ValueError if `t` lies before `s`, or for an `initial` that is not symmetric.
         """
-        s, times = _check_time("s", s), _check_times("t", t)
+        check_number("s", s)
+        times = _check_times("t", t)
         if bool((times < s).any()): raise ValueError(f"t must not lie before s = {s:g}, got {times.min():g}")
         if initial is None: initial = torch.zeros(self.dim, self.dim, dtype=torch.float64)
         check_tensor("initial", initial)
@@ -139,45 +129,68 @@ class LinearSDE(_Transition):
             raise ValueError(f"initial must be symmetric of shape {[self.dim] * 2}, got {list(initial.shape)}")
 
         def rate(u: float, S: Tensor) -> Tensor:
-            A, G = self.F(u) @ S, self.G(u)
+            A = self.F(u) @ S
+            G = self.G(u)
             return A + A.mT + G @ G.mT  # [eq-sde-covariance]
-        return _integrate(rate, initial.detach().double().cpu(), s, times)
+        return _integrate(rate, initial.detach().double().cpu(), float(s), times)
+
+
+def _matrix_at(name: str, function: Matrix, t: float) -> Tensor:
+    """`function` at time `t`; it must return float64 on the CPU."""
+    A = function(float(t))
+    check_tensor(f"{name}({t:g})", A)
+    if A.dtype == torch.float64 and A.device.type == "cpu": return A.detach()
+    raise TypeError(f"{name}({t:g}) must be float64 on the CPU, got {A.dtype} on {A.device}")
+
+# %% ../../nbs/diffusion/sde.ipynb #662ea7fc
+def _check_times(name: str, t: float | Tensor) -> Tensor:
+    """`t`, a number or a tensor of times, as a float64 tensor on the CPU."""
+    if not isinstance(t, Tensor):
+        check_number(name, t)
+        t = torch.tensor(float(t), dtype=torch.float64)
+    check_tensor(name, t)
+    return t.detach().double().cpu()
 
 # %% ../../nbs/diffusion/sde.ipynb #115bf13a
 def _check_path(times: Tensor) -> Tensor:
     """`times` [T] as float64 on the CPU; at least two of them, rising or falling strictly."""
     check_tensor("times", times)
-    if times.ndim != 1 or len(times) < 2: raise ValueError(f"times must have shape [T], T > 1, got {list(times.shape)}")
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(f"times must have shape [T], T > 1, got {list(times.shape)}")
     steps = times.diff()
-    if not bool((steps > 0).all() or (steps < 0).all()): raise ValueError("times must rise or fall strictly")
+    if not bool((steps > 0).all() or (steps < 0).all()):
+        raise ValueError("times must rise or fall strictly")
     return times.detach().double().cpu()
 
 
 def _like(x: Tensor, name: str, v: Tensor) -> Tensor:
     """`v`, which a function `name` returned for the states `x` and which must have their shape."""
-    if v.shape != x.shape: raise ValueError(f"{name} must return shape {list(x.shape)} like x, got {list(v.shape)}")
-    return v
+    if v.shape == x.shape: return v
+    raise ValueError(f"{name} must return shape {list(x.shape)} like x, got {list(v.shape)}")
 
 # %% ../../nbs/diffusion/sde.ipynb #2c97be2d
 @torch.no_grad()
-def simulate(drift: Field, G: Matrix, x: Tensor, times: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def simulate(drift: Field, G: Matrix, x: Tensor, times: Tensor, generator: Stream = None) -> Tensor:
     """Euler-Maruyama paths [T, ..., D] of dx = drift(x, t) dt + G(t) dw from `x` [..., D] [eq-sde-euler].
 
-    `times` [T] rise or fall strictly. Raises TypeError or ValueError for bad times, a drift of another shape than `x`,
-    or if a path leaves the numbers. Source: Kloeden and Platen (1992).
+    `times` [T] rise or fall strictly. Raises TypeError or ValueError for bad times, a drift of another
+    shape than `x`, or if a path leaves the numbers. Source: Kloeden and Platen (1992).
     """
     check_tensor("x", x)
-    times, path = _check_path(times), [x]
+    generator = as_generator(generator, x)
+    times = _check_path(times)
+    path = [x]
     for t, h in zip(times.tolist(), times.diff().tolist()):
-        z = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
-        x = x + _like(x, "drift", drift(x, t)) * h + math.sqrt(abs(h)) * z @ G(t).to(x).mT  # [eq-sde-euler]
-        if not math.isfinite(x.sum()): raise ValueError(f"x is no longer finite after the step from t = {t:g}")
+        z = normal(x.shape, x, generator)
+        moved = x + _like(x, "drift", drift(x, t)) * h  # [eq-sde-euler]
+        x = moved + math.sqrt(abs(h)) * z @ G(t).to(x).mT  # [eq-sde-euler]
+        if not is_finite(x): raise ValueError(f"x is no longer finite after the step from t = {t:g}")
         path.append(x)
     return torch.stack(path)
 
 # %% ../../nbs/diffusion/sde.ipynb #129b48de
 def scalar_sde(schedule: Schedule, dim: int = 1) -> LinearSDE:
-    """The SDE whose marginals are those of `schedule`: F = f(t) I, G = g(t) I in `dim` dimensions [eq-sde-scalar].
+    """The SDE with the marginals of `schedule`: F = f(t) I, G = g(t) I in `dim` dimensions [eq-sde-scalar].
 
     Source: Song et al. (2021).
     """
@@ -190,29 +203,35 @@ def critically_damped_langevin(beta: float | Callable[[float], float] = 4.0, mas
                                dim: int = 1) -> LinearSDE:
     """Noise enters the velocity only; a state [2 dim] holds positions, then velocities [eq-sde-langevin].
 
-    `beta` is the speed of time, a positive number or a function of it. At equilibrium positions are N(0, I), velocities
-    N(0, mass I). ValueError unless `mass` and `beta` are positive. Source: Dockhorn et al. (2022).
+    `beta` is the speed of time, a positive number or a function of it. At equilibrium positions are N(0,
+    I), velocities N(0, mass I). ValueError unless `mass` and `beta` are positive. Source: Dockhorn et
+    al. (2022).
     """
     check_count("dim", dim)
-    if not 0 < mass < math.inf: raise ValueError(f"mass must be positive and finite, got {mass}")
+    check_number("mass", mass, above=0)
     speed = beta if callable(beta) else lambda t: beta
-    if not 0 < speed(0.5) < math.inf: raise ValueError(f"beta must be positive and finite, got {speed(0.5)}")
+    check_number("beta", speed(0.5), above=0)
     friction = 2 * math.sqrt(mass)  # [eq-sde-langevin]
+    eye = torch.eye(dim, dtype=torch.float64)
     A = torch.tensor([[0, 1 / mass], [-1, -friction / mass]], dtype=torch.float64)  # [eq-sde-langevin]
     B = torch.tensor([[0, 0], [0, math.sqrt(2 * friction)]], dtype=torch.float64)  # [eq-sde-langevin]
-    A, B = (torch.kron(M, torch.eye(dim, dtype=torch.float64)) for M in (A, B))
+    A = torch.kron(A, eye)
+    B = torch.kron(B, eye)
     return LinearSDE(lambda t: speed(t) * A, lambda t: math.sqrt(speed(t)) * B)
 
 # %% ../../nbs/diffusion/sde.ipynb #1ab46d82
-class _Spectral:
-    """Fourier form of the Fokker-Planck equation on a periodic box."""
+class _Stepper:
+    """Fokker-Planck equation on a periodic box: Fourier in space, Runge-Kutta of order 4 in time."""
 
     def __init__(self, sde: LinearSDE, axes: Sequence[Tensor]):
-        self.sde, self.dims = sde, tuple(range(len(axes)))
+        self.sde = sde
+        self.dims = tuple(range(len(axes)))
         k = [2 * math.pi * torch.fft.fftfreq(len(a), float(a[1] - a[0]), dtype=torch.float64) for a in axes]
-        self.x, self.k = (torch.stack(torch.meshgrid(*v, indexing="ij"), -1) for v in (axes, k))
+        self.x = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+        self.k = torch.stack(torch.meshgrid(*k, indexing="ij"), -1)
         self.fastest = torch.stack([v.abs().max() for v in k])
 
+    # %% ../../nbs/diffusion/sde.ipynb #aa95501d
     def transport(self, q: Tensor, t: float) -> Tensor:
         """Transform of -div(F x p), `q` that of p [eq-sde-fokker-planck]."""
         flow = (self.x @ self.sde.F(t).mT) * torch.fft.ifftn(q).real[..., None]
@@ -220,37 +239,38 @@ class _Spectral:
 
     def decay(self, t: float, h: float) -> Tensor:
         """What diffusion leaves of each wave after a time `h`; two Gauss points for Q [eq-sde-fokker-planck]."""
-        G = [self.sde.G(t + h * (0.5 + offset)) for offset in (-math.sqrt(3) / 6, math.sqrt(3) / 6)]
-        Q = sum(g @ g.mT for g in G) / 2
+        offset = math.sqrt(3) / 6
+        G = torch.stack([self.sde.G(t + h * (0.5 - offset)), self.sde.G(t + h * (0.5 + offset))])
+        Q = (G @ G.mT).sum(0) / 2
         return torch.exp(-0.5 * h * ((self.k @ Q) * self.k).sum(-1))  # [eq-sde-fokker-planck]
 
-# %% ../../nbs/diffusion/sde.ipynb #aa95501d
-class _Stepper(_Spectral):
-    """The integrating-factor Runge-Kutta method of order 4 for the Fokker-Planck equation."""
-
+    # %% ../../nbs/diffusion/sde.ipynb #1c8501bb
     def step(self, q: Tensor, t: float, h: float) -> Tensor:
         """Transform of p at t + h. ValueError if h is beyond the limit of stability."""
         courant = h * ((self.x @ self.sde.F(t + h).mT).abs() @ self.fastest).max().item()
         if courant > 2.8:
             raise ValueError(f"times: the step of {h:g} at t = {t:g} must be {courant / 2.8:.3g} times shorter")
-        first, second = self.decay(t, h / 2), self.decay(t + h / 2, h / 2)
+        first = self.decay(t, h / 2)
+        second = self.decay(t + h / 2, h / 2)
         a = h * self.transport(q, t)
         b = h * self.transport(first * (q + a / 2), t + h / 2)
         c = h * self.transport(first * q + b / 2, t + h / 2)
         d = h * self.transport(second * (first * q + c), t + h)
         return second * (first * (q + a / 6) + (b + c) / 3) + d / 6
 
-# %% ../../nbs/diffusion/sde.ipynb #1c8501bb
+# %% ../../nbs/diffusion/sde.ipynb #7426186e
 def _check_box(sde: LinearSDE, p: Tensor, axes: Sequence[Tensor]) -> list[Tensor]:
     """`axes` as float64 on the CPU; they must fit `p` [n_1, ..., n_D] and be evenly spaced."""
     check_tensor("p", p)
-    for axis in axes: check_tensor("axes", axis)
+    for axis in axes:
+        check_tensor("axes", axis)
     shape = [len(axis) for axis in axes]
     if len(axes) != sde.dim or list(p.shape) != shape:
-        raise ValueError(f"axes, p must have {sde.dim} dimensions of equal lengths, got {shape} and {list(p.shape)}")
+        raise ValueError(f"axes, p must have {sde.dim} dimensions of equal lengths, "
+                         f"got {shape} and {list(p.shape)}")
     for axis in axes:
         step = axis.diff()
-        if axis.ndim != 1 or len(axis) < 4 or not step[0] > 0 or not torch.allclose(step, step[0], rtol=1e-4):
+        if axis.ndim != 1 or len(axis) < 4 or step[0] <= 0 or not torch.allclose(step, step[0], rtol=1e-4):
             raise ValueError("axes must rise in even steps, four points or more")
     return [axis.detach().double().cpu() for axis in axes]
 
@@ -258,21 +278,25 @@ def _check_box(sde: LinearSDE, p: Tensor, axes: Sequence[Tensor]) -> list[Tensor
 def _check_edge(p: Tensor) -> None:
     """`p` must be negligible on the edges of the box."""
     edge = max(p.select(d, i).abs().max().item() for d in range(p.ndim) for i in (0, -1))
-    if edge > 1e-6 * p.max(): raise ValueError(f"axes: the box is too small, the density at its edge is {edge:.2g}")
+    if edge > 1e-6 * p.max():
+        raise ValueError(f"axes: the box is too small, the density at its edge is {edge:.2g}")
 
-# %% ../../nbs/diffusion/sde.ipynb #7426186e
+# %% ../../nbs/diffusion/sde.ipynb #495b1974
 def fokker_planck(sde: LinearSDE, p: Tensor, axes: Sequence[Tensor], times: Tensor) -> Tensor:
-    """Density [n_1, ..., n_D] at the last of the rising `times` [T] if it is `p` at the first [eq-sde-fokker-planck].
+    """Density [n_1, ..., n_D] at the last of `times` [T] if it is `p` at the first [eq-sde-fokker-planck].
 
-    `axes` are D evenly spaced coordinates; the box must hold the density at all times. Spectral in space, order 4 in
-    time, one step an interval. float64 on the CPU. ValueError for a box or steps that do not do, or times that fall.
+    The times rise. `axes` are D evenly spaced coordinates; the box must hold the density at all times.
+    Spectral in space, order 4 in time, one step an interval. float64 on the CPU. ValueError for a box or
+    steps that do not do, or times that fall.
     """
-    times, axes = _check_path(times), _check_box(sde, p, axes)
+    times = _check_path(times)
     if times[0] > times[-1]: raise ValueError("times must rise: diffusion has no stable solution backwards")
+    grid = _Stepper(sde, _check_box(sde, p, axes))
     p = p.detach().double().cpu()
     _check_edge(p)
-    grid, q = _Stepper(sde, axes), torch.fft.fftn(p)
-    for t, h in zip(times.tolist(), times.diff().tolist()): q = grid.step(q, t, h)
+    q = torch.fft.fftn(p)
+    for t, h in zip(times.tolist(), times.diff().tolist()):
+        q = grid.step(q, t, h)
     p = torch.fft.ifftn(q).real
     _check_edge(p)
     return p
@@ -281,13 +305,15 @@ def fokker_planck(sde: LinearSDE, p: Tensor, axes: Sequence[Tensor], times: Tens
 def reverse_sde(sde: LinearSDE, score: Field, eta: float = 1.0) -> tuple[Field, Matrix]:
     """Drift and diffusion matrix of the reverse process with share `eta` of noise [eq-sde-reverse] [eq-sde-flow].
 
-    `score(x, t)` is the gradient of log p_t at `x` [..., D]. `eta` 1 is the reverse SDE, 0 the probability-flow ODE.
-    Give both to `simulate`, with falling times. ValueError for a negative `eta`. Source: Anderson (1982).
+    `score(x, t)` is the gradient of log p_t at `x` [..., D]. `eta` 1 is the reverse SDE, 0 the
+    probability-flow ODE. Give both to `simulate`, with falling times. ValueError for a negative `eta`.
+    Source: Anderson (1982).
     """
-    if not 0 <= eta < math.inf: raise ValueError(f"eta must not be negative, got {eta}")
+    check_number("eta", eta, least=0)
 
     def drift(x: Tensor, t: float) -> Tensor:
-        G, s = sde.G(t), _like(x, "score", score(x, t))
+        G = sde.G(t)
+        s = _like(x, "score", score(x, t))
         return sde.drift(x, t) - (1 + eta**2) / 2 * s @ (G @ G.mT).to(x)  # [eq-sde-reverse] [eq-sde-flow]
     return drift, lambda t: eta * sde.G(t)  # [eq-sde-reverse]
 
@@ -295,18 +321,19 @@ def reverse_sde(sde: LinearSDE, score: Field, eta: float = 1.0) -> tuple[Field, 
 @torch.no_grad()
 def path_kl(sde: LinearSDE, score: Field, model: Field, sample: Callable[[float], Tensor], eta: float = 1.0,
             nodes: int = 64) -> Estimate:
-    """Divergence in nats of two reverse processes from one start, with the true `score` and with a `model` [eq-sde-kl].
+    """Divergence in nats of the reverse process of a `model` from that of the true `score` [eq-sde-kl].
 
-    `sample(t)` gives n independent draws [n, D] of p_t, always as many. Gauss-Legendre `nodes` on [0, 1]. Add
-    KL(p_1 || prior) for a bound on KL(p_0 || model). ValueError unless `eta` is positive. Source: Song et al. (2021).
+    Both start alike. `sample(t)` gives n independent draws [n, D] of p_t, always as many. Gauss-Legendre
+    `nodes` on [0, 1]. Add KL(p_1 || prior) for a bound on KL(p_0 || model). ValueError unless `eta` is
+    positive: the ODE has no such bound. Source: Song et al. (2021).
     """
     check_count("nodes", nodes)
-    if not 0 < eta < math.inf: raise ValueError(f"eta must be positive (the ODE has no such bound), got {eta}")
+    check_number("eta", eta, above=0)
     points, node_weights = np.polynomial.legendre.leggauss(nodes)
-    total = 0
+    total = torch.zeros(())
     for t, w in zip(((points + 1) / 2).tolist(), (node_weights / 2).tolist()):
         x = sample(t)
         check_tensor("sample(t)", x, sde.dim)
-        gap = (_like(x, "score", score(x, t)) - _like(x, "model", model(x, t))) @ sde.G(t).to(x)
-        total = total + w * gap.square().sum(-1)
+        gap = _like(x, "score", score(x, t)) - _like(x, "model", model(x, t))
+        total = total.to(x) + w * (gap @ sde.G(t).to(x)).square().sum(-1)
     return Estimate.of(((1 + eta**2) / (2 * eta)) ** 2 * total / 2)  # [eq-sde-kl]
