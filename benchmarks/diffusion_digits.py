@@ -18,7 +18,7 @@ import sys
 import torch
 
 import rbmdiff
-from rbmdiff.diffusion.networks import Preconditioned, UNet, dequantize, predictor
+from rbmdiff.diffusion.networks import Preconditioned, UNet, as_eps, dequantize
 from rbmdiff.diffusion.objective import denoising_loss, denoising_step, empirical_score
 from rbmdiff.diffusion.oracle import gaussian
 from rbmdiff.diffusion.schedule import LinearLogSNR
@@ -82,9 +82,9 @@ def main():
     best.network.save(options.out / "digits_unet.safetensors")
     x = images(train_k, torch.Generator().manual_seed(7)).flatten(1)
     memory = lambda z, t: empirical_score(z, x.reshape(-1, 1, 8, 8), SCHEDULE.alpha(t), SCHEDULE.sigma(t))
-    predictors = {"U-Net": predictor(best, SCHEDULE), "U-Net, not averaged": predictor(state.model, SCHEDULE),
+    predictors = {"U-Net": as_eps(best, SCHEDULE), "U-Net, not averaged": as_eps(state.model, SCHEDULE),
                   "Gaussian fit": flat(gaussian(x.mean(0), x.T.cov())),
-                  "ideal denoiser of the training set": predictor(memory, SCHEDULE, "score")}
+                  "ideal denoiser of the training set": as_eps(memory, SCHEDULE, "score")}
     result = {"command": " ".join(["python benchmarks/diffusion_digits.py", *sys.argv[1:]]),
               "unit": "squared error of the noise, summed over 64 pixels; stderr over images",
               "versions": {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__},

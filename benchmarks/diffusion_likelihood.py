@@ -22,7 +22,7 @@ from rbmdiff.foundations.core import Estimate, replace_file
 from rbmdiff.foundations.data import digits
 from rbmdiff.diffusion.elbo import elbo
 from rbmdiff.diffusion.likelihood import bits_per_dimension, cell_log_prob, log_likelihood
-from rbmdiff.diffusion.networks import Preconditioned, UNet, dequantize, predictor
+from rbmdiff.diffusion.networks import Preconditioned, UNet, as_eps, dequantize
 from rbmdiff.diffusion.schedule import LinearLogSNR
 
 RESULTS = Path(__file__).parent / "results"
@@ -44,7 +44,7 @@ def row(nats):
 def model(schedule, dtype):
     """The network of the book as predict(x, t) -> eps."""
     network = UNet.load(RESULTS / "digits_unet.safetensors").requires_grad_(False).to(dtype)
-    return predictor(Preconditioned(network, schedule, scale=0.7), schedule)
+    return as_eps(Preconditioned(network, schedule, scale=0.7), schedule)
 
 
 def accuracy(predict, schedule, x, reference):

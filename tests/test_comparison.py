@@ -7,7 +7,7 @@ import torch
 from rbmdiff.bridge import tilted
 from rbmdiff.bridge.comparison import BinaryBound, Tilted, _bit_term, binary_bound, paired_difference
 from rbmdiff.diffusion.elbo import elbo, uniform_time
-from rbmdiff.diffusion.networks import MLP, UNet, predictor
+from rbmdiff.diffusion.networks import MLP, UNet, as_eps
 from rbmdiff.diffusion.objective import denoising_step
 from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, LinearLogSNR
 from rbmdiff.foundations.core import Estimate
@@ -31,7 +31,7 @@ def machine(unit, D=5, H=3, scale=0.8, dtype=f64, device=None):
 
 
 def exact(m, schedule):
-    return predictor(lambda x, t: tilted.denoise(m, x, schedule.alpha(t), schedule.sigma(t)), schedule, "x0")
+    return as_eps(lambda x, t: tilted.denoise(m, x, schedule.alpha(t), schedule.sigma(t)), schedule, "x0")
 
 
 def drawn(m, n, g):

@@ -48,7 +48,7 @@ def binary_bound(predict: Predict, schedule: Schedule, v: Tensor, unit: Unit = "
                  generator: torch.Generator | None = None) -> BinaryBound:
     """Lower bound of log p of binary images `v` [B, ...], B > 1, states of `unit`, in nats [eq-comparison-bound].
 
-    `predict`(x, t) -> eps at x = alpha v + sigma eps: a network (`networks.predictor` converts other predictions) or
+    `predict`(x, t) -> eps at x = alpha v + sigma eps: a network (`networks.as_eps` converts other predictions) or
     `tilted.predictor` of a machine. Noise levels and errors as in `elbo`: sets * n calls, each of all images.
     Raises TypeError or ValueError for values that are no states or other bad input. Source: Kingma et al. (2021).
     """

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..diffusion.networks import predictor
+from ..diffusion.networks import as_eps
 from ..diffusion.objective import denoising_loss
 from ..diffusion.schedule import Schedule, expand, time_grid
 from ..diffusion.solvers import euler_maruyama
@@ -126,7 +126,7 @@ def generate(rbm: RBM | Network, schedule: Schedule, noise: Tensor, steps: int =
     `rbm` is a machine or a score network (a, t); the times are quadratic. Raises TypeError or ValueError for bad
     arguments, or if the network returns NaN. Source: Paquet III, eq. 32.
     """
-    predict, grid = predictor(_as_network(rbm), schedule, "score"), time_grid(schedule, steps, t_min)
+    predict, grid = as_eps(_as_network(rbm), schedule, "score"), time_grid(schedule, steps, t_min)
     return euler_maruyama(predict, schedule, noise, grid, generator=generator)  # [eq-meanfield-reverse]
 
 
