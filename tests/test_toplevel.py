@@ -83,7 +83,7 @@ def test_import_is_quick():
 def test_module_runs_as_the_command():
     done = subprocess.run([sys.executable, "-m", "rbmdiff", "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert all(word in done.stdout for word in ("usage: rbmdiff", "train", "sample", "evaluate", "plot"))
+    assert all(word in done.stdout for word in ("usage: rbmdiff", "train", "sample", "evaluate"))
 
 
 def test_types_are_marked():
