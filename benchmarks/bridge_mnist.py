@@ -13,7 +13,6 @@ Network: `bridge.comparison.Tilted` of an MLP, pixels of -1 and +1, all noise le
 Denoising: x = v + rho eps for 500 test images; every method sees the same x. The squared error is summed over pixels; that of the Gibbs mean is
 the product of the errors of two independent halves, and so free of the chains' own variance.
 """
-import argparse
 from contextlib import contextmanager
 import fcntl
 import json
@@ -23,7 +22,6 @@ import time
 
 import torch
 
-import rbmdiff
 from rbmdiff.bridge.comparison import Tilted, binary_bound
 from rbmdiff.bridge.meanfield import dsm_loss
 from rbmdiff.bridge.recovery import recovery_gradient
@@ -32,13 +30,14 @@ from rbmdiff.diffusion.elbo import low_discrepancy
 from rbmdiff.diffusion.networks import MLP
 from rbmdiff.diffusion.objective import denoising_step
 from rbmdiff.diffusion.schedule import LinearBeta, LinearLogSNR
-from rbmdiff.foundations.core import Estimate, read_tensors, replace_file, write_tensors
+from rbmdiff.foundations.core import Estimate, read_tensors, write_tensors
 from rbmdiff.foundations.data import base_rate, binarize_stochastic, independent_log_prob, mnist
 from rbmdiff.foundations.train import State, ascend, linear_decay, sgd, train
 from rbmdiff.learning.contrastive import cd_gradient, centred
 from rbmdiff.learning.partition import ais, log_likelihood, reverse_ais
 from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling.gibbs import gibbs
+from record import RESULTS, arguments, versions, write
 
 H, BATCH, TEMPERATURES, CHAINS = 500, 100, 20_000, 200
 SCHEDULE = LinearLogSNR(-10.0, 5.0)
@@ -167,12 +166,12 @@ def locked(path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         content = json.loads(path.read_text()) if path.is_file() else {"unit": "nats per image", "rows": []}
         yield content
-        replace_file(path, lambda temporary: Path(temporary).write_text(json.dumps(content, indent=1) + "\n"))
+        write(path, content)
 
 
 def main():
     parts = ("independent", "full", "PCD-1", "CD-1", "CD-10", "Gaussian recovery, k = 1, sigma = 1", "Gaussian recovery, k = 1, sigma = 3", "proposal", "MLP", "denoise")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, RESULTS / "bridge_mnist.json", threads=1)
     parser.add_argument("--data", type=Path, required=True, help="folder of the four MNIST files")
     parser.add_argument("--run", type=Path, required=True, help="folder of the finished run")
     parser.add_argument("--part", choices=parts, nargs="*", default=parts, help="what to do (default: all)")
@@ -180,8 +179,6 @@ def main():
     parser.add_argument("--updates", type=int, default=8000, help="updates of the proposal (default 8000)")
     parser.add_argument("--steps", type=int, default=400, help="Gibbs steps per denoised image and chain (default 400)")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bridge_mnist.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     x, held_out = mnist(options.data)
@@ -199,10 +196,10 @@ def main():
         elif part == "proposal": result = proposal(options, x, test)
         elif part == "MLP": result = denoiser(options, x, test)
         else: result = machine(part, options, x, test)
-        result |= {"device": device, "torch": torch.__version__, "total_seconds": time.perf_counter() - start}
+        result |= {"device": device, "torch": versions()["torch"], "total_seconds": time.perf_counter() - start}
         print(part, {k: v for k, v in result.items() if k != "table"}, flush=True)
         with locked(options.out) as content:
-            content |= {"command": "python benchmarks/bridge_mnist.py --data DIR --run RUN", "rbmdiff": rbmdiff.__version__}
+            content |= {"command": "python benchmarks/bridge_mnist.py --data DIR --run RUN", "rbmdiff": versions()["rbmdiff"]}
             if part == "denoise": content["denoising"] = result
             else: content["rows"] = [r for r in content["rows"] if r["name"] != result["name"]] + [result]
     options.out.with_suffix(".lock").unlink(missing_ok=True)

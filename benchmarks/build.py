@@ -4,13 +4,14 @@
 
 Needs what the two commands need: Python 3.11, make, git and a package index.
 """
-import argparse
 import json
 import os
 from pathlib import Path
 import subprocess
 import tempfile
 import time
+
+from record import RESULTS, arguments, write
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,8 +24,7 @@ def timed(command, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/build.json")
+    parser = arguments(__doc__, RESULTS / "build.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "rbmdiff"
@@ -37,7 +37,7 @@ def main():
         chapters = json.loads((clone / "book/_build/timings.json").read_text())["chapters"]
     slowest = dict(sorted(chapters.items(), key=lambda item: -item[1])[:3])
     results = {"command": "python3.11 benchmarks/build.py", "cpus": os.cpu_count(), "seconds": seconds, "slowest chapters": slowest}
-    args.out.write_text(json.dumps(results, indent=1) + "\n")
+    write(args.out, results)
     print(json.dumps(results, indent=1))
 
 

@@ -11,30 +11,26 @@ One row per model: value, mean over seeds of the mean over test images; stderr o
 spread over seeds; parameters; seconds of processor time of one training (without the search for the epochs). Machines were shared, one thread each.
 `profile`: the integrand of the bound, mean of |eps_hat - eps|^2 / 2 over test images and noise, in nats per unit of log-SNR.
 """
-import argparse
 import json
 import math
-from pathlib import Path
-import platform
 import statistics
-import sys
 import time
 
 import torch
 from tqdm import tqdm
 
-from digits import BATCH, DECAY, H, RATE, method
-import rbmdiff
+from digits import BATCH, DECAY, RATE, H, method
 from rbmdiff.bridge.comparison import Tilted, binary_bound
 from rbmdiff.bridge.tilted import denoise
 from rbmdiff.diffusion.elbo import low_discrepancy
 from rbmdiff.diffusion.networks import MLP, Preconditioned, UNet
 from rbmdiff.diffusion.objective import denoising_loss, denoising_step
 from rbmdiff.diffusion.schedule import LinearLogSNR, expand
-from rbmdiff.foundations.core import Estimate, replace_file
+from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import base_rate, binarize, digits, independent_log_prob
 from rbmdiff.foundations.train import State, ascend, train
 from rbmdiff.models.rbm import RBM
+from record import RESULTS, arguments, header, write
 
 TRAIN, TEST = (binarize(x, 7.5 / 16) for x in digits())
 SPINS, TEST_SPINS, HELD_OUT = 2 * TRAIN - 1, 2 * TEST - 1, 200
@@ -163,18 +159,15 @@ def profile(predict, v, draws):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "comparison.json", help="where to write the JSON")
+    parser = arguments(__doc__, RESULTS / "comparison.json", threads=1)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each method, at least 2 (default 3; of the U-Nets always 2)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1: the matrices are small)")
     parser.add_argument("--resume", action="store_true", help="keep the rows that the file at --out holds")
     options = parser.parse_args()
     if options.seeds < 2: parser.error("--seeds must be at least 2")
     torch.set_num_threads(options.threads)
     seeds, rows, curves = range(options.seeds), [], {}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    result = {"command": " ".join(["python benchmarks/comparison.py", *(a for a in sys.argv[1:] if a != "--resume")]), "unit": "nats per image",
-              "versions": {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__},
+    result = {**header("nats per image", without=("--resume",)),
               "settings": {"seeds": options.seeds, "threads": options.threads, "batch": BATCH, "machines": {"hidden": H, "rate": RATE, "epochs": 300},
                            "networks": {"log_snr": [-10, 5], "average": 0.999, "held_out": HELD_OUT}},
               "rows": rows, "profile": {"log_snr": [-10 + k for k in range(16)], "curves": curves}}
@@ -188,7 +181,7 @@ def main():
     def add(row):
         rows.append(row), bar.update()
         print({k: v for k, v in row.items() if k not in ("images", "search")}, flush=True)
-        replace_file(options.out, lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
+        write(options.out, result)
 
     if "independent pixels" not in known:
         add(summary("independent pixels", "exact", [independent_log_prob(TEST, base_rate(TRAIN))], [0.0], 64))

@@ -5,13 +5,12 @@
 Accuracy: the exact score of a mixture, the same starts at t = 1, the same end at t = 0.001, linear beta from 0.1 to 20;
 root mean square distance, per sample, to a reference of 3000 Runge-Kutta steps. Every library runs on its own spacings
 and on ours, and is called at exact times. Overhead: seconds a step with a network that costs nothing, as a fraction of
-a call of a small U-Net. Writes benchmarks/results/diffusion.json.
+a call of a small U-Net.
 """
 from contextlib import redirect_stderr
 import io
 import json
 import math
-from pathlib import Path
 import statistics
 import time
 import warnings
@@ -28,12 +27,11 @@ from rbmdiff.diffusion.networks import Preconditioned, UNet
 from rbmdiff.diffusion.oracle import Mixture
 from rbmdiff.diffusion.schedule import LinearBeta, time_grid
 from rbmdiff.diffusion.solvers import ddim, heun
-from rbmdiff.foundations.core import replace_file
+from record import RESULTS, arguments, command, versions, write
 
 SCHEDULE, T_MIN, CALLS = LinearBeta(), 1e-3, (5, 10, 20, 50)
 GRIDS = ("quadratic", "log_snr", "rho7", "uniform")
 DEFAULT = "deis eps t 3, quadratic"
-OUT = Path(__file__).parent / "results" / "diffusion.json"
 
 
 def mixtures() -> dict[str, Mixture]:
@@ -261,6 +259,7 @@ def ranking(accuracy: dict, best: dict, group: str, top: int = 5) -> list[dict]:
 
 
 def main() -> None:
+    options = arguments(__doc__, RESULTS / "diffusion.json").parse_args()
     torch.set_num_threads(1)
     groups = {"rbmdiff": ours(), "diffusers": peers_diffusers(), "azula": peers_azula()}
     accuracies, best = {}, {}
@@ -275,12 +274,10 @@ def main() -> None:
     for row in sum(fixed.values(), []): print(f"{row['geometric_mean']:.2f}, at worst {row['worst']:.2f}: {row['run']}")
     cost = overhead()
     print(json.dumps(cost, indent=1))
-    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "azula": azula.__version__}
-    result = {"command": "python benchmarks/diffusion.py", "versions": versions, "calls": CALLS,
+    result = {"command": command(), "versions": versions("diffusers", "azula"), "calls": CALLS,
               "runs": {group: len(runs) for group, runs in groups.items()}, "best": best, "fixed": fixed,
               "overhead": cost}
-    OUT.parent.mkdir(exist_ok=True)
-    replace_file(OUT, lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
+    write(options.out, result)
 
 
 if __name__ == "__main__":

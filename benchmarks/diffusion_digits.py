@@ -1,30 +1,25 @@
 """A small U-Net on the 8x8 digits, saved for the chapters that need a trained network, and its held-out loss.
 
-    python benchmarks/diffusion_digits.py [--out benchmarks/results] [--seed 0] [--epochs 200] [--threads 1]
+    python benchmarks/diffusion_digits.py [--out benchmarks/results/digits_unet.json] [--seed 0] [--epochs 200] [--threads 1]
 
-Writes `digits_unet.safetensors` (averaged weights; read it with `UNet.load`) and `digits_unet.json`. Data: the 1500 training images of
+Beside the JSON stand the averaged weights, `digits_unet.safetensors` (read them with `UNet.load`). Data: the 1500 training images of
 `foundations.data.digits`, their 17 grey levels spread over [-1, 1] by `dequantize(k, 17)` anew in every epoch. Network: U-Net of 32 and 64
 channels in `Preconditioned(network, LinearLogSNR(-10, 10), scale=0.7)`, so that it predicts the noise; 0.7 is the standard deviation of the
 pixels. Loss: squared error of the noise, uniform in the log-SNR, times spread evenly over each batch. AdamW, batches of 50, rate falling
 linearly from 3e-3 to zero, running average 0.995. Two sizes, (32, 64) and (32, 64, 64), were compared on 300 images held out of the training
 set; the larger was no better after equal epochs. Losses are sums over 64 pixels: 64 is what a prediction of zero pays.
 """
-import argparse
-import json
-from pathlib import Path
-import platform
-import sys
 
 import torch
 
-import rbmdiff
 from rbmdiff.diffusion.networks import Preconditioned, UNet, as_eps, dequantize
 from rbmdiff.diffusion.objective import denoising_loss, denoising_step, empirical_score
 from rbmdiff.diffusion.oracle import gaussian
 from rbmdiff.diffusion.schedule import LinearLogSNR
-from rbmdiff.foundations.core import Estimate, replace_file
+from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import digits
 from rbmdiff.foundations.train import State, linear_decay, train
+from record import RESULTS, arguments, header, write
 
 WIDTHS, SCHEDULE, SCALE, LEVELS = (32, 64), LinearLogSNR(-10, 10), 0.7, 17
 BATCH, RATE, DECAY, AVERAGE, BANDWIDTH = 50, 3e-3, 0.01, 0.995, 1.0
@@ -61,11 +56,9 @@ def flat(mixture):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the two files")
+    parser = arguments(__doc__, RESULTS / "digits_unet.json", threads=1)
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and noise (default 0)")
     parser.add_argument("--epochs", type=int, default=200, help="passes over the training set (default 200)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1)")
     options = parser.parse_args()
     if options.epochs < 1: parser.error("--epochs must be at least 1")
     torch.set_num_threads(options.threads)
@@ -78,16 +71,14 @@ def main():
     curve = [(record.epoch, record.scalars["loss"]) for record in
              train(state, lambda g: images(train_k, g), denoising_step(SCHEDULE, times=even_times), options.epochs, BATCH)]
     best = state.averaged_model()
-    options.out.mkdir(parents=True, exist_ok=True)
-    best.network.save(options.out / "digits_unet.safetensors")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    best.network.save(options.out.with_suffix(".safetensors"))
     x = images(train_k, torch.Generator().manual_seed(7)).flatten(1)
     memory = lambda z, t: empirical_score(z, x.reshape(-1, 1, 8, 8), SCHEDULE.alpha(t), SCHEDULE.sigma(t))
     predictors = {"U-Net": as_eps(best, SCHEDULE), "U-Net, not averaged": as_eps(state.model, SCHEDULE),
                   "Gaussian fit": flat(gaussian(x.mean(0), x.T.cov())),
                   "ideal denoiser of the training set": as_eps(memory, SCHEDULE, "score")}
-    result = {"command": " ".join(["python benchmarks/diffusion_digits.py", *sys.argv[1:]]),
-              "unit": "squared error of the noise, summed over 64 pixels; stderr over images",
-              "versions": {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__},
+    result = {**header("squared error of the noise, summed over 64 pixels; stderr over images"),
               "settings": {"widths": WIDTHS, "schedule": repr(SCHEDULE), "scale": SCALE, "levels": LEVELS, "batch": BATCH, "rate": RATE,
                            "weight_decay": DECAY, "average": AVERAGE, "bandwidth": BANDWIDTH, "epochs": options.epochs, "seed": options.seed,
                            "threads": options.threads, "parameters": sum(p.numel() for p in network.parameters()),
@@ -98,7 +89,7 @@ def main():
         for part, k in (("test", test_k), ("train", train_k[:297])): result[part][name] = held_out(predict, k, seed=11)
         means = [sum(e["value"] for e in result[part][name].values()) / len(LOOKS) for part in ("test", "train")]
         print(f"{name:34} mean over log-SNR -9 to 9: test {means[0]:.3f}, train {means[1]:.3f}")
-    replace_file(options.out / "digits_unet.json", lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
+    write(options.out, result)
 
 
 if __name__ == "__main__":

@@ -8,27 +8,29 @@ The 17 grey levels k are spread uniformly, x = 2 (k + u) / 17 - 1. A bound in na
 U-Net (16, 32), schedule LinearBeta(0.1, 20), Adam whose rate falls linearly from 4e-3, batches of 64, the same order of images and the
 same start for all; noise levels adapted to each weighting. Every network is judged by the unweighted bound.
 """
-import argparse
-import json
-from pathlib import Path
-import platform
-import sys
 import time
 
 import torch
 from tqdm import tqdm
 
-import rbmdiff
-from rbmdiff.diffusion.elbo import AdaptiveLevels, elbo, exponential, flat, sech, sigmoid_weight, weighted_loss
+from rbmdiff.diffusion.elbo import (
+    AdaptiveLevels,
+    elbo,
+    exponential,
+    flat,
+    sech,
+    sigmoid_weight,
+    weighted_loss,
+)
 from rbmdiff.diffusion.likelihood import bits_per_dimension, cell_log_prob
 from rbmdiff.diffusion.networks import Preconditioned, UNet, dequantize
 from rbmdiff.diffusion.objective import denoising_loss
 from rbmdiff.diffusion.schedule import LinearBeta
-from rbmdiff.foundations.core import Estimate, replace_file
+from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import digits
 from rbmdiff.foundations.train import State, linear_decay, update
+from record import RESULTS, arguments, command, versions, write
 
-RESULTS = Path(__file__).parent / "results"
 T_MIN, BATCH, RATE, LEVELS = 1e-3, 64, 4e-3, 17
 WEIGHTS = {"1": flat, "sigmoid(2 - l)": sigmoid_weight, "exp(-l/2)": exponential, "sech(l/2)": sech}
 
@@ -100,19 +102,15 @@ def weightings(options, train, test):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=RESULTS / "diffusion_elbo.json", help="where to write the JSON")
+    parser = arguments(__doc__, RESULTS / "diffusion_elbo.json", threads=1)
     parser.add_argument("--updates", type=int, default=1200, help="updates of each network (default 1200)")
     parser.add_argument("--seeds", type=int, default=2, help="networks for each weighting (default 2)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     train, test = images()
-    result = {"command": " ".join(["python benchmarks/diffusion_elbo.py", *sys.argv[1:]]),
-              "versions": {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__},
+    result = {"command": command(), "versions": versions(),
               "weightings": weightings(options, train, test)}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(options.out, lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
+    write(options.out, result)
 
 
 if __name__ == "__main__":

@@ -7,25 +7,20 @@ two steps of order four between neighbours, float32, t_min = 1e-3 of the linear 
 Rademacher probes, the evidence lower bound, and for the first 32 images more nodes, float64, and 16 dequantisations an image.
 Errors are standard errors over images; those of the probes, of the bound and of u are given apart.
 """
-import argparse
 import json
 import math
-from pathlib import Path
-import platform
-import sys
 
 import torch
 from tqdm import tqdm
 
-import rbmdiff
-from rbmdiff.foundations.core import Estimate, replace_file
-from rbmdiff.foundations.data import digits
 from rbmdiff.diffusion.elbo import elbo
 from rbmdiff.diffusion.likelihood import bits_per_dimension, cell_log_prob, log_likelihood
 from rbmdiff.diffusion.networks import Preconditioned, UNet, as_eps, dequantize
 from rbmdiff.diffusion.schedule import LinearLogSNR
+from rbmdiff.foundations.core import Estimate
+from rbmdiff.foundations.data import digits
+from record import RESULTS, arguments, command, versions, write
 
-RESULTS = Path(__file__).parent / "results"
 D, LEVELS, T_MIN, DRAWS, FEW = 64, 17, 1e-3, 16, 32
 
 
@@ -57,10 +52,8 @@ def accuracy(predict, schedule, x, reference):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=RESULTS / "diffusion_likelihood.json", help="where to write the JSON")
+    parser = arguments(__doc__, RESULTS / "diffusion_likelihood.json", threads=1)
     parser.add_argument("--images", type=int, default=297, help="held-out images, from the first (default all 297)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1)")
     options = parser.parse_args()
     if not FEW <= options.images <= 297: parser.error(f"--images must lie between {FEW} and 297")
     torch.set_num_threads(options.threads)
@@ -81,8 +74,7 @@ def main():
     cell, gap = cell_log_prob(many, D, LEVELS), exact["log_prob"] - bound.value
     noise = (probed["stderr"].square().sum().sqrt() / len(x)).item()
     result = {
-        "command": " ".join(["python benchmarks/diffusion_likelihood.py", *sys.argv[1:]]),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__},
+        "command": command(), "versions": versions(),
         "settings": {"schedule": repr(schedule), "t_min": T_MIN, "rho_min": float(schedule.rho(T_MIN)), "images": len(x), "levels": LEVELS,
                      "nodes": 32, "steps": 2, "trace": "exact", "dtype": "float32", "threads": options.threads},
         **row(exact["log_prob"]),
@@ -101,7 +93,7 @@ def main():
                                 "gain_in_nats": (cell - many.mean(0) - D * math.log(2 / LEVELS)).mean().item(),
                                 "spread_over_u_in_nats": many.std(0).mean().item()},
         "accuracy": accuracy(predict, schedule, x[:FEW], reference)}
-    replace_file(options.out, lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
+    write(options.out, result)
     print(json.dumps(result, indent=1))
 
 

@@ -7,26 +7,19 @@ small random weights), batches of 100 in the same order, Adam with a rate that f
 W, number of epochs. No early stopping. The rate was chosen among 0.005, 0.02 and 0.05 on 300 images held out of the training set: best
 for CD-1 and PCD-1, the two that were tried with all three. Log-likelihoods are in nats per image, seconds are those of updates alone.
 """
-import argparse
-import json
 import math
-from pathlib import Path
-import platform
 import statistics
-import sys
 import time
 
-import numpy
-import sklearn
 import torch
 from tqdm import tqdm
 
-import rbmdiff
-from rbmdiff.foundations.core import Estimate, replace_file
+from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import base_rate, binarize, digits, independent_log_prob
 from rbmdiff.foundations.train import ascend
 from rbmdiff.learning.contrastive import cd_gradient, centred, exact_gradient
 from rbmdiff.models.rbm import RBM
+from record import RESULTS, arguments, header, write
 
 H, BATCH, RATE, DECAY = 12, 100, 0.02, 1e-4
 LOOKS = (1, 2, 3, 5, 8, 12, 18, 25, 35, 50, 70, 90, 110, 130, 150, 170, 190, 210, 230, 250, 270, 290)
@@ -77,18 +70,14 @@ def summary(images, curves):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "digits.json", help="where to write the JSON")
+    parser = arguments(__doc__, RESULTS / "digits.json", threads=1)
     parser.add_argument("--seeds", type=int, default=5, help="runs of each method, at least 2 (default 5)")
     parser.add_argument("--epochs", type=int, default=300, help="passes over the training set (default 300)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1: the matrices are small)")
     options = parser.parse_args()
     if options.seeds < 2 or options.epochs < 1: parser.error("--seeds must be at least 2 and --epochs at least 1")
     torch.set_num_threads(options.threads)
     train, test = (binarize(x, 7.5 / 16) for x in digits())
-    result = {"command": " ".join(["python benchmarks/digits.py", *sys.argv[1:]]), "unit": "nats per image",
-              "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__,
-                           "scikit-learn": sklearn.__version__, "rbmdiff": rbmdiff.__version__},
+    result = {**header("nats per image", "numpy", "scikit-learn"),
               "settings": {"hidden": H, "batch": BATCH, "optimizer": "Adam", "rate": RATE, "decay_of_weights": DECAY,
                            "epochs": options.epochs, "seeds": options.seeds, "threads": options.threads,
                            "train_images": len(train), "test_images": len(test)}, "methods": {}}
@@ -109,8 +98,7 @@ def main():
         row = result["methods"][name]
         print(f"{name:23} train {row['train']['value']:.2f}  test {row['test']['value']:.2f} ± {row['test']['stderr']:.2f} (images), "
               f"spread over seeds {row['test']['spread_over_seeds']:.2f}, {row['milliseconds_per_update']['wall']:.2f} ms per update")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(options.out, lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
+    write(options.out, result)
 
 
 if __name__ == "__main__":

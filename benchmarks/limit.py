@@ -9,25 +9,17 @@ gradients of the other two are measured too: lengths; cosines; "chance", the sta
 both had a random sign; "agreement", the share of entries whose signs agree, which does not depend on the scale of any parameter.
 Log-likelihoods are in nats per image; those of a density, so their zero has no meaning.
 """
-import argparse
-import json
-from pathlib import Path
-import platform
 import statistics
-import sys
 
-import numpy
-import sklearn
 import torch
 from tqdm import tqdm
 
-import rbmdiff
 from rbmdiff.bridge.limit import gaussian_cd_gradient, score_matching_gradient
-from rbmdiff.foundations.core import replace_file
 from rbmdiff.foundations.data import digits
 from rbmdiff.foundations.train import ascend
 from rbmdiff.learning.contrastive import exact_gradient
 from rbmdiff.models.rbm import RBM
+from record import RESULTS, arguments, header, write
 
 D, H, RATE = 8, 6, 0.02
 LOOKS = (0, 2, 5, 10, 15, 20, 30, 40, 60, 80, 100, 140, 180, 240, 320, 420, 540, 660, 780, 900, 1000)
@@ -70,19 +62,15 @@ def run(name, seed, train, test, updates=1000, stop=None):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "limit.json", help="where to write the JSON")
+    parser = arguments(__doc__, RESULTS / "limit.json", threads=1)
     parser.add_argument("--seeds", type=int, default=12, help="starts, at least 2 (default 12)")
     parser.add_argument("--updates", type=int, default=1000, help="updates of each run (default 1000)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1: the matrices are small)")
     options = parser.parse_args()
     if options.seeds < 2 or options.updates < 1: parser.error("--seeds must be at least 2 and --updates at least 1")
     torch.set_num_threads(options.threads)
     train, test = components()
     normal = torch.distributions.Normal(train.mean(0), train.std(0)).log_prob(test).sum(-1).mean().item()
-    result = {"command": " ".join(["python benchmarks/limit.py", *sys.argv[1:]]), "unit": "nats per image",
-              "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__,
-                           "scikit-learn": sklearn.__version__, "rbmdiff": rbmdiff.__version__},
+    result = {**header("nats per image", "numpy", "scikit-learn"),
               "settings": {"visible": D, "hidden": H, "optimizer": "Adam", "rate": RATE, "updates": options.updates, "seeds": options.seeds,
                            "threads": options.threads, "train_images": len(train), "test_images": len(test)},
               "independent normal components": normal, "pairs": [", ".join(pair) for pair in PAIRS], "methods": {}}
@@ -94,8 +82,7 @@ def main():
         result["methods"][name] = {split: {"value": statistics.mean(x), "spread_over_seeds": statistics.stdev(x), "runs": x}
                                    for split, x in final.items()} | {"curves": [{k: v for k, v in x.items() if k != "train"} for x in rows]}
         print(f"{name:15}", *(f"{split} {statistics.mean(x):.3f} (spread {statistics.stdev(x):.3f})" for split, x in final.items()))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(options.out, lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
+    write(options.out, result)
 
 
 if __name__ == "__main__":

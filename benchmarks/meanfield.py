@@ -9,25 +9,20 @@ range of times, the Jacobian, a Gaussian prior of width 1, and parameters that d
 method among six, in shorter runs on 1200 training images, by the exact likelihood of the other 300; the rate, one for all, in the same way with single
 images and little noise. Test images serve for the final numbers alone. With time-dependent parameters, the machine of the least noise counts.
 """
-import argparse
-import json
 from multiprocessing import get_context
-from pathlib import Path
-import platform
 import statistics
-import sys
 import time
 
 import torch
 from tqdm import tqdm
 
-import rbmdiff
 from rbmdiff.bridge.meanfield import TimedRBM, dsm_loss, score, with_prior
 from rbmdiff.diffusion.schedule import LinearBeta
-from rbmdiff.foundations.core import Estimate, replace_file
+from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import base_rate, binarize, digits, independent_log_prob
 from rbmdiff.foundations.train import linear_decay
 from rbmdiff.models.rbm import RBM, states
+from record import RESULTS, arguments, header, write
 
 H, TERMS, DECAY, RATE, FLOORS, RATES = 12, 500, 1e-4, 0.05, (0.03, 0.1, 0.2, 0.3, 0.36, 0.4), (0.01, 0.02, 0.05, 0.1)
 ALL, LITTLE, TIMED = (1e-3, 1.0), (1e-3, 0.1), (0.05, 1.0)
@@ -109,8 +104,7 @@ def summary(rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "meanfield.json", help="where to write the JSON")
+    parser = arguments(__doc__, RESULTS / "meanfield.json")
     parser.add_argument("--workers", type=int, default=1, help="processes, each with one thread (default 1)")
     parser.add_argument("--seeds", type=int, default=3, help="final runs of each method, at least 2 (default 3); eight of the one that the book repeats")
     parser.add_argument("--steps", type=int, default=2400, help="updates of a final run; half as many to select (default 2400)")
@@ -130,8 +124,7 @@ def main():
     data, test = (binarize(x, 7.5 / 16) for x in digits())
     independent = Estimate.of(independent_log_prob(test, base_rate(data)).double())
     held = independent_log_prob(data[1200:], base_rate(data[:1200])).mean().item()
-    result = {"command": " ".join(["python benchmarks/meanfield.py", *sys.argv[1:]]), "unit": "nats per image",
-              "versions": {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__},
+    result = {**header("nats per image"),
               "settings": {"hidden": H, "terms": TERMS, "optimizer": "Adam", "rate": RATE, "decay_of_weights": DECAY, "steps": options.steps,
                            "schedule": repr(LinearBeta()), "weight": "sigma^2", "train_images": len(data),
                            "test_images": len(test), "selection": {"steps": half, "train_images": 1200, "held_out_images": 300}},
@@ -144,8 +137,7 @@ def main():
         t, c = row["test"], row["covariances"]
         print(f"{name:32} floor {row['floor']:.2f}  train {row['train']:7.2f}  test {t['value']:7.2f} ± {t['stderr']:.2f} (images), "
               f"over seeds {t['spread_over_seeds']:.2f}; covariances: slope {c['slope']:.2f}, coefficient {c['coefficient']:.2f}; {row['cpu_seconds']:.0f} s")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(options.out, lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
+    write(options.out, result)
 
 
 if __name__ == "__main__":

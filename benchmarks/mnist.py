@@ -8,21 +8,18 @@ test images, by AIS with 100 chains and 4000 temperatures after every second epo
 once, at random; the training images anew in every epoch. `starts` has the test log-likelihood by reverse AIS from different starts, and
 the picture shows sixty samples of the machine. A finished run is not trained again.
 """
-import argparse
 import json
 from pathlib import Path
-import platform
 import time
 
 import torch
 
-import rbmdiff
-from rbmdiff.foundations.core import replace_file
 from rbmdiff.foundations.data import base_rate, binarize_stochastic
 from rbmdiff.learning.partition import ais, log_likelihood, reverse_ais
 from rbmdiff.models.rbm import RBM
 from rbmdiff.practice import cli
 from rbmdiff.sampling.gibbs import gibbs
+from record import RESULTS, arguments, versions, write
 
 FULL = "--lr 0.2 --average 0.9995 --epochs 120"
 EVALUATE = "--chains 200 --temperatures 20000"
@@ -84,21 +81,18 @@ def starts(folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, RESULTS / "mnist.json")
     parser.add_argument("--data", type=Path, required=True, help="folder of the four MNIST files")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the two runs are kept")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/mnist.json"))
     parser.add_argument("--dreams", type=Path, default=Path("book/dreams.png"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__}
-    results = {"command": "python benchmarks/mnist.py --data DIR", "versions": versions, "units": "nats per image",
+    results = {"command": "python benchmarks/mnist.py --data DIR", "versions": versions(), "units": "nats per image",
                "quick": quick(args.data, args.runs / "mnist-quick"), "full": full(args.data, args.runs / "mnist"),
                "starts": starts(args.runs / "mnist")}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     command(f"sample {args.runs / 'mnist'} {DREAM} --out {args.dreams}")
-    replace_file(args.out, lambda temporary: Path(temporary).write_text(json.dumps(results, indent=1) + "\n"))
+    write(args.out, results)
 
 
 if __name__ == "__main__":

@@ -11,34 +11,34 @@ CD-1, to CD with as many steps and to exact maximum likelihood are paired by see
 quick repetition. The result is written after every run; --resume goes on where a stopped command was, also on another machine: `made`
 lists where the runs come from. A run is [train, test or held out in nats per image, seconds of updates by the clock].
 """
-import argparse
 from collections.abc import Callable
-from concurrent.futures import as_completed, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 import json
 import math
 import multiprocessing
-from pathlib import Path
-import platform
-import shlex
 import statistics
-import sys
 import time
 
-import numpy
-import sklearn
 import torch
 from tqdm import tqdm
 
-import rbmdiff
 from rbmdiff.bridge.recovery import (
-    denoising_loss, flip, flip_recovery_loss, path_loss, probability_flow_loss, readout_loss, recovery_gradient, recovery_loss,
-    score_entropy_loss)
+    denoising_loss,
+    flip,
+    flip_recovery_loss,
+    path_loss,
+    probability_flow_loss,
+    readout_loss,
+    recovery_gradient,
+    recovery_loss,
+    score_entropy_loss,
+)
 from rbmdiff.bridge.tilted import flip_posterior, posterior
-from rbmdiff.foundations.core import replace_file
 from rbmdiff.foundations.data import base_rate, binarize, digits, independent_log_prob
 from rbmdiff.foundations.train import ascend
 from rbmdiff.learning.contrastive import cd_gradient, exact_gradient
 from rbmdiff.models.rbm import RBM
+from record import RESULTS, arguments, command, versions, write
 
 H, BATCH, RATE, DECAY, HELD, SWEEPS, STEPS = 12, 100, 0.02, 1e-4, 300, 5, (1, 3, 10)
 SHORT = "flip recovery, k = 3"
@@ -157,13 +157,12 @@ def work(tasks, result, options):
         stage, name, level, seed = waiting[future]
         result["runs"][stage].setdefault(name, {}).setdefault(level, {})[seed] = future.result()
         tables(result)
-        replace_file(options.out, lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
+        write(options.out, result)
     for pool in pools.values(): pool.shutdown()
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "recovery.json", help="where to write the JSON")
+    parser = arguments(__doc__, RESULTS / "recovery.json")
     parser.add_argument("--device", default="cpu", help="where the enumerated posteriors are computed: cpu (default) or cuda")
     parser.add_argument("--workers", type=int, default=2, help="processes on the processor (default 2)")
     parser.add_argument("--device-workers", type=int, default=5, help="processes on the device, if it is not the processor (default 5)")
@@ -182,10 +181,9 @@ def main():
     names = [n for n in every if not options.only or any(part in n for part in options.only)]
     train, test = (binarize(x, 7.5 / 16) for x in digits())
     result = {"unit": "nats per image", "made": [{
-                  "command": shlex.join(["python", "benchmarks/recovery.py", *sys.argv[1:]]), "methods": names,
+                  "command": command(), "methods": names,
                   "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
-                  "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__,
-                               "scikit-learn": sklearn.__version__, "rbmdiff": rbmdiff.__version__}}],
+                  "versions": versions("numpy", "scikit-learn")}],
               "settings": {"hidden": H, "batch": BATCH, "optimizer": "Adam", "rate": RATE, "decay_of_weights": DECAY,
                            "epochs": options.epochs, "held_out": HELD, "train_images": len(train), "test_images": len(test),
                            "mean_field_sweeps": SWEEPS},
@@ -197,7 +195,6 @@ def main():
         result["runs"], result["made"] = {"short": {}} | stored["runs"], stored["made"] + [x for x in result["made"] if x not in stored["made"]]
     count = {n: (max(1, options.select_seeds // 2), options.device_seeds) if n in ON_DEVICE else
              (options.select_seeds, options.seeds) for n in names}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     work([("select", n, level, 100 + s) for s in range(options.select_seeds) for n in names for level in every[n] if s < count[n][0]],
          result, options)
     tables(result)

@@ -11,22 +11,17 @@ data and chains, two for the gradient. Chains that end with hidden states (rbms,
 What is not installed is skipped with a line. The last part trains a machine on the 8x8 digits with products in float32 and in bfloat16
 and compares test log-likelihoods by annealed importance sampling.
 """
-import argparse
-import importlib.metadata
-import json
 import math
 import os
-from pathlib import Path
 import platform
 import statistics
-import sys
 import time
+
+from record import RESULTS, arguments, versions, write
 
 SIZES = ((784, 500, 100), (784, 1024, 512), (64, 128, 128))                             # visible, hidden, batch
 RATE = 1e-3
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--out", default="benchmarks/results/speed.json")
-parser.add_argument("--threads", type=int, default=os.cpu_count())
+parser = arguments(__doc__, RESULTS / "speed.json", threads=os.cpu_count())
 parser.add_argument("--rounds", type=int, default=15)
 parser.add_argument("--block", type=float, default=0.03, help="least seconds of a timed block")
 parser.add_argument("--no-likelihood", action="store_true")
@@ -36,9 +31,8 @@ if options.threads < os.cpu_count() and hasattr(os, "sched_setaffinity"):       
 
 import torch
 
-import rbmdiff
 from rbmdiff.foundations import kernels
-from rbmdiff.foundations.core import Estimate, replace_file
+from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import base_rate, binarize, digits
 from rbmdiff.foundations.train import ascend
 from rbmdiff.learning.contrastive import cd_gradient
@@ -137,7 +131,8 @@ def scikit_learn(D, H, B, k):
 def jax_lines(D, H, B, k, hidden_chain):
     """Jitted JAX. Chains end with visible states (2k + 4 products) or with hidden ones (2k + 3)."""
     import jax
-    from jax import lax, nn, numpy as jnp, random
+    from jax import lax, nn, random
+    from jax import numpy as jnp
     draw = lambda key, field: random.bernoulli(key, nn.sigmoid(field)).astype(jnp.float32)
 
     def step(p, v, state, key):
@@ -240,11 +235,8 @@ def environment():
     """What the numbers depend on."""
     try: cpu = next(line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
     except (OSError, StopIteration): cpu = platform.processor() or platform.machine()
-    versions = {"python": platform.python_version(), "rbmdiff": rbmdiff.__version__}
-    for name in ("torch", "numpy", "numba", "rbms", "scikit-learn", "jax"):
-        try: versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError: pass
-    return {"cpu": cpu, "cpus": os.cpu_count(), "threads": options.threads, "versions": versions}
+    return {"cpu": cpu, "cpus": os.cpu_count(), "threads": options.threads,
+            "versions": versions("numpy", "numba", "rbms", "scikit-learn", "jax")}
 
 
 def main():
@@ -268,8 +260,7 @@ def main():
             for name, ratio in ratios.items(): print(f"    {name:60} {ratio:6.2f}", flush=True)
     if not options.no_likelihood: result["likelihood"] = compare_formats()
     result["load_average_after"] = os.getloadavg() if hasattr(os, "getloadavg") else None
-    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-    replace_file(options.out, lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
+    write(options.out, result)
 
 
 if __name__ == "__main__": main()

@@ -9,27 +9,21 @@ each method, their distance from the enumerated distribution, and effective draw
 latter follow from the exact autocorrelation time of the sum of spins, for annealing from the weights; a method that draws from another
 distribution has none.
 """
-import argparse
-import json
-from pathlib import Path
-import platform
-import sys
 import time
 
 import torch
 from tqdm import tqdm
 
-import rbmdiff
 from rbmdiff.bridge.tilted import WarmGibbs, path_log_z, predictor
 from rbmdiff.diffusion.schedule import LinearBeta, time_grid
 from rbmdiff.diffusion.solvers import ancestral
-from rbmdiff.foundations.core import replace_file
 from rbmdiff.foundations.data import base_rate, binarize, digits
 from rbmdiff.foundations.train import ascend
 from rbmdiff.learning.contrastive import cd_gradient
 from rbmdiff.learning.partition import ais
 from rbmdiff.models.rbm import RBM, states
 from rbmdiff.sampling.gibbs import drift, gibbs, spectrum, transition_matrix
+from record import RESULTS, arguments, header, write
 
 WORK = ((16, 10), (32, 20), (64, 40), (128, 80))  # levels; steps, and as many of burn-in
 ROWS = 50
@@ -144,20 +138,16 @@ def mixing(n):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "tilted.json", help="where to write the JSON")
+    parser = arguments(__doc__, RESULTS / "tilted.json", threads=1)
     parser.add_argument("--runs", type=int, default=20, help="repetitions of each estimate of log Z, at least 2 (default 20)")
     parser.add_argument("--samples", type=int, default=20000, help="samples of the stuck machine by each method (default 20000)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1: the matrices are small)")
     options = parser.parse_args()
     if options.runs < 2 or options.samples < 100: parser.error("--runs must be at least 2 and --samples at least 100")
     torch.set_num_threads(options.threads)
-    result = {"command": " ".join(["python benchmarks/tilted.py", *sys.argv[1:]]), "unit": "nats; seconds of processor time",
-              "versions": {"python": platform.python_version(), "torch": torch.__version__, "rbmdiff": rbmdiff.__version__},
+    result = {**header("nats; seconds of processor time"),
               "settings": {"runs": options.runs, "samples": options.samples, "threads": options.threads},
               "mixing": mixing(options.samples), "log_z": log_z(options.runs)}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(options.out, lambda path: Path(path).write_text(json.dumps(result, indent=1) + "\n"))
+    write(options.out, result)
 
 
 if __name__ == "__main__":
