@@ -5,13 +5,14 @@
 OLD and NEW are the roots of two checkouts. Each runs in a process of its own; the two take turns, block by block, so that both see the
 same weather on the machine. A number is the median over rounds of NEW / OLD, with the 10th and 90th percentile.
 """
-import argparse
 import json
 from pathlib import Path
 import statistics
 import subprocess
 import sys
 import time
+
+from record import arguments, write
 
 SIZES = ((20, 16, 10), (64, 12, 100), (64, 128, 128), (784, 500, 100), (784, 1024, 512))     # visible, hidden, batch
 CASES = [*(f"pcd {D}x{H}x{B} k={k} {kind}" for D, H, B in SIZES for k in (1, 10) for kind in ("bernoulli", "gaussian")),
@@ -21,6 +22,7 @@ CASES = [*(f"pcd {D}x{H}x{B} k={k} {kind}" for D, H, B in SIZES for k in (1, 10)
 def gradient(case: str):
     """A step of persistent contrastive divergence."""
     import torch
+
     from rbmdiff.learning.contrastive import cd_gradient
     from rbmdiff.models.rbm import RBM
     _, size, k, visible = case.split()
@@ -37,6 +39,7 @@ def gradient(case: str):
 def other(case: str):
     """Annealing, exact sums, tilted means, a solver."""
     import torch
+
     from rbmdiff.bridge.tilted import denoise
     from rbmdiff.diffusion.deis import deis
     from rbmdiff.diffusion.schedule import LinearBeta, time_grid
@@ -68,11 +71,9 @@ def worker(threads: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, None, threads=2)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     command = [sys.executable, __file__, "--worker", str(options.threads)]
@@ -96,8 +97,8 @@ def main() -> None:
         results[case] = {"ratio": statistics.median(ratios), "low": low, "high": high, "old_ms": 1e3 * old}
         print(f"{case:34} {1e3 * old:9.3f} ms   new / old {results[case]['ratio']:.3f}  ({low:.3f} to {high:.3f})", flush=True)
     if options.out:
-        record = {"command": "python benchmarks/versions.py OLD NEW", "threads": options.threads, "rounds": options.rounds}
-        options.out.write_text(json.dumps(record | {"cases": results}, indent=1) + "\n")
+        conditions = {"command": "python benchmarks/versions.py OLD NEW", "threads": options.threads, "rounds": options.rounds}
+        write(options.out, conditions | {"cases": results})
 
 
 if __name__ == "__main__":
