@@ -1,1 +1,2 @@
 from . import gibbs as gibbs
+from . import means as means
