@@ -27,6 +27,16 @@ from .diffusion.solvers import (
 )
 from .foundations.core import Estimate as Estimate
 from .foundations.train import sgd as sgd, train as train
+from .foundations.units import (
+    Bernoulli as Bernoulli,
+    Binomial as Binomial,
+    Discrete as Discrete,
+    Gaussian as Gaussian,
+    Poisson as Poisson,
+    Potts as Potts,
+    ReLU as ReLU,
+    Spin as Spin,
+)
 from .learning.contrastive import cd_gradient as cd_gradient, exact_gradient as exact_gradient
 from .learning.partition import ais as ais, reverse_ais as reverse_ais
 from .models.rbm import RBM as RBM

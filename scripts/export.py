@@ -1,4 +1,4 @@
-"""Notebooks to package: nbdev_export, nbdev_clean, then every `@patch` method folded into the body of its class.
+"""Notebooks to package: nbdev_export, nbdev_clean, `@patch` methods folded into their classes, stubs of the rooms.
 
 In a notebook a class grows cell by cell: `@patch` (fastcore) adds a method beside its equation. In the package the same
 method stands in the class, so that help, editors and type checkers see one flat class and fastcore is not needed.
@@ -73,6 +73,13 @@ def without_empty_cells(text: str) -> str:
     return f"\n\n{MARK}".join([head.rstrip(), *full]) + "\n"
 
 
+def write_stubs(package: Path) -> None:
+    """Write the stub of every room, the list of its modules; `lazy_loader` reads it, and so do editors."""
+    for room in sorted(path.parent for path in package.glob("*/__init__.py")):
+        modules = sorted(path.stem for path in room.glob("*.py") if path.stem != "__init__")
+        (room / "__init__.pyi").write_text("".join(f"from . import {m} as {m}\n" for m in modules), "utf8")
+
+
 def main() -> int:
     """Export, clean and fold in the current folder; 1 if a module cannot be folded."""
     for command in ("nbdev_export", "nbdev_clean"): subprocess.run([Path(sys.executable).with_name(command)], check=True)
@@ -83,6 +90,7 @@ def main() -> int:
             print(f"{path}: {error}", file=sys.stderr)
             return 1
         if folded != text: path.write_text(folded, "utf8")
+    write_stubs(Path("rbmdiff"))
     return 0
 
 

@@ -14,7 +14,7 @@ import tempfile
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPORT = ROOT / "scripts/export.py"
-HAND_WRITTEN = ("__init__.py", "__main__.py", "*.pyi", "py.typed")
+HAND_WRITTEN = ("__init__.py", "*/__init__.py", "__main__.py", "__init__.pyi", "py.typed")
 HINT = "run `make export` and commit what it changes"
 
 
@@ -33,7 +33,7 @@ def different(ours: Path, fresh: Path, pattern: str) -> list[str]:
 
 def take_hand_written(package: Path, copy: Path) -> None:
     """Copy the files that no notebook exports; the export then writes nothing into them but the version."""
-    for path in [p for pattern in HAND_WRITTEN for p in package.rglob(pattern)]:
+    for path in [p for pattern in HAND_WRITTEN for p in package.glob(pattern)]:
         target = copy / path.relative_to(package)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
@@ -49,7 +49,9 @@ def problems(root: Path = ROOT) -> list[str]:
         for name in ("settings.ini", "pyproject.toml"): shutil.copy(root / name, copy)
         take_hand_written(root / "rbmdiff", copy / "rbmdiff")
         subprocess.run([sys.executable, EXPORT], cwd=copy, check=True, stdout=subprocess.DEVNULL)
-        found += [f"rbmdiff/{n} is not what the notebooks export; {HINT}" for n in different(root / "rbmdiff", copy / "rbmdiff", "*.py")]
+        for pattern in ("*.py", "*.pyi"):
+            found += [f"rbmdiff/{n} is not what the notebooks export; {HINT}"
+                      for n in different(root / "rbmdiff", copy / "rbmdiff", pattern)]
         found += [f"nbs/{n} is not clean; {HINT}" for n in different(root / "nbs", copy / "nbs", "*.ipynb")]
     return found
 

@@ -65,3 +65,10 @@ def test_version_of_another_time(tree):
     assert [p for p in problems(tree) if p.startswith("rbmdiff/__init__.py")]
     subprocess.run([sys.executable, EXPORT], cwd=tree, check=True)
     assert (tree / "rbmdiff/__init__.py").read_text() == '"""Doc."""\n__version__ = "0.1.0"\n'
+
+
+def test_stub_of_a_room_is_exported(tree):
+    stub = tree / "rbmdiff/foundations/__init__.pyi"
+    assert stub.read_text() == "from . import core as core\n"
+    stub.write_text("")
+    assert [p for p in problems(tree) if p.startswith("rbmdiff/foundations/__init__.pyi")]
