@@ -19,7 +19,8 @@ import torch
 from rbmdiff.foundations import data
 from rbmdiff.foundations.data import (bars_and_stripes, base_rate, binarize, binarize_stochastic, digits, gaussian_mixture,
                                       independent_log_prob, intensities, load, mixture_log_prob, mnist, noise_entropy,
-                                      read_idx, ring, swiss_roll, write_idx)
+                                      read_idx, ring_means, swiss_roll, write_idx)
+from rbmdiff.foundations.units import as_unit
 
 MNIST = Path(__file__).parents[2] / "shared/data/mnist"
 needs_mnist = pytest.mark.skipif(not MNIST.is_dir(), reason=f"MNIST is not in {MNIST}")
@@ -120,6 +121,15 @@ def test_array_kinds():
     assert intensities([[-3.0, 7.0]], limits=None).tolist() == [[-3, 7]]
     assert intensities([[-1.0, 1.0]], limits=(-1, 1), dtype=torch.float64).dtype == torch.float64
     assert intensities(np.zeros((5, 2, 3))).shape == (5, 6)
+
+
+@pytest.mark.parametrize("kind", ["u1", "i1", "i8", "?", "f4"])
+def test_without_limits_numbers_stay_what_they_are(kind, tmp_path):
+    x = np.array([[0, 3], [7, 100]]).astype(kind)
+    assert intensities(x, limits=None).tolist() == x.astype(float).tolist()
+    np.save(tmp_path / "counts.npy", x)
+    assert load(tmp_path / "counts.npy", limits=None)[0].tolist() == x.astype(float).tolist()
+    assert intensities(np.array([[-3, 300]]), limits=None).tolist() == [[-3, 300]]
 
 
 # The door
@@ -299,6 +309,28 @@ def test_bits(x, threshold):
     assert torch.equal(v, binarize_stochastic(x, torch.Generator().manual_seed(0)))
 
 
+DRAWS = {"bits": lambda g: binarize_stochastic(torch.full((3, 50), 0.4), g),
+         "mixture": lambda g: gaussian_mixture(3, ring_means(), generator=g),
+         "mixture with weights": lambda g: gaussian_mixture(3, ring_means(3), 0.1, torch.tensor([0.2, 0.3, 0.5]).double(), g),
+         "swiss roll": lambda g: swiss_roll(3, generator=g)}
+ALONE = {"bits": lambda g: binarize_stochastic(torch.full((1, 50), 0.4), g),
+         "mixture": lambda g: gaussian_mixture(1, ring_means(), generator=g),
+         "mixture with weights": lambda g: gaussian_mixture(1, ring_means(3), 0.1, torch.tensor([0.2, 0.3, 0.5]).double(), g),
+         "swiss roll": lambda g: swiss_roll(1, generator=g)}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_streams(name):
+    """A seed is a generator; with a sequence every sample has what it has alone."""
+    assert torch.equal(DRAWS[name](5), DRAWS[name](torch.Generator().manual_seed(5)))
+    together = DRAWS[name]([4, torch.Generator().manual_seed(5), np.int64(6)])
+    for row, seed in zip(together, (4, 5, 6)): assert torch.equal(row[None], ALONE[name]([seed]))
+    assert torch.equal(together[:1], ALONE[name](4))
+    assert not torch.equal(together[0], together[1])
+    with pytest.raises(ValueError, match="it holds 2"): DRAWS[name]([4, 5])
+    with pytest.raises(TypeError, match="generator"): DRAWS[name]("five")
+
+
 def test_every_call_draws_anew():
     x, g = torch.full((1000,), 0.5), torch.Generator().manual_seed(0)
     assert not torch.equal(binarize_stochastic(x, g), binarize_stochastic(x, g))
@@ -326,11 +358,11 @@ def test_every_call_draws_anew():
     pytest.param(lambda: noise_entropy(torch.tensor([[2.0]])), ValueError, r"x must lie in \[0, 1\]", id="entropy range"),
     pytest.param(lambda: bars_and_stripes(0), ValueError, "n must be at least 1", id="no pixels"),
     pytest.param(lambda: bars_and_stripes(17), ValueError, "at most 16", id="too many patterns"),
-    pytest.param(lambda: gaussian_mixture(0, ring()), ValueError, "n must be at least 1", id="no draws"),
-    pytest.param(lambda: gaussian_mixture(5, ring(), sigma=0.0), ValueError, "sigma", id="sigma"),
+    pytest.param(lambda: gaussian_mixture(0, ring_means()), ValueError, "n must be at least 1", id="no draws"),
+    pytest.param(lambda: gaussian_mixture(5, ring_means(), sigma=0.0), ValueError, "sigma", id="sigma"),
     pytest.param(lambda: gaussian_mixture(5, torch.zeros(3)), ValueError, r"\[K, d\]", id="means"),
-    pytest.param(lambda: gaussian_mixture(5, ring(2), weights=torch.tensor([0.5, 0.6]).double()), ValueError, "sum 1", id="weights"),
-    pytest.param(lambda: mixture_log_prob(torch.zeros(3), ring().float()), ValueError, r"\[\.\.\., 2\]", id="point"),
+    pytest.param(lambda: gaussian_mixture(5, ring_means(2), weights=torch.tensor([0.5, 0.6]).double()), ValueError, "sum 1", id="weights"),
+    pytest.param(lambda: mixture_log_prob(torch.zeros(3), ring_means().float()), ValueError, r"\[\.\.\., 2\]", id="point"),
     pytest.param(lambda: swiss_roll(5, noise=-1), ValueError, "noise", id="noise"),
     pytest.param(lambda: swiss_roll(1.5), TypeError, "n must be an int", id="count")])
 def test_bad_argument(call, kind, message):
@@ -364,6 +396,37 @@ def test_base_rate_gives_the_means(unit):
     assert unit != "gaussian" or torch.equal(base_rate(v, 7.0, unit), bias)           # smoothing has no part in it
 
 
+@pytest.mark.parametrize("unit", ["binary((-0.5, 2.0))", "discrete((-1.0, 0.0, 1.0))", "binomial(4)", "poisson", "potts(3)", "relu", "gaussian"])
+def test_base_rate_for_every_kind_of_unit(unit):
+    """Independent units with the fitted biases have the means of the data, smoothed where a unit can be listed."""
+    unit = as_unit("unit", unit)
+    b = torch.linspace(-1, 0.5, 6, dtype=torch.float64)
+    v = unit.draw(torch.zeros(4000, 6, dtype=torch.float64), b, torch.Generator().manual_seed(0))
+    fitted = base_rate(v, unit=unit)
+    assert (unit.mean(fitted) - v.mean(0)).abs().max() < 2e-3 and not torch.equal(fitted, b)
+    assert (unit.mean(fitted) - unit.mean(b)).abs().max() < 0.1
+    slope = torch.autograd.functional.jacobian(lambda b: independent_log_prob(v, b, unit).mean(), fitted)
+    assert slope.abs().max() < 2e-3                                                   # the most likely biases
+    control = torch.autograd.functional.jacobian(lambda b: independent_log_prob(v, b, unit).mean(), fitted + 0.1 * b)
+    assert control.abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("unit", ["gaussian", "relu"])
+def test_widths_of_independent_units(unit):
+    """With widths the means of the fitted units are those of the data, and the density integrates to one."""
+    unit = as_unit("unit", unit)
+    sigma, b = torch.tensor([0.3, 2.0]).double(), torch.tensor([0.4, -1.0]).double()
+    v = unit.draw(torch.zeros(3000, 2, dtype=torch.float64), b, torch.Generator().manual_seed(0), sigma)
+    fitted = base_rate(v, unit=unit, sigma=sigma)
+    assert torch.allclose(unit.mean(fitted, sigma), v.mean(0), atol=1e-9)
+    assert not torch.allclose(unit.mean(base_rate(v, unit=unit), sigma), v.mean(0), atol=1e-2) or unit.lowest < 0
+    grid = torch.linspace(max(unit.lowest, -20), 20, 40001, dtype=torch.float64)
+    middle = ((grid[1:] + grid[:-1]) / 2)[:, None]
+    for s, bias in zip(sigma, b):
+        p = independent_log_prob(middle, bias[None], unit, s[None]).exp().sum().item() * (grid[1] - grid[0]).item()
+        assert p == pytest.approx(1, abs=1e-6)
+
+
 # Toys
 
 @pytest.mark.parametrize("n", range(1, 7))
@@ -394,7 +457,7 @@ def test_mixture_is_sampled_from_its_density():
 
 
 def test_toys_follow_their_generator():
-    for draw in (lambda g: gaussian_mixture(9, ring(), generator=g), lambda g: swiss_roll(9, generator=g)):
+    for draw in (lambda g: gaussian_mixture(9, ring_means(), generator=g), lambda g: swiss_roll(9, generator=g)):
         a, b, c = (draw(torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
         assert torch.equal(a, b) and not torch.equal(a, c)
 
@@ -406,4 +469,4 @@ def test_bits_and_baseline_on_cuda():
     v = binarize_stochastic(x, torch.Generator("cuda").manual_seed(0))
     assert v.is_cuda and abs(v.mean().item() - x.mean().item()) < 0.01
     assert independent_log_prob(v, base_rate(v)).is_cuda
-    assert gaussian_mixture(5, ring().cuda()).is_cuda
+    assert gaussian_mixture(5, ring_means().cuda()).is_cuda
