@@ -256,8 +256,8 @@ def _mnist_file(folder: Path, name: str, download: bool) -> Path:
     if not download:
         raise FileNotFoundError(
             f"no {name} or {name}.gz in {folder}; give the folder of the four files (folder=, "
-            "--data-folder), or ask for them (download=True, --download), or set RBMDIFF_DATA to a folder "
-            "that holds them in a folder mnist")
+            "--data-folder), or ask for them (download=True, --download), or set RBMDIFF_DATA to a folder that holds "
+            "them in a folder mnist")
     import pooch
     known = {f"{name}.gz": _MNIST[name][1]}
     source = pooch.create(folder, _MNIST_URL, registry=known, retry_if_failed=3)
