@@ -132,30 +132,58 @@ def public(tree: ast.Module) -> list[ast.stmt]:
 
 
 def entry(node: ast.FunctionDef | ast.ClassDef, module: str, classes: dict[str, ast.ClassDef], owner: str = "") -> str:
-    """Heading, signature, docstring and place of a function or class, then its documented public methods."""
-    members = {n.name: n for n in inherited(node, classes)}
-    text = (f"{'###' if owner else '##'} {owner}{node.name}\n\n```python\n{signature(node, members)}\n```\n\n"
+    """Heading, signature, docstring and place of a function or class, then its methods and the names of inherited ones."""
+    heading = f"{'###' if owner else '##'} {owner}{node.name}"
+    text = (f"{heading}\n\n```python\n{signature(node, classes)}\n```\n\n"
             f"{plain(ast.get_docstring(node) or '')}\n\n<small>{module}:{node.lineno}</small>\n\n")
-    methods = [n for n in members.values() if n.name[0] != "_" and ast.get_docstring(n)]
-    return text + "".join(entry(m, module, {}, f"{node.name}.") for m in methods)
+    if isinstance(node, ast.FunctionDef): return text
+    own = [m for m in methods(node).values() if public_method(m)]
+    return text + "".join(entry(m, module, {}, f"{node.name}.") for m in own) + inherited(node, classes)
 
 
-def inherited(node: ast.stmt, classes: dict[str, ast.ClassDef]) -> list[ast.FunctionDef]:
-    """Methods of a class: first those of its private bases in the same module, then its own."""
-    if not isinstance(node, ast.ClassDef): return []
-    bases = [classes[b.id] for b in node.bases if isinstance(b, ast.Name) and b.id.startswith("_") and b.id in classes]
-    return [m for base in bases for m in inherited(base, classes)] + [n for n in node.body if isinstance(n, ast.FunctionDef)]
+def methods(node: ast.ClassDef) -> dict[str, ast.FunctionDef]:
+    """The methods and properties in the body of a class by name; of a property only the reading half."""
+    functions = [n for n in node.body if isinstance(n, ast.FunctionDef)]
+    return {n.name: n for n in functions if not any(ast.unparse(d).endswith((".setter", ".deleter")) for d in n.decorator_list)}
 
 
-def signature(node: ast.FunctionDef | ast.ClassDef, members: dict[str, ast.FunctionDef]) -> str:
-    """`f(x: Tensor) -> Tensor`; for a class that of its constructor, or its annotated fields. Decorators stand above."""
-    if isinstance(node, ast.ClassDef) and "__init__" in members:
-        text = f"class {node.name}({arguments(members['__init__'])})"
-    elif isinstance(node, ast.ClassDef):
-        text = f"class {node.name}({', '.join(ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign))})"
-    else:
-        text = f"{node.name}({arguments(node)})" + (f" -> {ast.unparse(node.returns)}" if node.returns else "")
-    return "\n".join([f"@{ast.unparse(d)}" for d in node.decorator_list] + textwrap.wrap(text, 100, subsequent_indent="    "))
+def public_method(node: ast.FunctionDef) -> bool:
+    """Is a method shown: one without underscore, or a documented `__call__`?"""
+    return node.name[0] != "_" or (node.name == "__call__" and ast.get_docstring(node) is not None)
+
+
+def bases(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> list[ast.ClassDef]:
+    """The classes of the module that a class is derived from, the nearest first."""
+    near = [classes[b.id] for b in node.bases if isinstance(b, ast.Name) and b.id in classes]
+    return [c for base in near for c in (base, *bases(base, classes))]
+
+
+def inherited(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
+    """One line a base of the module: the public methods that a class has from it."""
+    text, seen = "", set(methods(node))
+    for base in bases(node, classes):
+        names = [name for name, m in methods(base).items() if public_method(m) and name not in seen]
+        seen.update(names)
+        where = "" if base.name[0] == "_" else f" from `{base.name}`"
+        if names: text += f"Inherited{where}: {', '.join(f'`{name}`' for name in names)}.\n\n"
+    return text
+
+
+def signature(node: ast.FunctionDef | ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
+    """`f(x: Tensor) -> Tensor`, `x: Tensor` of a property, a class with the arguments of its constructor. Decorators above."""
+    decorators = [f"@{ast.unparse(d)}" for d in node.decorator_list]
+    if isinstance(node, ast.ClassDef): text = f"class {node.name}({constructor(node, classes)})"
+    elif "@property" in decorators: text = node.name + (f": {ast.unparse(node.returns)}" if node.returns else "")
+    else: text = f"{node.name}({arguments(node)})" + (f" -> {ast.unparse(node.returns)}" if node.returns else "")
+    return "\n".join(decorators + textwrap.wrap(text, 100, subsequent_indent="    "))
+
+
+def constructor(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
+    """Arguments of the nearest `__init__`; where there is none, the annotated fields of the class."""
+    init = next((c for c in (node, *bases(node, classes)) if "__init__" in methods(c)), None)
+    if init: return arguments(methods(init)["__init__"])
+    fields = [ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign)]
+    return ", ".join(field for field in fields if ": ClassVar" not in field)
 
 
 def arguments(function: ast.FunctionDef) -> str:

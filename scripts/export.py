@@ -30,6 +30,11 @@ def owner(function: ast.FunctionDef) -> str:
     return arguments[0].annotation.id
 
 
+def statements(function: ast.FunctionDef) -> list[str]:
+    """What a function does, without its docstring."""
+    return [ast.dump(node) for node in function.body[ast.get_docstring(function) is not None:]]
+
+
 def method(function: ast.FunctionDef, lines: list[str]) -> str:
     """Source of a patched function as a method: without `@patch` and without the annotation of its first argument."""
     patch, first = patched(function), [*function.args.posonlyargs, *function.args.args][0]
@@ -40,7 +45,10 @@ def method(function: ast.FunctionDef, lines: list[str]) -> str:
     options = [k.arg for k in getattr(patch, "keywords", []) if k.value.value is True]
     source[patch.lineno] = "".join(KINDS[o] for o in options if o in KINDS)
     if "set_prop" in options: source[patch.lineno] = f"@{function.name}.setter"
-    return textwrap.indent("\n".join(line for n, line in source.items() if line or n > function.lineno), "    ")
+    text = textwrap.indent("\n".join(line for n, line in source.items() if line or n > function.lineno), "    ")
+    moved = ast.parse(f"class _:\n{text}").body[0].body[0]
+    if statements(moved) == statements(function): return text
+    raise ValueError(f"line {function.lineno}: {function.name} holds a string over several lines, which would be indented")
 
 
 def fold(text: str) -> str:
@@ -54,10 +62,12 @@ def fold(text: str) -> str:
         name = owner(node)
         if name not in classes or classes[name].lineno > node.lineno:
             raise ValueError(f"line {node.lineno}: {node.name} patches {name}, which is not defined above it")
+        if classes[name].body[0].lineno == classes[name].lineno:
+            raise ValueError(f"line {classes[name].lineno}: class {name} must not stand on one line, it is patched")
         first = node.decorator_list[0].lineno
         mark = next((line for line in reversed(lines[:first]) if line.startswith(MARK)), MARK)
         methods = moved.setdefault(name, [])
-        again = any(mark in m for m in methods)
+        again = any(m.startswith(f"    {mark}\n") for m in methods)
         methods.append(("" if again else f"    {mark}\n") + method(node, lines))
         gone.update(range(first, node.end_lineno + 1))
     ends = {classes[name].end_lineno: "\n\n".join(["", *methods]) for name, methods in moved.items()}

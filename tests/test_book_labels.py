@@ -6,7 +6,9 @@ import pytest
 from bookmaker import ALPHA, BETA, ROOT, save
 from labels import collect, enclosing
 
-sys.path.insert(0, str(ROOT / "book"))
+sys.path[:0] = [str(ROOT / "book"), str(ROOT / "scripts")]
+from export import fold
+
 CHAPTERS = ["foundations/alpha", "models/beta"]
 
 
@@ -58,9 +60,37 @@ def test_module_out_of_step_stops(tmp_path):
     assert any("not found in rbmdiff/models/beta.py; run 'make export'" in p for p in collect(tmp_path, CHAPTERS)[1])
 
 
+GAMMA = ["code|#| default_exp models.beta",
+         "markdown|# Gamma\n\n> Grows cell by cell.\n\n$$ y = 2 x $$ (eq-gamma-double)\n\n$$ z = 3 x $$ (eq-gamma-triple)",
+         "code|#| export\nclass A:\n    def __init__(self, x):\n        self.x = x",
+         "code|#| export\ndef other(x): return 2 * x  # [eq-gamma-double]\n\n@patch\ndef double(self: A):\n"
+         "    y = 2 * self.x  # [eq-gamma-double]\n    return y",
+         "code|#| export\n@patch(as_prop=True)\ndef triple(self: A):\n    return 3 * self.x  # [eq-gamma-triple]",
+         "code|# check [eq-gamma-double] and [eq-gamma-triple]: by hand\nassert A(1).double() == 2 and A(1).triple == 3"]
+
+
+def test_patched_methods_are_found_in_the_folded_class(tmp_path):
+    save(tmp_path, "models/beta", GAMMA)
+    module = tmp_path / "rbmdiff/models/beta.py"
+    module.write_text(fold(module.read_text()))
+    table, wrong = collect(tmp_path, ["models/beta"])
+    assert wrong == []
+    other, double = table["eq-gamma-double"].code
+    triple, = table["eq-gamma-triple"].code
+    assert [code.function for code in (other, double, triple)] == ["other", "A.double", "A.triple"]
+    lines = module.read_text().split("\n")
+    assert lines[other.line - 1] == "def other(x): return 2 * x  # [eq-gamma-double]"
+    assert lines[double.line - 1] == "        y = 2 * self.x  # [eq-gamma-double]"
+    assert lines[triple.line - 1] == "        return 3 * self.x  # [eq-gamma-triple]"
+    module.write_text(module.read_text().replace("        y = 2 * self.x", "        y = self.x + self.x"))
+    assert any("not found in rbmdiff/models/beta.py; run 'make export'" in p for p in collect(tmp_path, ["models/beta"])[1])
+
+
 def test_enclosing_names():
     body = "class A:\n    def f(self):\n        return 1\n\nB = {\n    'x': 1}"
     assert [enclosing(body, n) for n in (1, 3, 6)] == ["A", "A.f", "B"]
+    patched = "@patch(cls_method=True)\ndef load(cls: RBM, path):\n    return 1\n\n@patch\n@no_grad()\ndef f(self: Own): return 2\n"
+    assert [enclosing(patched, n) for n in (3, 7)] == ["RBM.load", "Own.f"]
 
 
 def test_outputs_that_stop():

@@ -12,19 +12,33 @@ import build
 import pages
 
 MODULE = '''"""Summary line."""
-__all__ = ["f", "Model"]
+__all__ = ["f", "Model", "Child", "Point"]
 def f(x: Tensor, k=1) -> Tensor:
     """Of `x` [..., D] and 2**k [eq-a-b]; see https://a.example/b_c."""
 def g(): pass
 class _Base:
-    def __init__(self, n: int): pass
     def mean(self, v): "Old."
+    def shared(self): "Of the base."
 class Model(_Base):
     """A model."""
+    def __init__(self, n: int): pass
     @classmethod
     def load(cls, path: str): "Read."
     def mean(self, v): "New."
+    def silent(self, v): pass
+    @property
+    def sigma(self) -> Tensor: "Widths."
+    @sigma.setter
+    def sigma(self, value: Tensor): pass
+    def __call__(self, x: Tensor) -> Tensor: "Apply."
     def _own(self): "Hidden."
+class Child(Model):
+    def mean(self, v): "Newest."
+@dataclass
+class Point:
+    x: float
+    y: float = 0.0
+    unit: ClassVar[str] = "m"
 '''
 
 
@@ -48,16 +62,37 @@ def test_map_has_a_link_a_caption_and_words_for_every_chapter():
     assert "<figcaption>" in drawn and drawn.count("marker-end") == 1
 
 
+def files_of(folder, module):
+    """The pages of a package of one module."""
+    (folder / "rbmdiff/models").mkdir(parents=True)
+    (folder / "rbmdiff/models/a.py").write_text(module)
+    return pages.reference(folder, {"models/a": notebook(["code|#| default_exp models.a", "markdown|# The letter A"])})
+
+
 def test_reference_page(tmp_path):
-    (tmp_path / "rbmdiff/models").mkdir(parents=True)
-    (tmp_path / "rbmdiff/models/a.py").write_text(MODULE)
-    files = pages.reference(tmp_path, {"models/a": notebook(["code|#| default_exp models.a", "markdown|# The letter A"])})
+    files = files_of(tmp_path, MODULE)
     page = files["api/models.a.md"]
-    assert re.findall(r"^##+ (.*)$", page, re.MULTILINE) == ["f", "Model", "Model.mean", "Model.load"]
+    assert re.findall(r"^##+ (.*)$", page, re.MULTILINE) == [
+        "f", "Model", "Model.load", "Model.mean", "Model.silent", "Model.sigma", "Model.__call__",
+        "Child", "Child.mean", "Point"]
     assert "f(x: Tensor, k=1) -> Tensor\n" in page and "class Model(n: int)\n" in page and "@classmethod\nload(path: str)" in page
     assert "New." in page and "Old." not in page and "[The letter A](../models/a.ipynb)" in page and "rbmdiff/models/a.py:3" in page
     assert r"Of `x` \[..., D\] and 2\*\*k \[eq-a-b\]; see https://a.example/b_c." in page
     assert "[models.a](models.a.md): Summary line." in files["api/index.md"]
+
+
+def test_a_property_is_shown_by_its_reading_half(tmp_path):
+    page = files_of(tmp_path, MODULE)["api/models.a.md"]
+    assert "@property\nsigma: Tensor\n```\n\nWidths." in page and "setter" not in page
+
+
+def test_inherited_methods_are_named_and_the_constructor_is_that_of_the_base(tmp_path):
+    page = files_of(tmp_path, MODULE)["api/models.a.md"]
+    child = page[page.index("## Child"):page.index("## Point")]
+    assert "class Child(n: int)\n" in child and "Newest." in child and "New.\n" not in child
+    assert "Inherited from `Model`: `load`, `silent`, `sigma`, `__call__`.\n\nInherited: `shared`.\n" in child
+    assert page[:page.index("## Child")].count("Inherited: `shared`.") == 1
+    assert "@dataclass\nclass Point(x: float, y: float = 0.0)" in page[page.index("## Point"):]
 
 
 def test_long_signatures_are_folded():
