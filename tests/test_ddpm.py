@@ -183,6 +183,43 @@ def test_slerp(w, seed):
     assert torch.allclose(slerp(unit[0], unit[1], w).norm(dim=-1), torch.ones(3, **F64))
 
 
+def test_error_of_the_bound_is_that_of_its_draws():
+    """Spread over many bounds of one draw, and the error that 400 draws in one call report."""
+    chain, predict = linear_chain(6, 0.05, 0.3), mixture().predictor(LinearBeta())
+    x0 = mixture().sample(1, rng(1)).expand(2000, 4)
+    single = variational_bound(predict, chain, x0, rng(2))
+    many = variational_bound(predict, chain, x0[:3], rng(3), sets=400)
+    assert single.stderr.isnan().all() and many.stderr.shape == (3,)
+    torch.testing.assert_close(many.stderr, (single.nats.std() / 20).expand(3), rtol=0.15, atol=0)
+    assert ((many.nats - single.nats.mean()) / many.stderr).abs().max() < 4.5
+    torch.testing.assert_close(many.diffusion, many.steps.sum(0))
+    torch.testing.assert_close(many.log_prob, -(many.prior + many.diffusion + many.reconstruction))
+    with pytest.raises(ValueError, match="sets must be at least 1"): variational_bound(predict, chain, x0, sets=0)
+
+
+def test_every_sample_has_its_own_stream():
+    chain, x = linear_chain(8, 0.05, 0.3), torch.randn(3, 2, generator=rng(), **F64)
+    predict = lambda x, t: torch.sin(x) * torch.cos(t.reshape(-1, *[1] * (x.ndim - 1)))
+    calls = {"jump": lambda x, g: jump(chain, x, 3, g)[0], "loss": lambda x, g: simple_loss(predict, chain, x, g),
+             "bound": lambda x, g: variational_bound(predict, chain, x, g).nats,
+             "sets": lambda x, g: variational_bound(predict, chain, x, g, sets=3).stderr,
+             "walk": lambda x, g: sample_chain(predict, chain, x, generator=g)}
+    for name, call in calls.items():
+        whole = call(x, [rng(5), 6, rng(7)])
+        for b in range(3):
+            torch.testing.assert_close(whole[b:b + 1], call(x[b:b + 1], [5 + b]), rtol=1e-12, atol=1e-12, msg=name)
+        assert torch.equal(call(x, 9), call(x, rng(9))), name
+        with pytest.raises(ValueError, match="generator must hold"): call(x, [1, 2])
+
+
+def test_network_is_checked():
+    chain, x = linear_chain(8, 0.05, 0.3), torch.zeros(2, 3, **F64)
+    with pytest.raises(TypeError, match="network must return torch.float64"): simple_loss(lambda x, t: x.float(), chain, x)
+    with pytest.raises(ValueError, match="network returned NaN"): simple_loss(lambda x, t: x / 0, chain, x)
+    with pytest.raises(ValueError, match="predict returned NaN or infinity in call 1, at t = 1"): sample_chain(lambda x, t: x / 0, chain, x)
+    with pytest.raises(TypeError, match="predict must be callable"): variational_bound(None, chain, x)
+
+
 CHAIN, X = linear_chain(10), torch.zeros(2, 3, **F64)
 BAD = {
     "betas of zero": (ValueError, "betas", lambda: Chain(torch.zeros(3))),

@@ -1,12 +1,13 @@
 """Networks: shapes, units, the frame around them, files, training that resumes, and input that must be refused."""
 import math
+from pathlib import Path
 from typing import get_args
 
 from hypothesis import given, settings, strategies as st
 import pytest
 import torch
 
-from rbmdiff.diffusion.networks import MLP, Fourier, Preconditioned, UNet, as_eps, dequantize
+from rbmdiff.diffusion.networks import MLP, Fourier, Preconditioned, UNet, as_eps, bounded_time, dequantize
 from rbmdiff.diffusion.objective import denoising_loss, denoising_step
 from rbmdiff.diffusion.oracle import Mixture, gaussian
 from rbmdiff.diffusion.schedule import (
@@ -16,6 +17,7 @@ from rbmdiff.foundations.data import swiss_roll
 from rbmdiff.foundations.train import State, linear_decay, train
 
 PREDICTIONS = get_args(Prediction)
+DIGITS = Path(__file__).parents[1] / "benchmarks/results/digits_unet.safetensors"
 SCHEDULES = [LinearBeta(), SinusoidalBeta(), Cosine(), LinearLogSNR(), Geometric(), SubVP()]
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, CUDA])]
@@ -205,6 +207,32 @@ def test_training_beats_the_gaussian():
     with torch.no_grad():
         loss, start = (denoising_loss(m, schedule, x, t, generator=gen(6)).mean() for m in (state.averaged_model(), run().model))
     assert loss < 0.97 * start
+
+
+def test_dequantize_with_one_stream_a_sample():
+    k = torch.randint(17, (3, 5), generator=gen()).float()
+    x = dequantize(k, 17, [gen(4), 5, 6])
+    for b in range(3): assert torch.equal(x[b:b + 1], dequantize(k[b:b + 1], 17, [4 + b]))
+    assert torch.equal(dequantize(k, 17, 8), dequantize(k, 17, gen(8)))
+
+
+def test_seed_of_a_network_is_one():
+    a, b = MLP(2, 8, 1, generator=3), MLP(2, 8, 1, generator=gen(3))
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    with pytest.raises(TypeError, match="generator must be one generator or seed"): UNet(1, (8,), generator=[1, 2])
+
+
+def test_time_of_a_network_is_the_squashed_log_snr():
+    for schedule in SCHEDULES:
+        t = torch.linspace(0.01, 1, 20, dtype=torch.float64)
+        u = bounded_time(schedule.alpha(t), schedule.sigma(t))
+        torch.testing.assert_close(u, torch.sigmoid(-schedule.log_snr(t) / 4))
+
+
+@pytest.mark.skipif(not DIGITS.is_file(), reason="needs the stored network")
+def test_stored_network_loads():
+    net = UNet.load(DIGITS)
+    assert net.settings["channels"] == 1 and net(torch.zeros(2, 1, 8, 8), 0.5).abs().max() > 1e-3
 
 
 @given(levels=st.integers(2, 256), seed=st.integers(0, 9))

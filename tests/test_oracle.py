@@ -81,6 +81,16 @@ def test_draws_have_the_moments():
     assert torch.equal(x, mixture.sample(2**16, seeded(3)))
 
 
+def test_every_draw_has_its_own_stream():
+    for mixture in (some_mixture()[0], gaussian(torch.zeros(2), torch.eye(2))):
+        whole = mixture.sample(4, [seeded(3), 4, 5, seeded(6)])
+        for b in range(4): torch.testing.assert_close(whole[b:b + 1], mixture.sample(1, [3 + b]))
+        assert torch.equal(mixture.sample(9, 5), mixture.sample(9, seeded(5)))
+        with pytest.raises(ValueError, match="generator must hold 3 streams"): mixture.sample(3, [1, 2])
+    many = some_mixture()[0].sample(2000, list(range(2000)))                      # components by their weights, not one
+    assert len(many.unique(dim=0)) == 2000 and abs(Estimate.of(many[:, 0]).z(some_mixture()[0].denoise(many[:1], 0.0, 1.0)[0, 0].item())) < 4
+
+
 def test_points_are_a_softmax_of_distances():
     points = normal(20, 6)
     memory = Mixture(torch.ones(20).double(), points, torch.zeros(6, 6, dtype=torch.float64).expand(20, 6, 6))

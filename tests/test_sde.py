@@ -133,6 +133,17 @@ def test_critical_damping_has_one_eigenvalue_and_the_right_rest(mass, dim):
 
 # Paths
 
+def test_every_path_has_its_own_stream():
+    x, times = torch.randn(3, 2, dtype=f64, generator=seeded(0)), torch.linspace(0, 1, 6)
+    sde = scalar_sde(LinearBeta(), 2)
+    paths = simulate(sde.drift, sde.G, x, times, [seeded(4), 5, 6])
+    for b in range(3):
+        alone = simulate(sde.drift, sde.G, x[b:b + 1], times, [4 + b])
+        torch.testing.assert_close(paths[:, b:b + 1], alone, rtol=1e-13, atol=1e-13)
+    assert torch.equal(simulate(sde.drift, sde.G, x, times, 8), simulate(sde.drift, sde.G, x, times, seeded(8)))
+    with pytest.raises(ValueError, match="generator must hold"): simulate(sde.drift, sde.G, x, times, [1, 2])
+
+
 def test_paths_repeat_with_the_generator_and_keep_dtype_and_shape():
     sde = scalar_sde(LinearBeta(), 3)
     for dtype in (torch.float32, f64):
