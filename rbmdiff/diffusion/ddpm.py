@@ -12,10 +12,17 @@ import math
 import torch
 from torch import Tensor
 
-from ..foundations.core import Stream, as_generator, check_count, check_number, check_tensor, normal
-from ..foundations.train import State, Step
 from .objective import Bound, CheckedNetwork, Predict
 from .schedule import Schedule, check_grid, expand, noised
+from rbmdiff.foundations.core import (
+    Stream,
+    as_generator,
+    check_count,
+    check_number,
+    check_tensor,
+    normal,
+)
+from ..foundations.train import State, Step
 
 # %% ../../nbs/diffusion/ddpm.ipynb #9e2b3d4c
 def _check_times(times: Tensor, steps: int) -> Tensor:
@@ -29,7 +36,7 @@ def _check_times(times: Tensor, steps: int) -> Tensor:
 
 # %% ../../nbs/diffusion/ddpm.ipynb #99921ee9
 class Chain:
-    """Noising chain x_k ~ N(sqrt(1 - beta_k) x_{k-1}, beta_k I), k = 1 ... T, `betas` [T] in (0, 1) [eq-ddpm-step].
+    """Noising chain x_k ~ N(sqrt(1 - beta_k) x_{k-1}, beta_k I), `betas` [T] in (0, 1) [eq-ddpm-step].
 
     `times` [T + 1], from 0 to at most 1, are what a network is told for level k; k / T unless given.
     Attributes: `steps`, `betas` [T], and `times`, `alphas`, `sigmas` [T + 1] from level 0, in float64 on
@@ -39,7 +46,8 @@ class Chain:
     def __init__(self, betas: Tensor, times: Tensor | None = None):
         check_tensor("betas", betas)
         if betas.ndim != 1 or not bool(((betas > 0) & (betas < 1)).all()):
-            raise ValueError(f"betas must have shape [T] and lie in (0, 1), got shape {list(betas.shape)}")
+            raise ValueError(f"betas must have shape [T] and lie in (0, 1), "
+                             f"got shape {list(betas.shape)}")
         self.betas = betas.detach().double().cpu()
         self.steps = len(betas)
         if times is None: times = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
@@ -53,7 +61,7 @@ class Chain:
 
 # %% ../../nbs/diffusion/ddpm.ipynb #9500dd75
 def linear_chain(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Chain:
-    """The chain of Ho et al. (2020): betas rise linearly from `first` to `last` in `steps` steps [eq-ddpm-step].
+    """The chain of Ho et al. (2020): `steps` betas rise linearly from `first` to `last` [eq-ddpm-step].
 
     Raises TypeError or ValueError for a bad count or betas outside (0, 1).
     """
@@ -132,7 +140,8 @@ def _noise_error(network: CheckedNetwork, chain: Chain, x0: Tensor, k: int, gene
     return (eps - network(x, chain.times[k].to(x))).square().flatten(1).sum(1)
 
 # %% ../../nbs/diffusion/ddpm.ipynb #bbe2296b
-def _drawn_terms(network: CheckedNetwork, chain: Chain, x0: Tensor, generator: Stream) -> tuple[Tensor, Tensor]:
+def _drawn_terms(network: CheckedNetwork, chain: Chain, x0: Tensor,
+                 generator: Stream) -> tuple[Tensor, Tensor]:
     """The steps [T - 1, B] and the reconstruction [B] from one draw of the noise a level."""
     snr = (chain.alphas[1:] / chain.sigmas[1:]).square()
     price = 0.5 * (snr[:-1] / snr[1:] - 1)  # [eq-ddpm-kl]
@@ -144,7 +153,7 @@ def _drawn_terms(network: CheckedNetwork, chain: Chain, x0: Tensor, generator: S
     constant = x0[0].numel() * math.log(2 * math.pi * width)
     return steps, 0.5 * (error / width + constant)  # [eq-ddpm-bound]
 
-
+# %% ../../nbs/diffusion/ddpm.ipynb #26ca78ce
 @torch.no_grad()
 def variational_bound(predict: Predict, chain: Chain, x0: Tensor, generator: Stream = None,
                       sets: int = 1) -> Bound:
@@ -170,20 +179,21 @@ def variational_bound(predict: Predict, chain: Chain, x0: Tensor, generator: Str
 def _random_levels(n: int, steps: int, generator: Stream) -> Tensor:
     """`n` independent levels, uniform on 1 ... `steps`, int64 on the CPU [eq-ddpm-simple]."""
     if isinstance(generator, torch.Generator):
-        k = torch.randint(1, steps + 1, (n,), generator=generator, device=generator.device)  # [eq-ddpm-simple]
+        k = torch.randint(1, steps + 1, (n,), generator=generator,
+                          device=generator.device)  # [eq-ddpm-simple]
         return k.cpu()
     if generator is None: return torch.randint(1, steps + 1, (n,), device="cpu")  # [eq-ddpm-simple]
     if not isinstance(generator, tuple) or len(generator) != n:
         raise ValueError(f"generator must hold {n} streams, one a sample")
     return torch.cat([_random_levels(1, steps, g) for g in generator])
 
-
+# %% ../../nbs/diffusion/ddpm.ipynb #a1d752e0
 def simple_loss(network: Predict, chain: Chain, x0: Tensor, generator: Stream = None) -> Tensor:
-    """Squared error of the noise [B] at one random level a sample, summed over dimensions [eq-ddpm-simple].
+    """Squared error of the noise [B] at one random level a sample [eq-ddpm-simple].
 
-    Data `x0` [B, ...]; `network(x, t)` returns the noise in x and is told the times [B] of the levels.
-    Raises TypeError or ValueError for bad data or a bad prediction. Source: Ho et al. (2020), algorithm
-    1.
+    Summed over dimensions. Data `x0` [B, ...]; `network(x, t)` returns the noise in x and is told the
+    times [B] of the levels. Raises TypeError or ValueError for bad data or a bad prediction. Source: Ho
+    et al. (2020), algorithm 1.
     """
     check_tensor("x0", x0)
     generator = as_generator(generator, x0)
@@ -194,8 +204,8 @@ def simple_loss(network: Predict, chain: Chain, x0: Tensor, generator: Stream = 
 
 
 def simple_step(chain: Chain) -> Step:
-    """A step for `foundations.train.train`: gradient of the mean simple loss over a batch [eq-ddpm-simple], "loss"."""
-    def step(state: State, batch: Tensor) -> dict[str, Tensor]:
+    """A step for `foundations.train.train`: gradient of the mean simple loss [eq-ddpm-simple]."""
+    def step(state: State, batch: Tensor) -> dict[str, Tensor | float]:
         loss = simple_loss(state.model, chain, batch, state.generator).mean()
         loss.backward()
         return {"loss": loss.detach()}
@@ -203,7 +213,7 @@ def simple_step(chain: Chain) -> Step:
 
 # %% ../../nbs/diffusion/ddpm.ipynb #4ffc87d8
 def ddim_coefficients(alpha: Tensor, sigma: Tensor, eta: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Factors [N] of state, predicted noise and new noise in the N steps between levels `alpha`, `sigma` [N + 1].
+    """Factors [N] of state, predicted and new noise in N steps between levels `alpha`, `sigma` [N + 1].
 
     `eta` in [0, 1] is the share of new noise: 1 is ancestral sampling [eq-ddpm-sampling]
     [eq-ddpm-exponential], 0 is deterministic and may also go from data to noise [eq-ddpm-ddim]. Raises
@@ -211,7 +221,7 @@ def ddim_coefficients(alpha: Tensor, sigma: Tensor, eta: float = 0.0) -> tuple[T
     """
     check_number("eta", eta, least=0, most=1)
     ratio = alpha[1:] / alpha[:-1]
-    h = (alpha.log() - sigma.log()).diff()                                   # below 0 on the way to noise
+    h = (alpha.log() - sigma.log()).diff()  # below 0 on the way to noise
     new = eta * sigma[1:] * torch.sqrt((-torch.expm1(-2 * h)).clamp(min=0))  # [eq-ddpm-exponential]
     old = torch.sqrt(sigma[1:] ** 2 - new**2)  # [eq-ddpm-ddim]
     return ratio, old - ratio * sigma[:-1], new  # [eq-ddpm-sampling] [eq-ddpm-ddim]
@@ -220,7 +230,8 @@ def ddim_coefficients(alpha: Tensor, sigma: Tensor, eta: float = 0.0) -> tuple[T
 def _walk(chain: Chain, levels: Tensor | None, eta: float) -> Tensor:
     """The levels [N + 1] to walk through, checked; None is T ... 0."""
     if levels is None: return torch.arange(chain.steps, -1, -1)
-    if not isinstance(levels, Tensor) or levels.dtype != torch.int64 or levels.ndim != 1 or len(levels) < 2:
+    whole = isinstance(levels, Tensor) and levels.dtype == torch.int64
+    if not whole or levels.ndim != 1 or len(levels) < 2:
         raise TypeError("levels must be an int64 tensor of at least two levels")
     if not (levels.min() >= 0 and levels.max() <= chain.steps):
         raise ValueError(f"levels must lie in 0 ... {chain.steps}, "
@@ -229,7 +240,8 @@ def _walk(chain: Chain, levels: Tensor | None, eta: float) -> Tensor:
     if bool((moves != moves[0]).any()) or moves[0] == 0:
         raise ValueError("levels must run strictly one way")
     if moves[0] > 0 and (eta or levels[0] == 0):
-        raise ValueError("levels that rise need eta = 0 and a start above 0, where there is noise to predict")
+        raise ValueError("levels that rise need eta = 0 and a start above 0, "
+                         "where there is noise to predict")
     return levels
 
 # %% ../../nbs/diffusion/ddpm.ipynb #901869d7

@@ -7,6 +7,7 @@ __all__ = ['Fourier', 'bounded_time', 'Preconditioned', 'MLP', 'as_eps', 'UNet',
 
 # %% ../../nbs/diffusion/networks.ipynb #c935ab38
 from collections.abc import Sequence
+from itertools import pairwise
 import math
 from typing import get_args
 
@@ -15,14 +16,22 @@ from torch import Tensor, nn
 from torch.nn import Module
 from torch.nn.functional import avg_pool2d, interpolate, silu
 
-from ..foundations.core import (
-    Stored, Stream, as_generator, check_choice, check_count, check_number, check_tensor, uniform)
 from .objective import Predict
 from .schedule import Prediction, Schedule, convert, expand
+from rbmdiff.foundations.core import (
+    Stored,
+    Stream,
+    as_generator,
+    check_choice,
+    check_count,
+    check_number,
+    check_tensor,
+    uniform,
+)
 
 # %% ../../nbs/diffusion/networks.ipynb #66acc563
 class Fourier(Module):
-    """Features [..., 2 n] of times [...]: cosines and sines of n frequencies, unit length [eq-networks-fourier].
+    """Features [..., 2 n] of times [...]: waves of n frequencies, unit length [eq-networks-fourier].
 
     The frequencies are quantiles of a normal distribution, of standard deviation `bandwidth` in turns
     per unit of time. The inner product of two features is nearly a Gaussian of their distance
@@ -51,9 +60,9 @@ def bounded_time(alpha: Tensor, sigma: Tensor) -> Tensor:
     """The time in [0, 1] that a network is told at a noise level, like `alpha` [eq-networks-clock]."""
     return sigma.sqrt() / (alpha.sqrt() + sigma.sqrt())  # [eq-networks-clock]
 
-
+# %% ../../nbs/diffusion/networks.ipynb #4ab31145
 class Preconditioned(Module):
-    """`network` wrapped into a prediction of the noise under `schedule`, for data of root mean square `scale`.
+    """`network` as a prediction of the noise under `schedule`, for data of root mean square `scale`.
 
     forward(x, t) -> eps of the shape of `x` [B, ...], `t` a scalar or [B] [eq-networks-precondition].
     The network sees inputs of unit size and the bounded time of [eq-networks-clock]; before training the
@@ -69,11 +78,13 @@ class Preconditioned(Module):
         self.scale = float(scale)
 
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        alpha = self.schedule.alpha(t)
+        sigma = self.schedule.sigma(t)
         signal = alpha * self.scale
         size = torch.sqrt(signal**2 + sigma**2)
         f = self.network(x / expand(size, x), bounded_time(alpha, sigma))  # [eq-networks-precondition]
-        return expand(sigma / size**2, x) * x + expand(signal / size, x) * f  # [eq-networks-precondition]
+        linear = expand(sigma / size**2, x) * x  # [eq-networks-precondition]
+        return linear + expand(signal / size, x) * f  # [eq-networks-precondition]
 
 # %% ../../nbs/diffusion/networks.ipynb #96b03a32
 class _Timed(Stored):
@@ -90,7 +101,8 @@ class _Timed(Stored):
         """Embedding [B, size] of `t` [B], or [1, size] of a scalar, like `x` [B, ...]."""
         t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
         if t.ndim and t.shape != x.shape[:1]:
-            raise ValueError(f"t must be a scalar or have shape {list(x.shape[:1])}, got {list(t.shape)}")
+            raise ValueError(f"t must be a scalar or have shape {list(x.shape[:1])}, "
+                             f"got {list(t.shape)}")
         if not bool(((t >= 0) & (t <= 1)).all()):
             raise ValueError(f"t must lie in [0, 1], got values in [{t.min():g}, {t.max():g}]")
         return silu(self.embed(self.fourier(t.reshape(-1))))
@@ -98,7 +110,7 @@ class _Timed(Stored):
     # %% ../../nbs/diffusion/networks.ipynb #91815b1d
     def _draw(self, last: nn.Linear | nn.Conv2d, dtype: torch.dtype,
               generator: torch.Generator | int | None) -> None:
-        """Weights of variance 1 / fan-in, no biases, nothing from the `last` layer; float32 or float64."""
+        """Weights of variance 1 / fan-in, biases and the `last` layer zero; float32 or float64."""
         if dtype not in (torch.float32, torch.float64):
             raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
         self.to(dtype)
@@ -149,7 +161,7 @@ class MLP(_Timed):
 
 # %% ../../nbs/diffusion/networks.ipynb #ef196033
 def as_eps(network: Predict, schedule: Schedule, kind: Prediction = "eps") -> Predict:
-    """predict(x, t) -> eps, what solvers and likelihoods call, from a `network` trained to predict `kind`.
+    """predict(x, t) -> eps, what solvers call, from a `network` trained to predict `kind`.
 
     `x` [B, ...], `t` scalar or [B]. Gradients flow through. TypeError or ValueError for an unknown kind
     or a network that is no function; when called, ValueError for a prediction of another shape.
@@ -165,7 +177,7 @@ def as_eps(network: Predict, schedule: Schedule, kind: Prediction = "eps") -> Pr
 
 # %% ../../nbs/diffusion/networks.ipynb #d307992a
 class _Block(Module):
-    """Two convolutions [B, i, h, w] -> [B, o, h, w] beside a shortcut; time scales and shifts in between."""
+    """Two convolutions [B, i, h, w] -> [B, o, h, w] beside a shortcut; time scales and shifts."""
 
     def __init__(self, i: int, o: int, width: int):
         super().__init__()
@@ -182,7 +194,7 @@ class _Block(Module):
 
 # %% ../../nbs/diffusion/networks.ipynb #90d47276
 class UNet(_Timed):
-    """Network for images: one resolution a number in `widths`, each half the one before [eq-networks-film].
+    """Network for images: a resolution for each of `widths`, half the one before [eq-networks-film].
 
     forward(x, t): `x` [B, channels, H, W], `t` in [0, 1], scalar or [B], gives the shape of `x`, zero
     before training. H and W must be divisible by 2^(len(widths) - 1), `widths` by 8. TypeError or
@@ -194,7 +206,7 @@ class UNet(_Timed):
                  dtype: torch.dtype = torch.float32, generator: torch.Generator | int | None = None):
         _check_sizes(channels, widths)
         e = 2 * widths[0]
-        pairs = list(zip(widths, widths[1:]))
+        pairs = list(pairwise(widths))
         with torch.random.fork_rng(devices=[]):
             super().__init__(e, bandwidth, {"channels": channels, "widths": list(widths)})
             self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
@@ -241,11 +253,11 @@ def _check_sizes(channels: int, widths: Sequence[int]) -> None:
 
 # %% ../../nbs/diffusion/networks.ipynb #81cbfd1d
 def dequantize(k: Tensor, levels: int, generator: Stream = None) -> Tensor:
-    """Grey levels `k` [...], whole numbers 0 to `levels` - 1 as floats, spread over [-1, 1] [eq-networks-dequantize].
+    """Grey levels `k` [...], 0 to `levels` - 1, spread over [-1, 1] [eq-networks-dequantize].
 
-    Every level fills an interval of width 2 / levels, uniformly; a state of D pixels a volume (2 /
-    levels)^D. Raises TypeError or ValueError for other numbers. `generator` lives on the device of `k`.
-    Source: Theis et al. (2016).
+    Whole numbers as floats. Every level fills an interval of width 2 / levels, uniformly; a state of D
+    pixels a volume (2 / levels)^D. Raises TypeError or ValueError for other numbers. `generator` lives
+    on the device of `k`. Source: Theis et al. (2016).
     """
     check_tensor("k", k)
     check_count("levels", levels, 2)

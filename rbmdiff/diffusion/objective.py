@@ -14,10 +14,19 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from ..foundations.core import (
-    Stream, as_generator, check_batch, check_choice, check_count, check_number, check_tensor, is_finite, uniform)
-from ..foundations.train import State, Step
 from .schedule import Prediction, Schedule, expand, noised
+from rbmdiff.foundations.core import (
+    Stream,
+    as_generator,
+    check_batch,
+    check_choice,
+    check_count,
+    check_number,
+    check_tensor,
+    is_finite,
+    uniform,
+)
+from ..foundations.train import State, Step
 
 # %% ../../nbs/diffusion/objective.ipynb #9259223c
 def _check_metric(A: Tensor, d: Tensor) -> None:
@@ -33,10 +42,11 @@ def _check_metric(A: Tensor, d: Tensor) -> None:
 
 # %% ../../nbs/diffusion/objective.ipynb #beb4805c
 def norm_squared(d: Tensor, A: Tensor | None = None) -> Tensor:
-    """Squared norm d·Ad [B] of `d` [B, ...], D numbers a sample, summed and not averaged over them [eq-objective-norm].
+    """Squared norm d·Ad [B] of `d` [B, ...], D numbers a sample [eq-objective-norm].
 
-    `A` [D, D], or one a sample [B, D, D], is symmetric without negative eigenvalues; None is the
-    identity. Raises TypeError or ValueError for other shapes and for an `A` that is no such matrix.
+    Summed and not averaged over them. `A` [D, D], or one a sample [B, D, D], is symmetric without
+    negative eigenvalues; None is the identity. Raises TypeError or ValueError for other shapes and for
+    an `A` that is no such matrix.
     """
     check_batch("d", d)
     d = d.flatten(1)
@@ -46,11 +56,11 @@ def norm_squared(d: Tensor, A: Tensor | None = None) -> Tensor:
 
 # %% ../../nbs/diffusion/objective.ipynb #cf86cca9
 def conditional_score(eps: Tensor, sigma: Tensor | float) -> Tensor:
-    """Score of p(x_t | x_0) at x_t = mean(x_0) + sigma eps, like `eps` [B, ...] [eq-objective-conditional-score].
+    """Score of p(x_t | x_0) at mean(x_0) + sigma eps, like `eps` [eq-objective-conditional-score].
 
-    `sigma` is a number, one number a sample [B], or a matrix [D, D] for `eps` [B, D]: then x_t =
-    mean(x_0) + L eps. Raises TypeError or ValueError for a wrong shape, a `sigma` that is not positive
-    or a singular matrix.
+    `eps` [B, ...]; `sigma` is a number, one number a sample [B], or a matrix [D, D] for `eps` [B, D]:
+    then x_t = mean(x_0) + L eps. Raises TypeError or ValueError for a wrong shape, a `sigma` that is not
+    positive or a singular matrix.
     """
     check_batch("eps", eps)
     sigma = torch.as_tensor(sigma, dtype=eps.dtype, device=eps.device)
@@ -58,20 +68,24 @@ def conditional_score(eps: Tensor, sigma: Tensor | float) -> Tensor:
         if not bool((sigma > 0).all()): raise ValueError(f"sigma must be positive, got {sigma.min():g}")
         return -eps / expand(sigma, eps)  # [eq-objective-conditional-score]
     check_batch("sigma", sigma, torch.Size([eps.shape[-1]] * 2))
-    try: return -torch.linalg.solve(sigma.mT, eps.mT).mT  # [eq-objective-conditional-score]
-    except torch.linalg.LinAlgError: raise ValueError("sigma must not be a singular matrix") from None
+    noise, info = torch.linalg.solve_ex(sigma.mT, eps.mT)
+    if info != 0: raise ValueError("sigma must not be a singular matrix")
+    return -noise.mT  # [eq-objective-conditional-score]
 
 # %% ../../nbs/diffusion/objective.ipynb #6f07b938
 def empirical_score(x: Tensor, data: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-    """Score at `x` [B, ...] of the noised `data` [N, ...], a mean of conditional scores [eq-objective-minimiser].
+    """Score at `x` [B, ...] of the noised `data` [N, ...], a posterior mean [eq-objective-minimiser].
 
     The minimiser of the denoising loss over all functions; `Mixture(...).score` of N points by matrix
     products, in memory N B instead of N B D. `alpha`, `sigma` are numbers or [B]. Computed in float64,
     returned like `x`. Raises TypeError or ValueError for wrong shapes or a `sigma` that is not positive.
     """
-    check_batch("x", x), check_batch("data", data, torch.Size([len(data), *x.shape[1:]]), like=x)
-    points, z = data.flatten(1).double(), x.flatten(1).double()
-    a, s = (expand(torch.as_tensor(c, dtype=torch.float64), z) for c in (alpha, sigma))
+    check_batch("x", x)
+    check_batch("data", data, torch.Size([len(data), *x.shape[1:]]), like=x)
+    points = data.flatten(1).double()
+    z = x.flatten(1).double()
+    a = expand(alpha, z)
+    s = expand(sigma, z)
     if not bool((s > 0).all()): raise ValueError(f"sigma must be positive, got {s.min():g}")
     logits = (a / s**2) * (z @ points.mT - a * points.square().sum(1) / 2)
     mean = logits.softmax(1) @ points
@@ -93,28 +107,30 @@ def irreducible_loss(score: Tensor, sigma: Tensor | float, A: Tensor | None = No
 
 # %% ../../nbs/diffusion/objective.ipynb #836926f9
 def noise_weight(kind: Prediction, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Factor from the squared error of a prediction to that of the implied noise, like `alpha` [eq-objective-weights].
+    """Factor from the squared error of a prediction to that of the noise [eq-objective-weights].
 
-    For the score it is the weight that balances the times [eq-objective-balance]. Raises ValueError for
-    an unknown kind, or x0 at sigma = 0.
+    Like `alpha`. For the score it is the weight that balances the times [eq-objective-balance]. Raises
+    ValueError for an unknown kind, or x0 at sigma = 0.
     """
     check_choice("kind", kind, get_args(Prediction))
     if kind == "eps": return torch.ones_like(alpha)
     if kind == "score": return sigma**2  # [eq-objective-balance]
     if kind == "v": return (alpha / (alpha**2 + sigma**2)) ** 2  # [eq-objective-weights]
-    if not bool((sigma > 0).all()): raise ValueError("sigma must be positive to find the noise from x0, got 0")
+    if not bool((sigma > 0).all()):
+        raise ValueError("sigma must be positive to find the noise from x0, got 0")
     return (alpha / sigma) ** 2  # [eq-objective-weights]
 
 # %% ../../nbs/diffusion/objective.ipynb #0f1febe5
 Predict = Callable[[Tensor, Tensor], Tensor]
-"""What a network looks like to a method: predict(x, t) -> like `x` [B, ...], with `t` a scalar or [B]."""
+"""What a network is to a method: predict(x, t) -> like `x` [B, ...], `t` a scalar or [B]."""
 
-
+# %% ../../nbs/diffusion/objective.ipynb #f529a6bf
 class CheckedNetwork:
-    """`predict` with its calls counted in `nfe` and its answers checked; errors speak of it as `name`."""
+    """`predict` with its calls counted in `nfe` and its answers checked; errors call it `name`."""
 
     def __init__(self, predict: Predict, name: str = "predict"):
-        if not callable(predict): raise TypeError(f"{name} must be callable, got {type(predict).__name__}")
+        if not callable(predict):
+            raise TypeError(f"{name} must be callable, got {type(predict).__name__}")
         self.predict = predict
         self.name = name
         self.nfe = 0
@@ -134,13 +150,14 @@ class CheckedNetwork:
 
 # %% ../../nbs/diffusion/objective.ipynb #4ada5844
 def _check_answer(name: str, answer: Tensor, x: Tensor) -> None:
-    """What a network `name` returned must be a tensor of the shape and dtype and on the device of `x`."""
+    """The answer of the network `name` must be a tensor of shape, dtype and device of `x`."""
     if not isinstance(answer, Tensor):
         raise TypeError(f"{name} must return a torch.Tensor, got {type(answer).__name__}")
     if answer.shape != x.shape or answer.device != x.device:
         raise ValueError(f"{name} must return shape {list(x.shape)} on {x.device} like x, "
                          f"got {list(answer.shape)} on {answer.device}")
-    if answer.dtype != x.dtype: raise TypeError(f"{name} must return {x.dtype} like x, got {answer.dtype}")
+    if answer.dtype != x.dtype:
+        raise TypeError(f"{name} must return {x.dtype} like x, got {answer.dtype}")
 
 
 def _span(t: Tensor) -> str:
@@ -159,16 +176,17 @@ def _target(kind: Prediction, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Ten
 # %% ../../nbs/diffusion/objective.ipynb #aef91a8f
 def denoising_loss(network: Predict, schedule: Schedule, x0: Tensor, t: Tensor | float,
                    kind: Prediction = "eps", generator: Stream = None) -> Tensor:
-    """Squared error [B] of the noise in x_t that `network` implies, summed over dimensions [eq-objective-noise-loss].
+    """Squared error [B] of the noise in x_t that `network` implies [eq-objective-noise-loss].
 
-    `network(x, t)` returns a prediction of `kind`; data `x0` [B, ...]; `t` a number or [B]. One draw of
-    the noise a sample. Raises TypeError or ValueError for bad input or a prediction that is not finite
-    or not like `x0`.
+    Summed over dimensions. `network(x, t)` returns a prediction of `kind`; data `x0` [B, ...]; `t` a
+    number or [B]. One draw of the noise a sample. Raises TypeError or ValueError for bad input or a
+    prediction that is not finite or not like `x0`.
     """
     check_choice("kind", kind, get_args(Prediction))
     check_batch("x0", x0)
     if not isinstance(t, Tensor): t = torch.tensor(t, dtype=torch.float64)
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    alpha = schedule.alpha(t)
+    sigma = schedule.sigma(t)
     x, eps = noised(x0, alpha, sigma, generator)
     weight = noise_weight(kind, alpha, sigma).to(x)
     target = _target(kind, x0, eps, alpha, sigma)
@@ -177,9 +195,10 @@ def denoising_loss(network: Predict, schedule: Schedule, x0: Tensor, t: Tensor |
 
 # %% ../../nbs/diffusion/objective.ipynb #fc50a24f
 def uniform_times(n: int, generator: Stream = None, t_min: float = 1e-3) -> Tensor:
-    """`n` independent times [n], uniform on [t_min, 1), float64, on the device of `generator` [eq-objective-total].
+    """`n` independent times [n], uniform on [t_min, 1), float64 [eq-objective-total].
 
-    Raises TypeError or ValueError for a bad count, or unless 0 <= t_min < 1.
+    On the device of `generator`. Raises TypeError or ValueError for a bad count, or unless 0 <= t_min <
+    1.
     """
     check_count("n", n)
     check_number("t_min", t_min, least=0, below=1)
@@ -192,14 +211,14 @@ def uniform_times(n: int, generator: Stream = None, t_min: float = 1e-3) -> Tens
 def denoising_step(schedule: Schedule, kind: Prediction = "eps",
                    times: Callable[[int, torch.Generator], Tensor] = uniform_times,
                    weight: Callable[[Tensor], Tensor] | None = None) -> Step:
-    """A step for `foundations.train.train`: gradient of the mean denoising loss over a batch [eq-objective-total].
+    """A step for `foundations.train.train`: gradient of the mean denoising loss [eq-objective-total].
 
     `times(n, generator)` gives the times [n], `weight(t)` their weights [n] (None: one). The step
     reports "loss", in squared noise summed over dimensions. Raises ValueError for an unknown kind.
     """
     check_choice("kind", kind, get_args(Prediction))
 
-    def step(state: State, batch: Tensor) -> dict[str, Tensor]:
+    def step(state: State, batch: Tensor) -> dict[str, Tensor | float]:
         t = times(len(batch), state.generator)
         loss = denoising_loss(state.model, schedule, batch, t, kind, state.generator)
         if weight is not None: loss = weight(t).to(loss) * loss  # [eq-objective-total]

@@ -14,12 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ..foundations.core import Stream, as_generator, check_choice, check_count, check_tensor, normal
 from .schedule import Prediction, Schedule, expand
+from rbmdiff.foundations.core import (
+    Stream,
+    as_generator,
+    check_choice,
+    check_count,
+    check_tensor,
+    normal,
+)
 
 # %% ../../nbs/diffusion/oracle.ipynb #85ea1ba5
 def _eigen(covariances: Tensor, means: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Variances [K, D] and axes [K, D, D], None if all are diagonal, of symmetric `covariances` [K, D, D]."""
+    """Variances [K, D] and axes [K, D, D], None if diagonal, of symmetric `covariances` [K, D, D]."""
     axes = None
     variances = covariances.diagonal(dim1=1, dim2=2)
     if covariances.count_nonzero() > variances.count_nonzero():
@@ -29,7 +36,7 @@ def _eigen(covariances: Tensor, means: Tensor) -> tuple[Tensor, Tensor | None]:
         raise ValueError(f"covariances must not have negative eigenvalues, got {variances.min():g}")
     return variances.clamp(min=0), axes
 
-
+# %% ../../nbs/diffusion/oracle.ipynb #6330072b
 def _eigen_of_all(covariances: Tensor, means: Tensor) -> tuple[Tensor, Tensor | None]:
     """`_eigen` of checked `covariances`; of a matrix that was expanded for all components only once."""
     check_tensor("covariances", covariances, like=means)
@@ -45,9 +52,17 @@ def _eigen_of_all(covariances: Tensor, means: Tensor) -> tuple[Tensor, Tensor | 
     if copies == 1: return variances, axes
     return variances.repeat(copies, 1), None if axes is None else axes.repeat(copies, 1, 1)
 
-# %% ../../nbs/diffusion/oracle.ipynb #6330072b
+# %% ../../nbs/diffusion/oracle.ipynb #caeb1ba0
+def _check_weights(weights: Tensor, K: int) -> None:
+    """`weights` must be K positive numbers."""
+    if weights.shape != (K,):
+        raise ValueError(f"weights must have shape {[K]}, got {list(weights.shape)}")
+    if bool((weights <= 0).any()):
+        raise ValueError(f"weights must be positive, got {weights.min():g}")
+
+# %% ../../nbs/diffusion/oracle.ipynb #25842d2c
 class Mixture(Module):
-    """Gaussian mixture, exact at every noise level: `weights` [K], `means` [K, D], `covariances` [K, D, D].
+    """Gaussian mixture with exact answers: `weights` [K], `means` [K, D], `covariances` [K, D, D].
 
     A covariance may be zero: `points` [K, D] are a mixture with `torch.zeros(D, D).expand(K, D, D)`, one
     matrix for all that is never copied. Weights are positive and need not sum to one. Raises ValueError
@@ -63,9 +78,7 @@ class Mixture(Module):
         check_tensor("means", means)
         check_tensor("weights", weights, like=means)
         if means.ndim != 2: raise ValueError(f"means must have shape [K, D], got {list(means.shape)}")
-        if weights.shape != means.shape[:1]:
-            raise ValueError(f"weights must have shape {list(means.shape[:1])}, got {list(weights.shape)}")
-        if bool((weights <= 0).any()): raise ValueError(f"weights must be positive, got {weights.min():g}")
+        _check_weights(weights, len(means))
         variances, axes = _eigen_of_all(covariances, means)
         self.register_buffer("log_weights", (weights / weights.sum()).log())
         self.register_buffer("means", means)
@@ -74,24 +87,26 @@ class Mixture(Module):
 
     # %% ../../nbs/diffusion/oracle.ipynb #99949d4f
     def _turn(self, z: Tensor, forward: bool) -> Tensor:
-        """`z` [..., K, D] from the coordinates along the axes of each component to those of the data, or back."""
+        """`z` [..., K, D] from coordinates along the axes of components to those of the data, or back."""
         if self.axes is None: return z
         return torch.einsum("...ke,kde->...kd" if forward else "...kd,kde->...ke", z, self.axes)
 
     def _split(self, x: Tensor, alpha: Tensor | float,
                sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """alpha, sigma; distances along the axes and variances [..., K, D] of the components; joint [..., K], logged."""
+        """alpha, sigma; distances along the axes, variances [..., K, D]; log joint density [..., K]."""
         check_tensor("x", x, self.means.shape[1], like=self.means)
         a, s = (expand(c, x[..., 0])[..., None, None] for c in (alpha, sigma))
         z = self._turn(x.unsqueeze(-2) - a * self.means, forward=False)
         variance = a**2 * self.variances + s**2  # [eq-oracle-noised]
         if not bool((variance > 0).all()):
             raise ValueError("sigma must be positive where a covariance is singular")
-        log_normal = -0.5 * ((z**2 / variance).sum(-1) + (variance.log() + math.log(2 * math.pi)).sum(-1))
+        log_normal = -0.5 * ((z**2 / variance).sum(-1)
+                             + (variance.log() + math.log(2 * math.pi)).sum(-1))
         return a, s, z, variance, self.log_weights + log_normal  # [eq-oracle-noised]
 
     # %% ../../nbs/diffusion/oracle.ipynb #2af0ee3a
-    def log_prob(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
+    def log_prob(self, x: Tensor, alpha: Tensor | float = 1.0,
+                 sigma: Tensor | float = 0.0) -> Tensor:
         """Log density [...] in nats of alpha x_0 + sigma eps at `x` [..., D] [eq-oracle-noised].
 
         `alpha`, `sigma` are scalars or hold one number a sample [B], x [B, ..., D]. Raises TypeError or
@@ -99,7 +114,8 @@ class Mixture(Module):
         """
         return self._split(x, alpha, sigma)[-1].logsumexp(-1)
 
-    def score(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
+    def score(self, x: Tensor, alpha: Tensor | float = 1.0,
+              sigma: Tensor | float = 0.0) -> Tensor:
         """Gradient of `log_prob` with respect to `x` [..., D], in closed form [eq-oracle-score]."""
         _, _, z, variance, joint = self._split(x, alpha, sigma)
         pull = self._turn(z / variance, forward=True)
@@ -111,10 +127,11 @@ class Mixture(Module):
         """Weights [..., K], means and variances along the axes [..., K, D] of p(x_0 | x)."""
         a, s, z, variance, joint = self._split(x, alpha, sigma)
         pulled = self._turn(a * self.variances * z / variance, forward=True)  # [eq-oracle-posterior]
-        return joint.softmax(-1), self.means + pulled, s**2 * self.variances / variance  # [eq-oracle-posterior]
+        left = s**2 * self.variances / variance  # [eq-oracle-posterior]
+        return joint.softmax(-1), self.means + pulled, left
 
     def posterior(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> "Mixture":
-        """p(x_0 | x) of the data behind one point `x` [D] [eq-oracle-posterior]; weights of 0 are left out."""
+        """p(x_0 | x) of the data behind a point `x` [D], without weights of 0 [eq-oracle-posterior]."""
         r, means, variances = self._conditional(x, alpha, sigma)
         if x.ndim != 1:
             raise ValueError(f"x must be one point [{self.means.shape[1]}], got {list(x.shape)}")
@@ -123,14 +140,15 @@ class Mixture(Module):
         return Mixture(r[r > 0], means[r > 0], covariances[r > 0])
 
     # %% ../../nbs/diffusion/oracle.ipynb #5592d7d6
-    def denoise(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
-        """Posterior mean E[x_0 | x] [..., D] of the data, finite at alpha = 0 as well [eq-oracle-denoiser]."""
+    def denoise(self, x: Tensor, alpha: Tensor | float = 1.0,
+                sigma: Tensor | float = 0.0) -> Tensor:
+        """Posterior mean E[x_0 | x] [..., D] of the data, also at alpha = 0 [eq-oracle-denoiser]."""
         r, means, _ = self._conditional(x, alpha, sigma)
         return torch.einsum("...k,...kd->...d", r, means)  # [eq-oracle-denoiser]
 
     def posterior_variance(self, x: Tensor, alpha: Tensor | float = 1.0,
                            sigma: Tensor | float = 0.0) -> Tensor:
-        """Squared error [...] to be expected of `denoise` at `x` [..., D], trace of Cov[x_0 | x] [eq-oracle-variance]."""
+        """Expected squared error [...] of `denoise` at `x`, tr Cov[x_0 | x] [eq-oracle-variance]."""
         r, means, variances = self._conditional(x, alpha, sigma)
         apart = means - torch.einsum("...k,...kd->...d", r, means).unsqueeze(-2)
         return (r * (variances + apart**2).sum(-1)).sum(-1)  # [eq-oracle-variance]
@@ -138,14 +156,16 @@ class Mixture(Module):
     # %% ../../nbs/diffusion/oracle.ipynb #e987700f
     def predictor(self, schedule: Schedule,
                   wanted: Prediction = "eps") -> Callable[[Tensor, Tensor | float], Tensor]:
-        """The perfect network: predict(x, t) -> `wanted`, `x` [B, D], t scalar or [B] [eq-schedule-predictions].
+        """The perfect network, predict(x, t) -> `wanted` [eq-schedule-predictions].
 
-        Raises ValueError for an unknown kind; `predict` raises as `Schedule.alpha` and `log_prob` do.
+        `x` [B, D], t scalar or [B]. Raises ValueError for an unknown kind; `predict` raises as
+        `Schedule.alpha` and `log_prob` do.
         """
         check_choice("wanted", wanted, get_args(Prediction))
 
         def predict(x: Tensor, t: Tensor | float) -> Tensor:
-            alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+            alpha = schedule.alpha(t)
+            sigma = schedule.sigma(t)
             if wanted == "x0": return self.denoise(x, alpha, sigma)
             score = self.score(x, alpha, sigma)
             if wanted == "score": return score
@@ -165,7 +185,7 @@ class Mixture(Module):
         return torch.cat([self._components(1, g) for g in generator])
 
     def sample(self, n: int, generator: Stream = None) -> Tensor:
-        """`n` draws of the data [n, D], the mixture of [eq-oracle-noised] without noise. Errors for n below 1."""
+        """`n` draws of the data [n, D], [eq-oracle-noised] without noise. Errors for n below 1."""
         check_count("n", n)
         generator = as_generator(generator, self.means)
         k = self._components(n, generator)
@@ -183,7 +203,7 @@ def gaussian(mean: Tensor, covariance: Tensor) -> Mixture:
 # %% ../../nbs/diffusion/oracle.ipynb #1736ca9c
 def gaussian_flow(mixture: Mixture, schedule: Schedule, x: Tensor, t: Tensor | float,
                   s: Tensor | float) -> Tensor:
-    """Where the probability flow carries `x` [..., D] from time `t` to time `s`; one component [eq-oracle-flow].
+    """Where the flow carries `x` [..., D] from time `t` to `s`, for one component [eq-oracle-flow].
 
     `t`, `s` are scalars or hold one time a sample. Raises ValueError for more than one component, or at
     a `t` without noise if the covariance is singular, and as `Mixture.log_prob`.

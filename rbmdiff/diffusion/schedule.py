@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ..foundations.core import Stream, as_generator, check_choice, check_count, check_tensor, normal
+from rbmdiff.foundations.core import (
+    Stream,
+    as_generator,
+    check_choice,
+    check_count,
+    check_tensor,
+    normal,
+)
 
 # %% ../../nbs/diffusion/schedule.ipynb #affbc261
 Kind = Literal["vp", "ve", "sub-vp"]
@@ -65,7 +72,7 @@ class Schedule:
         raise NotImplementedError(f"{type(self).__name__} must define _log_snr")
 
     def log_snr(self, t: Tensor | float) -> Tensor:
-        """Log signal-to-noise ratio log(alpha² / sigma²) at `t` in [0, 1] [eq-schedule-log-snr]. Falls with t."""
+        """Log-SNR, log(alpha² / sigma²), at times `t` in [0, 1] [eq-schedule-log-snr]. Falls with t."""
         return _evaluate("t", self._log_snr, t, 0.0, 1.0)
 
     # %% ../../nbs/diffusion/schedule.ipynb #2ce84d31
@@ -110,7 +117,7 @@ class Schedule:
         return _evaluate("t", self._drift, t, 0.0, 1.0)
 
     def beta(self, t: Tensor | float) -> Tensor:
-        """Rate of decay of the signal power, -2 f(t); it is g² if the variance is preserved [eq-schedule-drift]."""
+        """Rate of decay of the signal power, -2 f; g² if the variance is preserved [eq-schedule-drift]."""
         return _evaluate("t", lambda t: -2 * self._drift(t), t, 0.0, 1.0)
 
     def diffusion(self, t: Tensor | float) -> Tensor:
@@ -134,13 +141,13 @@ class Schedule:
 
     # %% ../../nbs/diffusion/schedule.ipynb #b0ee9192
     def t_of_log_snr(self, log_snr: Tensor | float) -> Tensor:
-        """Time at which the log-SNR has the given value [eq-schedule-inverse]. ValueError if it never has."""
+        """Time at which the log-SNR has this value [eq-schedule-inverse]. ValueError if it never has."""
         least = self._end(1.0).item()
         most = self._end(0.0).item()
         return _evaluate("log_snr", self._t_of_log_snr, log_snr, least, most)
 
     def t_of_rho(self, rho: Tensor | float) -> Tensor:
-        """Time at which sigma / alpha has the given value [eq-schedule-inverse]. ValueError if it never has."""
+        """Time at which rho has this value [eq-schedule-inverse]. ValueError if it never has."""
         least = torch.exp(-self._end(0.0) / 2).item()
         most = torch.exp(-self._end(1.0) / 2).item()
 
@@ -347,8 +354,8 @@ def time_grid(schedule: Schedule, steps: int, t_min: float = 1e-3, kind: Grid = 
               t_max: float = 1.0) -> Tensor:
     """Decreasing times [steps + 1] from `t_max` to `t_min`, float64, on the CPU [eq-schedule-grid].
 
-    Equal steps of √t, t, the log-SNR, or the seventh root of sigma / alpha (Karras et al. 2022). Raises
-    TypeError or ValueError for a bad count or kind, or unless 0 < t_min < t_max <= 1.
+    Equal steps of √t, t, the log-SNR, or the seventh root of sigma / alpha (Karras et al. 2022).
+    Raises TypeError or ValueError for a bad count or kind, or unless 0 < t_min < t_max <= 1.
     """
     check_count("steps", steps)
     check_choice("kind", kind, get_args(Grid))
@@ -359,7 +366,7 @@ def time_grid(schedule: Schedule, steps: int, t_min: float = 1e-3, kind: Grid = 
     grid[-1] = t_min
     return grid
 
-
+# %% ../../nbs/diffusion/schedule.ipynb #b30fcc17
 def _inner_times(schedule: Schedule, steps: int, ends: Tensor, kind: Grid) -> Tensor:
     """Times [steps + 1] between `ends` [2] in equal steps of the variable `kind`."""
     def line(u: Tensor) -> Tensor:
@@ -367,7 +374,8 @@ def _inner_times(schedule: Schedule, steps: int, ends: Tensor, kind: Grid) -> Te
 
     if kind == "uniform": return line(ends)  # [eq-schedule-grid]
     if kind == "quadratic": return line(ends.sqrt()).square()  # [eq-schedule-grid]
-    if kind == "log_snr": return schedule.t_of_log_snr(line(schedule.log_snr(ends)))  # [eq-schedule-grid]
+    if kind == "log_snr":
+        return schedule.t_of_log_snr(line(schedule.log_snr(ends)))  # [eq-schedule-grid]
     return schedule.t_of_rho(line(schedule.rho(ends) ** (1 / 7)) ** 7)  # [eq-schedule-grid]
 
 # %% ../../nbs/diffusion/schedule.ipynb #b090ea26
@@ -413,7 +421,7 @@ def noised(x0: Tensor, alpha: Tensor | float, sigma: Tensor | float,
 
 def diffuse(schedule: Schedule, x0: Tensor, t: Tensor | float,
             generator: Stream = None) -> tuple[Tensor, Tensor]:
-    """Noised data x_t and the standard normal noise in it, both like `x0` [B, ...] [eq-schedule-marginal].
+    """Noised data x_t and the normal noise in it, both like `x0` [B, ...] [eq-schedule-marginal].
 
     `t` is a scalar or holds one time a sample [B]. Raises TypeError or ValueError for bad data or times.
     """

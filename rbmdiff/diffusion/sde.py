@@ -15,9 +15,17 @@ from scipy.integrate import solve_ivp
 import torch
 from torch import Tensor
 
-from ..foundations.core import (
-    Estimate, Stream, as_generator, check_count, check_number, check_tensor, is_finite, normal)
 from .schedule import Schedule
+from rbmdiff.foundations.core import (
+    Estimate,
+    Stream,
+    as_generator,
+    check_count,
+    check_number,
+    check_tensor,
+    is_finite,
+    normal,
+)
 
 # %% ../../nbs/diffusion/sde.ipynb #bfc224e4
 def chain_marginal(schedule: Schedule, steps: int) -> tuple[Tensor, Tensor]:
@@ -44,7 +52,8 @@ Field = Callable[[Tensor, float], Tensor]
 """A drift or a score: a vector [..., D] at every state [..., D] and time."""
 
 
-def _integrate(rate: Callable[[float, Tensor], Tensor], start: Tensor, s: float, times: Tensor) -> Tensor:
+def _integrate(rate: Callable[[float, Tensor], Tensor], start: Tensor, s: float,
+               times: Tensor) -> Tensor:
     """Y [..., D, D] at `times` [...] of Y' = rate(t, Y), Y(s) = `start` [D, D], forwards and back."""
     def flat(t: float, y: np.ndarray) -> np.ndarray:
         return rate(t, torch.from_numpy(y).reshape(start.shape)).reshape(-1).numpy()
@@ -62,10 +71,10 @@ def _integrate(rate: Callable[[float, Tensor], Tensor], start: Tensor, s: float,
 
 # %% ../../nbs/diffusion/sde.ipynb #38979b5e
 class LinearSDE:
-    """dx = F(t) x dt + G(t) dw: `F`, `G` map a float time to a [D, D] float64 matrix on the CPU [eq-sde-linear].
+    """dx = F(t) x dt + G(t) dw, `F` and `G` functions of a float time [eq-sde-linear].
 
-    Both must be defined at t = 0.5. Raises TypeError or ValueError for matrices of another shape, dtype
-    or device.
+    They return [D, D] float64 matrices on the CPU. Both must be defined at t = 0.5. Raises TypeError or
+    ValueError for matrices of another shape, dtype or device.
     """
 
     def __init__(self, F: Matrix, G: Matrix):
@@ -102,10 +111,10 @@ class LinearSDE:
 
     # %% ../../nbs/diffusion/sde.ipynb #966e33fd
     def transition(self, s: float, t: float | Tensor) -> Tensor:
-        """Psi(t, s) [..., D, D], float64, carries the mean from time `s` to `t`, forwards or back [eq-sde-transition].
+        """Psi(t, s) [..., D, D], float64: carries the mean from `s` to `t` [eq-sde-transition].
 
-        `t` is a number or a tensor [...] of times; all share one pass of the integrator. Relative error
-        about 1e-12.
+        Forwards or back. `t` is a number or a tensor [...] of times; all share one pass of the
+        integrator. Relative error about 1e-12.
         """
         check_number("s", s)
         identity = torch.eye(self.dim, dtype=torch.float64)
@@ -115,18 +124,21 @@ class LinearSDE:
         return _integrate(rate, identity, float(s), _check_times("t", t))
 
     # %% ../../nbs/diffusion/sde.ipynb #44445b1d
-    def covariance(self, s: float, t: float | Tensor, initial: Tensor | None = None) -> Tensor:
-        """Covariance [..., D, D] at `t` >= `s` if it is `initial` [D, D], or zero, at `s` [eq-sde-covariance].
+    def covariance(self, s: float, t: float | Tensor,
+                   initial: Tensor | None = None) -> Tensor:
+        """Covariance [..., D, D] at `t` >= `s` if `initial` [D, D], or zero, at `s` [eq-sde-covariance].
 
         float64. ValueError if `t` lies before `s`, or for an `initial` that is not symmetric.
         """
         check_number("s", s)
         times = _check_times("t", t)
-        if bool((times < s).any()): raise ValueError(f"t must not lie before s = {s:g}, got {times.min():g}")
+        if bool((times < s).any()):
+            raise ValueError(f"t must not lie before s = {s:g}, got {times.min():g}")
         if initial is None: initial = torch.zeros(self.dim, self.dim, dtype=torch.float64)
         check_tensor("initial", initial)
         if initial.shape != (self.dim, self.dim) or not torch.allclose(initial, initial.mT):
-            raise ValueError(f"initial must be symmetric of shape {[self.dim] * 2}, got {list(initial.shape)}")
+            raise ValueError(f"initial must be symmetric of shape {[self.dim] * 2}, "
+                             f"got {list(initial.shape)}")
 
         def rate(u: float, S: Tensor) -> Tensor:
             A = self.F(u) @ S
@@ -171,7 +183,7 @@ def _like(x: Tensor, name: str, v: Tensor) -> Tensor:
 # %% ../../nbs/diffusion/sde.ipynb #2c97be2d
 @torch.no_grad()
 def simulate(drift: Field, G: Matrix, x: Tensor, times: Tensor, generator: Stream = None) -> Tensor:
-    """Euler-Maruyama paths [T, ..., D] of dx = drift(x, t) dt + G(t) dw from `x` [..., D] [eq-sde-euler].
+    """Euler-Maruyama paths [T, ..., D] of dx = drift(x, t) dt + G dw from `x` [..., D] [eq-sde-euler].
 
     `times` [T] rise or fall strictly. Raises TypeError or ValueError for bad times, a drift of another
     shape than `x`, or if a path leaves the numbers. Source: Kloeden and Platen (1992).
@@ -190,18 +202,19 @@ def simulate(drift: Field, G: Matrix, x: Tensor, times: Tensor, generator: Strea
 
 # %% ../../nbs/diffusion/sde.ipynb #129b48de
 def scalar_sde(schedule: Schedule, dim: int = 1) -> LinearSDE:
-    """The SDE with the marginals of `schedule`: F = f(t) I, G = g(t) I in `dim` dimensions [eq-sde-scalar].
+    """The SDE with the marginals of `schedule`: F = f I, G = g I in `dim` dimensions [eq-sde-scalar].
 
     Source: Song et al. (2021).
     """
     check_count("dim", dim)
     eye = torch.eye(dim, dtype=torch.float64)
-    return LinearSDE(lambda t: schedule.drift(t) * eye, lambda t: schedule.diffusion(t) * eye)  # [eq-sde-scalar]
+    return LinearSDE(lambda t: schedule.drift(t) * eye,
+                     lambda t: schedule.diffusion(t) * eye)  # [eq-sde-scalar]
 
 # %% ../../nbs/diffusion/sde.ipynb #c7208307
 def critically_damped_langevin(beta: float | Callable[[float], float] = 4.0, mass: float = 0.25,
                                dim: int = 1) -> LinearSDE:
-    """Noise enters the velocity only; a state [2 dim] holds positions, then velocities [eq-sde-langevin].
+    """Noise enters the velocity only; a state [2 dim] is positions, then velocities [eq-sde-langevin].
 
     `beta` is the speed of time, a positive number or a function of it. At equilibrium positions are N(0,
     I), velocities N(0, mass I). ValueError unless `mass` and `beta` are positive. Source: Dockhorn et
@@ -226,7 +239,8 @@ class _Stepper:
     def __init__(self, sde: LinearSDE, axes: Sequence[Tensor]):
         self.sde = sde
         self.dims = tuple(range(len(axes)))
-        k = [2 * math.pi * torch.fft.fftfreq(len(a), float(a[1] - a[0]), dtype=torch.float64) for a in axes]
+        k = [2 * math.pi * torch.fft.fftfreq(len(a), float(a[1] - a[0]), dtype=torch.float64)
+             for a in axes]
         self.x = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
         self.k = torch.stack(torch.meshgrid(*k, indexing="ij"), -1)
         self.fastest = torch.stack([v.abs().max() for v in k])
@@ -238,7 +252,7 @@ class _Stepper:
         return -1j * (self.k * torch.fft.fftn(flow, dim=self.dims)).sum(-1)  # [eq-sde-fokker-planck]
 
     def decay(self, t: float, h: float) -> Tensor:
-        """What diffusion leaves of each wave after a time `h`; two Gauss points for Q [eq-sde-fokker-planck]."""
+        """What diffusion leaves of each wave after `h`, Q at two points [eq-sde-fokker-planck]."""
         offset = math.sqrt(3) / 6
         G = torch.stack([self.sde.G(t + h * (0.5 - offset)), self.sde.G(t + h * (0.5 + offset))])
         Q = (G @ G.mT).sum(0) / 2
@@ -249,7 +263,8 @@ class _Stepper:
         """Transform of p at t + h. ValueError if h is beyond the limit of stability."""
         courant = h * ((self.x @ self.sde.F(t + h).mT).abs() @ self.fastest).max().item()
         if courant > 2.8:
-            raise ValueError(f"times: the step of {h:g} at t = {t:g} must be {courant / 2.8:.3g} times shorter")
+            raise ValueError(f"times: the step of {h:g} at t = {t:g} "
+                             f"must be {courant / 2.8:.3g} times shorter")
         first = self.decay(t, h / 2)
         second = self.decay(t + h / 2, h / 2)
         a = h * self.transport(q, t)
@@ -270,7 +285,8 @@ def _check_box(sde: LinearSDE, p: Tensor, axes: Sequence[Tensor]) -> list[Tensor
                          f"got {shape} and {list(p.shape)}")
     for axis in axes:
         step = axis.diff()
-        if axis.ndim != 1 or len(axis) < 4 or step[0] <= 0 or not torch.allclose(step, step[0], rtol=1e-4):
+        wrong = axis.ndim != 1 or len(axis) < 4 or step[0] <= 0
+        if wrong or not torch.allclose(step, step[0], rtol=1e-4):
             raise ValueError("axes must rise in even steps, four points or more")
     return [axis.detach().double().cpu() for axis in axes]
 
@@ -283,14 +299,15 @@ def _check_edge(p: Tensor) -> None:
 
 # %% ../../nbs/diffusion/sde.ipynb #495b1974
 def fokker_planck(sde: LinearSDE, p: Tensor, axes: Sequence[Tensor], times: Tensor) -> Tensor:
-    """Density [n_1, ..., n_D] at the last of `times` [T] if it is `p` at the first [eq-sde-fokker-planck].
+    """Density [n_1, ..., n_D] at the last of `times` [T], if `p` at the first [eq-sde-fokker-planck].
 
     The times rise. `axes` are D evenly spaced coordinates; the box must hold the density at all times.
     Spectral in space, order 4 in time, one step an interval. float64 on the CPU. ValueError for a box or
     steps that do not do, or times that fall.
     """
     times = _check_path(times)
-    if times[0] > times[-1]: raise ValueError("times must rise: diffusion has no stable solution backwards")
+    if times[0] > times[-1]:
+        raise ValueError("times must rise: diffusion has no stable solution backwards")
     grid = _Stepper(sde, _check_box(sde, p, axes))
     p = p.detach().double().cpu()
     _check_edge(p)
@@ -303,7 +320,7 @@ def fokker_planck(sde: LinearSDE, p: Tensor, axes: Sequence[Tensor], times: Tens
 
 # %% ../../nbs/diffusion/sde.ipynb #f939b8c5
 def reverse_sde(sde: LinearSDE, score: Field, eta: float = 1.0) -> tuple[Field, Matrix]:
-    """Drift and diffusion matrix of the reverse process with share `eta` of noise [eq-sde-reverse] [eq-sde-flow].
+    """Drift and diffusion of the reverse process, share `eta` of noise [eq-sde-reverse] [eq-sde-flow].
 
     `score(x, t)` is the gradient of log p_t at `x` [..., D]. `eta` 1 is the reverse SDE, 0 the
     probability-flow ODE. Give both to `simulate`, with falling times. ValueError for a negative `eta`.
@@ -314,13 +331,14 @@ def reverse_sde(sde: LinearSDE, score: Field, eta: float = 1.0) -> tuple[Field, 
     def drift(x: Tensor, t: float) -> Tensor:
         G = sde.G(t)
         s = _like(x, "score", score(x, t))
-        return sde.drift(x, t) - (1 + eta**2) / 2 * s @ (G @ G.mT).to(x)  # [eq-sde-reverse] [eq-sde-flow]
+        pull = s @ (G @ G.mT).to(x)
+        return sde.drift(x, t) - (1 + eta**2) / 2 * pull  # [eq-sde-reverse] [eq-sde-flow]
     return drift, lambda t: eta * sde.G(t)  # [eq-sde-reverse]
 
 # %% ../../nbs/diffusion/sde.ipynb #824288be
 @torch.no_grad()
-def path_kl(sde: LinearSDE, score: Field, model: Field, sample: Callable[[float], Tensor], eta: float = 1.0,
-            nodes: int = 64) -> Estimate:
+def path_kl(sde: LinearSDE, score: Field, model: Field, sample: Callable[[float], Tensor],
+            eta: float = 1.0, nodes: int = 64) -> Estimate:
     """Divergence in nats of the reverse process of a `model` from that of the true `score` [eq-sde-kl].
 
     Both start alike. `sample(t)` gives n independent draws [n, D] of p_t, always as many. Gauss-Legendre
