@@ -87,7 +87,7 @@ class Mixture(Module):
 
     # %% ../../nbs/diffusion/oracle.ipynb #99949d4f
     def _turn(self, z: Tensor, forward: bool) -> Tensor:
-        """`z` [..., K, D] from coordinates along the axes of components to those of the data, or back."""
+        """`z` [..., K, D] from coordinates along axes of components to those of the data, or back."""
         if self.axes is None: return z
         return torch.einsum("...ke,kde->...kd" if forward else "...kd,kde->...ke", z, self.axes)
 

@@ -117,7 +117,7 @@ class Schedule:
         return _evaluate("t", self._drift, t, 0.0, 1.0)
 
     def beta(self, t: Tensor | float) -> Tensor:
-        """Rate of decay of the signal power, -2 f; g² if the variance is preserved [eq-schedule-drift]."""
+        """Rate of decay of signal power, -2 f; g² if the variance is preserved [eq-schedule-drift]."""
         return _evaluate("t", lambda t: -2 * self._drift(t), t, 0.0, 1.0)
 
     def diffusion(self, t: Tensor | float) -> Tensor:
@@ -256,6 +256,11 @@ class LinearLogSNR(Schedule):
         self.log_snr_min = float(log_snr_min)
         self.log_snr_max = float(log_snr_max)
 
+    def __repr__(self) -> str:
+        ends = f"log_snr_min={self.log_snr_min:g}, log_snr_max={self.log_snr_max:g}"
+        return f"{type(self).__name__}({ends})"
+
+    # %% ../../nbs/diffusion/schedule.ipynb #ed6eebe7
     def _log_snr(self, t: Tensor) -> Tensor:
         slope = self.log_snr_min - self.log_snr_max
         return self.log_snr_max + slope * t  # [eq-schedule-linear-log-snr]
@@ -265,10 +270,6 @@ class LinearLogSNR(Schedule):
 
     def _t_of_log_snr(self, log_snr: Tensor) -> Tensor:
         return (self.log_snr_max - log_snr) / (self.log_snr_max - self.log_snr_min)
-
-    def __repr__(self) -> str:
-        ends = f"log_snr_min={self.log_snr_min:g}, log_snr_max={self.log_snr_max:g}"
-        return f"{type(self).__name__}({ends})"
 
 # %% ../../nbs/diffusion/schedule.ipynb #0bd34f35
 class Cosine(LinearLogSNR):

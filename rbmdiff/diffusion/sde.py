@@ -95,6 +95,7 @@ class LinearSDE:
         if A.shape == (self.dim, self.dim): return A
         raise ValueError(f"{name}({t:g}) must have shape {[self.dim] * 2}, got {list(A.shape)}")
 
+    # %% ../../nbs/diffusion/sde.ipynb #797c6215
     def F(self, t: float) -> Tensor:
         """Drift matrix [D, D] at time `t`, float64 [eq-sde-linear]."""
         return self._matrix("F", t)
@@ -146,7 +147,7 @@ class LinearSDE:
             return A + A.mT + G @ G.mT  # [eq-sde-covariance]
         return _integrate(rate, initial.detach().double().cpu(), float(s), times)
 
-
+# %% ../../nbs/diffusion/sde.ipynb #d4d24a30
 def _matrix_at(name: str, function: Matrix, t: float) -> Tensor:
     """`function` at time `t`; it must return float64 on the CPU."""
     A = function(float(t))
