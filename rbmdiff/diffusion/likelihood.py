@@ -9,6 +9,7 @@ __all__ = ['Trace', 'velocity', 'transport', 'Likelihood', 'log_likelihood', 'pr
 # %% ../../nbs/diffusion/likelihood.ipynb #f5081323
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 import math
 from typing import Literal, get_args
 
@@ -17,9 +18,10 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from ..foundations.core import check_batch, check_choice, check_count, check_tensor, log_mean_exp
+from .objective import CheckedNetwork, Predict
 from .schedule import Schedule, expand
-from .solvers import Counted, Generators, Predict, normal
+from ..foundations.core import (
+    Stream, as_generator, check_batch, check_choice, check_count, check_number, check_tensor, log_mean_exp, normal)
 
 # %% ../../nbs/diffusion/likelihood.ipynb #a60a9e77
 def velocity(predict: Predict, schedule: Schedule, x: Tensor, t: Tensor | float) -> Tensor:
@@ -31,9 +33,7 @@ def velocity(predict: Predict, schedule: Schedule, x: Tensor, t: Tensor | float)
     check_tensor("x", x)
     if not isinstance(t, Tensor): t = torch.tensor(t, dtype=x.dtype, device=x.device)
     if not bool((t > 0).all()): raise ValueError(f"t must be positive, got {float(t.min()):g}")
-    eps = predict(x, t)
-    if eps.shape != x.shape:
-        raise ValueError(f"predict must return shape {list(x.shape)} like x, got {list(eps.shape)}")
+    eps = CheckedNetwork(predict)(x, t)
     pull = schedule.diffusion(t) ** 2 / (2 * schedule.sigma(t))  # [eq-likelihood-flow]
     return expand(schedule.drift(t), x) * x + expand(pull, x) * eps  # [eq-likelihood-flow]
 
@@ -42,7 +42,9 @@ class _Flow:
     """The probability flow of y = x / radius by the angle: x_t = radius (cos(angle) x_0 + sin(angle) eps)."""
 
     def __init__(self, predict: Predict, schedule: Schedule):
-        self.counted, self.schedule, self.top = Counted(predict), schedule, float(schedule.rho(1.0))
+        self.network = CheckedNetwork(predict)
+        self.schedule = schedule
+        self.top = float(schedule.rho(1.0))
 
     def place(self, angle: float) -> tuple[float, float]:
         """Time and radius at an angle, whose tangent is sigma / alpha."""
@@ -52,12 +54,30 @@ class _Flow:
     def velocity(self, angle: float, y: Tensor) -> Tensor:
         """dy / d angle, the v-prediction [eq-likelihood-circle]."""
         t, radius = self.place(angle)
-        return (self.counted(radius * y, t) - math.sin(angle) * y) / math.cos(angle)  # [eq-likelihood-circle]
+        return (self.network(radius * y, t) - math.sin(angle) * y) / math.cos(angle)  # [eq-likelihood-circle]
 
     def follow(self, y: Tensor, start: float, end: float, steps: int) -> Tensor:
         """`y` carried from angle to angle in equal steps of a Runge-Kutta method of order four."""
         grid = torch.linspace(start, end, steps + 1, dtype=torch.float64, device=y.device)
         return odeint(lambda angle, y: self.velocity(float(angle), y), y, grid, method="rk4")[-1]
+
+    # %% ../../nbs/diffusion/likelihood.ipynb #57cd102c
+    def trace(self, angle: float, y: Tensor, vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+        """Noise in `y`, and radius times the trace of its Jacobian: [B, 1], or one estimate a probe [B, P]."""
+        t, radius = self.place(angle)
+        with torch.enable_grad():
+            x = (radius * y).detach().requires_grad_()
+            eps = self.network(x, t)
+        if not eps.requires_grad:
+            raise ValueError("predict must be differentiable in x: its result has no graph")
+        products = radius * _products(eps, x, vectors)
+        return eps.detach(), products.sum(1, keepdim=True) if exact else products
+
+    def spread(self, angle: float, y: Tensor, vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+        """dy / d angle, and its divergence as `trace` gives it [eq-likelihood-change]."""
+        eps, trace = self.trace(angle, y, vectors, exact)
+        divergence = (trace - y[0].numel() * math.sin(angle)) / math.cos(angle)  # [eq-likelihood-change]
+        return (eps - math.sin(angle) * y) / math.cos(angle), divergence
 
 # %% ../../nbs/diffusion/likelihood.ipynb #242b4796
 def _adaptive(field: Callable, state: tuple[Tensor, ...], start: float, end: float,
@@ -72,12 +92,12 @@ def _adaptive(field: Callable, state: tuple[Tensor, ...], start: float, end: flo
 
 def _check(x: Tensor, times: tuple[float, ...], steps: int, tolerance: float | None) -> None:
     """The arguments that `transport` and `log_likelihood` share."""
-    check_batch("x", x), check_count("steps", steps)
+    check_batch("x", x)
+    check_count("steps", steps)
     for t in times:
-        if not 0 < t <= 1: raise ValueError(f"times must lie in (0, 1], got {t}")
-    least = 32 * torch.finfo(x.dtype).eps
-    if tolerance is not None and not least <= tolerance < 1:
-        raise ValueError(f"tolerance must lie in [{least:.1g}, 1) for {x.dtype}, got {tolerance}")
+        check_number("times", t, above=0, most=1)
+    if tolerance is None: return
+    check_number("tolerance", tolerance, least=32 * torch.finfo(x.dtype).eps, below=1)  # above what rounding does
 
 # %% ../../nbs/diffusion/likelihood.ipynb #9c22a6f6
 @torch.no_grad()
@@ -94,9 +114,13 @@ def transport(predict: Predict, schedule: Schedule, x: Tensor, t: float, s: floa
     start, end = (math.atan(float(schedule.rho(time))) for time in (t, s))
     if start == end: return x.clone()
     y = x / flow.place(start)[1]
-    def field(angle, y): return flow.velocity(angle, y),
-    if tolerance is None: y = flow.follow(y, start, end, steps)
-    else: y = torch.cat([_adaptive(field, (row,), start, end, tolerance)[0] for row in y.split(1)])
+
+    def field(angle: float, y: Tensor) -> tuple[Tensor]:
+        return (flow.velocity(angle, y),)
+    if tolerance is None:
+        y = flow.follow(y, start, end, steps)
+    else:
+        y = torch.cat([_adaptive(field, (row,), start, end, tolerance)[0] for row in y.split(1)])
     return flow.place(end)[1] * y
 
 # %% ../../nbs/diffusion/likelihood.ipynb #966632b2
@@ -116,56 +140,46 @@ def _products(eps: Tensor, x: Tensor, vectors: Tensor) -> Tensor:
 Trace = Literal["exact", "rademacher", "gaussian"]
 
 
-def _vectors(x: Tensor, trace: Trace, probes: int, generator: Generators) -> Tensor:
+def _vectors(x: Tensor, trace: Trace, probes: int, generator: Stream) -> Tensor:
     """Vectors [P, B, ...] for `x` [B, ...]: the unit vectors, or random probes with covariance one."""
     if trace == "exact":
         D = x[0].numel()
         return torch.eye(D, dtype=x.dtype, device=x.device).reshape(D, 1, *x.shape[1:]).expand(D, *x.shape)
-    z = torch.stack([normal(x, generator) for _ in range(probes)])
+    z = torch.stack([normal(x.shape, x, generator) for _ in range(probes)])
     return z if trace == "gaussian" else torch.where(z >= 0, 1.0, -1.0).to(x)
 
-# %% ../../nbs/diffusion/likelihood.ipynb #57cd102c
-class _Volume(_Flow):
-    """The flow with the rate at which it spreads volume."""
-
-    def trace(self, angle: float, y: Tensor, vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-        """Noise in `y`, and radius times the trace of its Jacobian: [B, 1], or one estimate a probe [B, P]."""
-        t, radius = self.place(angle)
-        with torch.enable_grad():
-            x = (radius * y).detach().requires_grad_()
-            eps = self.counted(x, t)
-        if not eps.requires_grad: raise ValueError("predict must be differentiable in x: its result has no graph")
-        products = radius * _products(eps, x, vectors)
-        return eps.detach(), products.sum(1, keepdim=True) if exact else products
-
-    def spread(self, angle: float, y: Tensor, vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-        """dy / d angle, and its divergence as `trace` gives it [eq-likelihood-change]."""
-        eps, trace = self.trace(angle, y, vectors, exact)
-        divergence = (trace - y[0].numel() * math.sin(angle)) / math.cos(angle)  # [eq-likelihood-change]
-        return (eps - math.sin(angle) * y) / math.cos(angle), divergence
-
 # %% ../../nbs/diffusion/likelihood.ipynb #ce8d7f19
-def _fixed(flow: _Volume, y: Tensor, start: float, end: float, nodes: int, steps: int,
+def _fixed(flow: _Flow, y: Tensor, start: float, end: float, nodes: int, steps: int,
            draw: Callable[[Tensor], Tensor], exact: bool) -> tuple[Tensor, Tensor, Tensor]:
     """End of the path of `y`, integral of its divergence [B, P], calls [B] [eq-likelihood-quadrature]."""
     places, weights = np.polynomial.legendre.leggauss(nodes)
-    half, here, volume, before = (end - start) / 2, start, 0.0, flow.counted.nfe
+    half = (end - start) / 2
+    before = flow.network.nfe
+    here = start
+    volume = torch.zeros((), dtype=torch.float64, device=y.device)
     for place, weight in zip(places.tolist(), weights.tolist()):
         there = start + half * (1 + place)
-        y, here = flow.follow(y, here, there, steps), there
-        volume = volume + half * weight * flow.spread(there, y, draw(y), exact)[1]  # [eq-likelihood-quadrature]
-    return flow.follow(y, here, end, steps), volume, torch.full((len(y),), flow.counted.nfe - before)
+        y = flow.follow(y, here, there, steps)
+        here = there
+        divergence = flow.spread(there, y, draw(y), exact)[1]
+        volume = volume + half * weight * divergence  # [eq-likelihood-quadrature]
+    y = flow.follow(y, here, end, steps)
+    return y, volume, torch.full((len(y),), flow.network.nfe - before)
 
 
-def _one_by_one(flow: _Volume, y: Tensor, start: float, end: float, tolerance: float,
+def _one_by_one(flow: _Flow, y: Tensor, start: float, end: float, tolerance: float,
                 vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
     """As `_fixed`, with path and volume of one sample after the other: no step may depend on the batch."""
     rows = []
     for b, row in enumerate(y.split(1)):
-        v, before = vectors[:, b:b + 1], flow.counted.nfe
+        v = vectors[:, b:b + 1]
+        before = flow.network.nfe
+
+        def field(angle: float, y: Tensor, _: Tensor, v: Tensor = v) -> tuple[Tensor, ...]:
+            return tuple(part.to(y) for part in flow.spread(angle, y, v, exact))
         zero = row.new_zeros(1, 1 if exact else len(v))
-        field = lambda angle, y, _: tuple(part.to(y) for part in flow.spread(angle, y, v, exact))
-        rows.append((*_adaptive(field, (row, zero), start, end, tolerance), torch.tensor([flow.counted.nfe - before])))
+        path, volume = _adaptive(field, (row, zero), start, end, tolerance)
+        rows.append((path, volume, torch.tensor([flow.network.nfe - before])))
     y, volume, nfe = (torch.cat(part) for part in zip(*rows))
     return y, volume.double(), nfe
 
@@ -193,36 +207,47 @@ def _normal_log_prob(y: Tensor) -> Tensor:
     return -y.square().sum(1) / 2 - y.shape[1] / 2 * math.log(2 * math.pi)
 
 # %% ../../nbs/diffusion/likelihood.ipynb #9567b72e
-def _truncation(flow: _Volume, start: float, y: Tensor, vectors: Tensor, exact: bool) -> Tensor:
+def _truncation(flow: _Flow, start: float, y: Tensor, vectors: Tensor, exact: bool) -> Tensor:
     """Estimate [B] of what the log density gains when the last noise is taken away [eq-likelihood-truncation]."""
     eps, trace = flow.trace(start, y, vectors, exact)
     return (math.sin(start) * trace.mean(1) - eps.double().flatten(1).square().sum(1)) / 2  # [eq-likelihood-truncation]
 
 # %% ../../nbs/diffusion/likelihood.ipynb #19c15d85
+def _along(flow: _Flow, x: Tensor, t_min: float, nodes: int, steps: int, tolerance: float | None,
+           draw: Callable[[Tensor], Tensor], exact: bool) -> Likelihood:
+    """The likelihoods of `x` from paths that begin at `t_min`, with vectors for the trace from `draw`."""
+    start, end = (math.atan(float(flow.schedule.rho(time))) for time in (t_min, 1.0))
+    y = math.cos(start) * x
+    truncation = _truncation(flow, start, y, draw(y), exact)
+    if tolerance is None:
+        y, volume, nfe = _fixed(flow, y, start, end, nodes, steps, draw, exact)
+    else:
+        y, volume, nfe = _one_by_one(flow, y, start, end, tolerance, draw(y), exact)
+    prior = _normal_log_prob(y)
+    volume = volume + x[0].numel() * math.log(math.cos(start))
+    stderr = torch.zeros_like(prior) if exact else volume.std(1) / math.sqrt(volume.shape[1])
+    log_prob = prior + volume.mean(1)  # [eq-likelihood-volume]
+    return Likelihood(log_prob, stderr, prior, truncation, flow.place(end)[1] * y, nfe + 1)
+
+# %% ../../nbs/diffusion/likelihood.ipynb #2d9796c1
 @torch.no_grad()
 def log_likelihood(predict: Predict, schedule: Schedule, x: Tensor, t_min: float = 1e-3, nodes: int = 32,
                    steps: int = 1, tolerance: float | None = None, trace: Trace = "exact", probes: int = 16,
-                   generator: Generators = None) -> Likelihood:
+                   generator: Stream = None) -> Likelihood:
     """Log-likelihood of data `x` [B, ...] under the probability flow of `predict`(x, t) -> eps [eq-likelihood-volume].
 
     `nodes` traces and `steps` steps of order four between two; or, with `tolerance`, one sample after the other, in
     steps of less estimated error. `trace` by unit vectors, or by `probes` random ones; one `generator`, or B of them.
     Raises TypeError or ValueError for bad input. Source: Grathwohl et al. (2019), Song et al. (2021).
     """
-    _check(x, (t_min,), steps, tolerance), check_count("nodes", nodes)
-    if t_min == 1: raise ValueError("t_min must lie below 1, got 1")
-    check_choice("trace", trace, get_args(Trace)), check_count("probes", probes, 2)
-    flow, exact = _Volume(predict, schedule), trace == "exact"
-    start, end = (math.atan(float(schedule.rho(time))) for time in (t_min, 1.0))
-    def draw(y): return _vectors(y, trace, probes, generator)
-    y = math.cos(start) * x
-    truncation = _truncation(flow, start, y, draw(y), exact)
-    if tolerance is None: y, volume, nfe = _fixed(flow, y, start, end, nodes, steps, draw, exact)
-    else: y, volume, nfe = _one_by_one(flow, y, start, end, tolerance, draw(y), exact)
-    prior, volume = _normal_log_prob(y), volume + x[0].numel() * math.log(math.cos(start))
-    stderr = torch.zeros_like(prior) if exact else volume.std(1) / math.sqrt(probes)
-    log_prob = prior + volume.mean(1)  # [eq-likelihood-volume]
-    return Likelihood(log_prob, stderr, prior, truncation, flow.place(end)[1] * y, nfe + 1)
+    _check(x, (t_min,), steps, tolerance)
+    check_number("t_min", t_min, above=0, below=1)
+    check_count("nodes", nodes)
+    check_choice("trace", trace, get_args(Trace))
+    check_count("probes", probes, 2)
+    draw = partial(_vectors, trace=trace, probes=probes, generator=as_generator(generator, x))
+    flow = _Flow(predict, schedule)
+    return _along(flow, x, t_min, nodes, steps, tolerance, draw, trace == "exact")
 
 # %% ../../nbs/diffusion/likelihood.ipynb #b53f1fa9
 def probe_variance(A: Tensor, trace: Trace = "rademacher") -> Tensor:
@@ -230,7 +255,8 @@ def probe_variance(A: Tensor, trace: Trace = "rademacher") -> Tensor:
 
     `trace` is 'rademacher' or 'gaussian'; 'exact' gives 0. Raises ValueError for another, or if A is not square.
     """
-    check_tensor("A", A), check_choice("trace", trace, get_args(Trace))
+    check_tensor("A", A)
+    check_choice("trace", trace, get_args(Trace))
     if A.ndim < 2 or A.shape[-1] != A.shape[-2]: raise ValueError(f"A must have shape [..., D, D], got {list(A.shape)}")
     S = (A + A.mT) / 2
     squares = S.square().sum((-2, -1))
@@ -246,12 +272,15 @@ def cell_log_prob(log_prob: Tensor, dims: int, levels: int) -> Tensor:
     the larger M. Source: Theis et al. (2016), Burda et al. (2016).
     Raises TypeError or ValueError for a bad tensor or count.
     """
-    check_tensor("log_prob", log_prob), check_count("dims", dims), check_count("levels", levels, 2)
+    check_tensor("log_prob", log_prob)
+    check_count("dims", dims)
+    check_count("levels", levels, 2)
     if log_prob.ndim == 0: raise ValueError("log_prob must have shape [M, ...], got []")
     return log_mean_exp(log_prob) + dims * math.log(2 / levels)  # [eq-likelihood-cell]
 
 
 def bits_per_dimension(nats: Tensor, dims: int) -> Tensor:
     """Bits a dimension of a code for data of log probability `nats` [...] in `dims` dimensions [eq-likelihood-bits]."""
-    check_tensor("nats", nats), check_count("dims", dims)
+    check_tensor("nats", nats)
+    check_count("dims", dims)
     return -nats / (dims * math.log(2))  # [eq-likelihood-bits]
