@@ -1,15 +1,34 @@
-"""Probability-flow likelihoods: closed forms, schedules, precision, probes, solvers, independence of the batch, bad input."""
+"""Probability-flow likelihoods: closed forms, schedules, precision, probes, solvers, independence of the
+batch, bad input.
+"""
 import math
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 from scipy.integrate import solve_ivp
 import torch
 
-from rbmdiff.diffusion.likelihood import (Likelihood, bits_per_dimension, cell_log_prob, log_likelihood, probe_variance,
-                                          transport, velocity)
+from rbmdiff.diffusion import likelihood as module
+from rbmdiff.diffusion.likelihood import (
+    Likelihood,
+    bits_per_dimension,
+    cell_log_prob,
+    log_likelihood,
+    probe_variance,
+    transport,
+    velocity,
+)
 from rbmdiff.diffusion.oracle import Mixture, gaussian, gaussian_flow
-from rbmdiff.diffusion.schedule import (Cosine, Geometric, LinearBeta, LinearLogSNR, LogSNR, SinusoidalBeta, SubVP)
+from rbmdiff.diffusion.schedule import (
+    Cosine,
+    Geometric,
+    LinearBeta,
+    LinearLogSNR,
+    LogSNR,
+    SinusoidalBeta,
+    SubVP,
+)
 
 f64 = torch.float64
 SCHEDULES = [LinearBeta(), Geometric(), SubVP(), Cosine(), LinearLogSNR(), SinusoidalBeta(),
@@ -42,15 +61,20 @@ def test_mixture_equals_the_oracle(schedule):
 def test_gaussian_in_64_dimensions_and_images():
     g = torch.Generator().manual_seed(1)
     A = torch.randn(64, 64, dtype=f64, generator=g) / 8
-    one, schedule = gaussian(torch.randn(64, dtype=f64, generator=g) / 4, A @ A.T / 2 + 0.1 * torch.eye(64, dtype=f64)), LinearBeta()
+    one = gaussian(torch.randn(64, dtype=f64, generator=g) / 4,
+                   A @ A.T / 2 + 0.1 * torch.eye(64, dtype=f64))
+    schedule = LinearBeta()
     x = one.sample(5, g)
     answer = log_likelihood(one.predictor(schedule), schedule, x)
-    assert (true_end(answer, one, schedule) - one.log_prob(x, 1.0, schedule.rho(1e-3))).abs().max() < 1e-4
+    assert (true_end(answer, one, schedule)
+            - one.log_prob(x, 1.0, schedule.rho(1e-3))).abs().max() < 1e-4
     exact = gaussian_flow(one, schedule, schedule.alpha(1e-3) * x, 1e-3, 1.0)
     assert (answer.latent - exact).abs().max() < 1e-5
     flat = one.predictor(schedule)
-    images = log_likelihood(lambda x, t: flat(x.flatten(1), t).view_as(x), schedule, x.reshape(5, 1, 8, 8))
-    assert (images.log_prob - answer.log_prob).abs().max() < 1e-10 and images.latent.shape == (5, 1, 8, 8)
+    images = log_likelihood(lambda x, t: flat(x.flatten(1), t).view_as(x), schedule,
+                            x.reshape(5, 1, 8, 8))
+    assert (images.log_prob - answer.log_prob).abs().max() < 1e-10
+    assert images.latent.shape == (5, 1, 8, 8)
 
 
 def test_scipy_agrees():
@@ -65,9 +89,11 @@ def test_scipy_agrees():
 
     start = [*(schedule.alpha(1e-2) * x[0]).tolist(), 0.0]
     end = solve_ivp(field, (1e-2, 1.0), start, "DOP853", rtol=1e-9, atol=1e-9).y[:, -1]
-    wanted = -(end[:2] @ end[:2]) / 2 - math.log(2 * math.pi) + end[2] + 2 * float(schedule.alpha(1e-2).log())
+    wanted = -(end[:2]
+               @ end[:2]) / 2 - math.log(2 * math.pi) + end[2] + 2 * float(schedule.alpha(1e-2).log())
     assert abs(log_likelihood(predict, schedule, x, 1e-2, nodes=48).log_prob.item() - wanted) < 1e-6
-    assert abs(log_likelihood(predict, schedule, x, 1e-2, tolerance=1e-7).log_prob.item() - wanted) < 1e-5
+    assert abs(log_likelihood(predict, schedule, x, 1e-2, tolerance=1e-7).log_prob.item()
+               - wanted) < 1e-5
 
 
 def test_full_diffusion_is_rejected():
@@ -94,12 +120,14 @@ def test_float32():
 def test_probes_against_the_exact_trace(trace):
     schedule, x, g = LinearBeta(), points(60), torch.Generator().manual_seed(3)
     exact = log_likelihood(PLANE.predictor(schedule), schedule, x, nodes=16)
-    got = log_likelihood(PLANE.predictor(schedule), schedule, x, nodes=16, trace=trace, probes=32, generator=g)
+    got = log_likelihood(PLANE.predictor(schedule), schedule, x, nodes=16, trace=trace, probes=32,
+                         generator=g)
     error = got.log_prob - exact.log_prob
     z = error.sum() / got.stderr.square().sum().sqrt()
     assert abs(z) < 4 and got.stderr.mean() < (0.1 if trace == "rademacher" else 0.8)
     assert 0.6 < (error / got.stderr).square().mean().sqrt() < 1.5
-    assert (got.latent == exact.latent).all()                                    # the path knows nothing of the probes
+    # the path knows nothing of the probes
+    assert (got.latent == exact.latent).all()
 
 
 def test_a_generator_a_sample():
@@ -107,9 +135,21 @@ def test_a_generator_a_sample():
     options = {"nodes": 6, "trace": "rademacher", "probes": 3}
     make = lambda seeds: [torch.Generator().manual_seed(s) for s in seeds]
     for extra in ({}, {"tolerance": 1e-2}):
-        both = log_likelihood(PLANE.predictor(schedule), schedule, x, **options, generator=make((1, 2, 3)), **extra)
-        last = log_likelihood(PLANE.predictor(schedule), schedule, x[2:], **options, generator=make((3,)), **extra)
-        assert abs(both.log_prob[2] - last.log_prob[0]) < 1e-10 and abs(both.stderr[2] - last.stderr[0]) < 1e-10
+        both = log_likelihood(PLANE.predictor(schedule), schedule, x, **options,
+                              generator=make((1, 2, 3)), **extra)
+        last = log_likelihood(PLANE.predictor(schedule), schedule, x[2:], **options,
+                              generator=make((3,)), **extra)
+        assert abs(both.log_prob[2] - last.log_prob[0]) < 1e-10
+        assert abs(both.stderr[2] - last.stderr[0]) < 1e-10
+
+
+def test_seeds_and_one_class():
+    options = {"nodes": 6, "trace": "gaussian", "probes": 3}
+    run = lambda g: log_likelihood(PLANE.predictor(LinearBeta()), LinearBeta(), points(3), generator=g,
+                                   **options).log_prob
+    assert torch.equal(run(5), run(torch.Generator().manual_seed(5)))
+    assert torch.equal(run([5, 6, 7]), run([torch.Generator().manual_seed(k) for k in (5, 6, 7)]))
+    assert module._Flow.__mro__ == (module._Flow, object)
 
 
 @given(st.integers(1, 6), st.integers(0, 10**6))
@@ -121,7 +161,8 @@ def test_the_batch_does_not_matter(n, seed):
     for options in ({"nodes": 6}, {"tolerance": 1e-2}):
         whole = log_likelihood(predict, schedule, x, **options)
         alone = log_likelihood(predict, schedule, x[n - 1:n], **options)
-        assert abs(whole.log_prob[n - 1] - alone.log_prob[0]) < 1e-10 and whole.nfe[n - 1] == alone.nfe[0]
+        assert abs(whole.log_prob[n - 1] - alone.log_prob[0]) < 1e-10
+        assert whole.nfe[n - 1] == alone.nfe[0]
     moved = transport(predict, schedule, x, 0.1, 0.9, tolerance=1e-3)
     assert (moved[n - 1] == transport(predict, schedule, x[n - 1:n], 0.1, 0.9, tolerance=1e-3)[0]).all()
 
@@ -133,15 +174,18 @@ def test_there_and_back(t, s, which):
     size = torch.hypot(schedule.alpha(t), schedule.sigma(t))
     x = schedule.alpha(t) * x
     there = transport(PLANE.predictor(schedule), schedule, x, t, s, 32)
-    assert (transport(PLANE.predictor(schedule), schedule, there, s, t, 32) - x).abs().max() < 1e-4 * size
+    assert (transport(PLANE.predictor(schedule), schedule, there, s, t, 32)
+            - x).abs().max() < 1e-4 * size
     if t == s: assert (there == x).all()
 
 
 def test_adaptive_paths_meet_their_tolerance():
-    one, schedule = gaussian(torch.zeros(2, dtype=f64), torch.diag(torch.tensor([0.01, 2.0], dtype=f64))), LinearBeta()
+    one = gaussian(torch.zeros(2, dtype=f64), torch.diag(torch.tensor([0.01, 2.0], dtype=f64)))
+    schedule = LinearBeta()
     x = one.sample(4, torch.Generator().manual_seed(0))
     exact = gaussian_flow(one, schedule, schedule.alpha(1e-3) * x, 1e-3, 1.0)
-    errors = [(transport(one.predictor(schedule), schedule, schedule.alpha(1e-3) * x, 1e-3, 1.0, tolerance=tol) - exact).abs().max()
+    errors = [(transport(one.predictor(schedule), schedule, schedule.alpha(1e-3) * x, 1e-3, 1.0,
+                         tolerance=tol) - exact).abs().max()
               for tol in (1e-3, 1e-5, 1e-7)]
     assert errors[0] < 2e-2 and errors[1] < 2e-4 and errors[2] < 2e-6
 
@@ -151,7 +195,8 @@ def test_nothing_leaks():
     layer, schedule, x = torch.nn.Linear(2, 2).double(), LinearBeta(), points(3)
     copy = x.clone()
     answer = log_likelihood(lambda x, t: layer(x), schedule, x, nodes=4)
-    assert layer.weight.grad is None and not answer.log_prob.requires_grad and torch.equal(x, copy) and torch.is_grad_enabled()
+    assert layer.weight.grad is None and not answer.log_prob.requires_grad and torch.equal(x, copy)
+    assert torch.is_grad_enabled()
     assert isinstance(answer, Likelihood) and not answer.latent.requires_grad
 
 
@@ -169,7 +214,8 @@ def test_cells_and_bits():
     assert torch.allclose(got, wanted, atol=1e-14, rtol=0)
     assert torch.allclose(bits_per_dimension(got, 3), -wanted / (3 * math.log(2)), atol=1e-14, rtol=0)
     A = torch.tensor([[1.0, 2.0], [0.0, 3.0]], dtype=f64)
-    assert probe_variance(A).item() == 4.0 and probe_variance(A, "gaussian").item() == 24.0 and probe_variance(A, "exact") == 0
+    assert probe_variance(A).item() == 4.0 and probe_variance(A, "gaussian").item() == 24.0
+    assert probe_variance(A, "exact") == 0
 
 
 X = points(2)
@@ -190,13 +236,14 @@ def likelihood(predict=EPS, x=X, **options):
     (likelihood(predict=3), TypeError, "predict must be"),
     (likelihood(predict=lambda x, t: x[:, :1]), ValueError, "predict must return shape"),
     (likelihood(predict=lambda x, t: x.sum()), ValueError, "predict must return shape"),
-    (likelihood(predict=lambda x, t: None), ValueError, "predict must return shape"),
+    (likelihood(predict=lambda x, t: None), TypeError, "predict must return a torch.Tensor"),
     (likelihood(predict=lambda x, t: x * math.nan), ValueError, "NaN or infinity in call 1"),
     (likelihood(predict=lambda x, t: x.detach()), ValueError, "differentiable"),
-    (likelihood(predict=lambda x, t: torch.ones_like(x).requires_grad_() * 1), ValueError, "depend on x"),
-    (likelihood(t_min=0.0), ValueError, "times must lie"),
-    (likelihood(t_min=1.0), ValueError, "t_min must lie below 1"),
-    (likelihood(t_min=math.nan), ValueError, "times must lie"),
+    (likelihood(predict=lambda x, t: torch.ones_like(x).requires_grad_() * 1), ValueError,
+     "depend on x"),
+    (likelihood(t_min=0.0), ValueError, "times must be finite and above 0 and at most 1"),
+    (likelihood(t_min=1.0), ValueError, "t_min must be finite and above 0 and below 1"),
+    (likelihood(t_min=math.nan), ValueError, "times must be finite and above 0 and at most 1"),
     (likelihood(nodes=0), ValueError, "nodes"),
     (likelihood(nodes=2.5), TypeError, "nodes"),
     (likelihood(steps=0), ValueError, "steps"),
@@ -204,12 +251,19 @@ def likelihood(predict=EPS, x=X, **options):
     (likelihood(tolerance=math.nan), ValueError, "tolerance"),
     (likelihood(trace="hutchinson"), ValueError, "trace must be one of"),
     (likelihood(trace="gaussian", probes=1), ValueError, "probes"),
-    (likelihood(trace="gaussian", generator=[torch.Generator()] * 3), ValueError, "generator must hold 2"),
-    (lambda: transport(EPS, LinearBeta(), X, 0.0, 1.0), ValueError, "times must lie"),
-    (lambda: transport(EPS, LinearBeta(), X, 0.5, 1.5), ValueError, "times must lie"),
+    (likelihood(trace="gaussian", generator=[1, 2, 3]), ValueError, "it holds 3"),
+    (likelihood(trace="gaussian", generator=[torch.Generator()] * 2), ValueError, "generator must hold "
+                                                                                  "different"),
+    (likelihood(trace="gaussian", generator="0"), TypeError, "generator must be"),
+    (lambda: transport(EPS, LinearBeta(), X, 0.0, 1.0), ValueError, "times must be finite and above 0 "
+                                                                    "and at most 1"),
+    (lambda: transport(EPS, LinearBeta(), X, 0.5, 1.5), ValueError, "times must be finite and above 0 "
+                                                                    "and at most 1"),
     (lambda: velocity(EPS, LinearBeta(), X, 0.0), ValueError, "t must be positive"),
-    (lambda: velocity(lambda x, t: x[:1], LinearBeta(), X, 0.5), ValueError, "predict must return shape"),
-    (lambda: velocity(EPS, LinearBeta(), X, torch.ones(3, dtype=f64)), ValueError, "t must be a scalar|must"),
+    (lambda: velocity(lambda x, t: x[:1], LinearBeta(), X, 0.5), ValueError, "predict must return "
+                                                                             "shape"),
+    (lambda: velocity(EPS, LinearBeta(), X, torch.ones(3, dtype=f64)), ValueError, "t must be a "
+                                                                                   "scalar|must"),
     (lambda: probe_variance(X[:1]), ValueError, "A must have shape"),
     (lambda: probe_variance(X, "both"), ValueError, "trace must be one of"),
     (lambda: cell_log_prob(X, 2, 1), ValueError, "levels"),

@@ -1,23 +1,55 @@
-"""Solvers: interface, bad input, precision, streams of noise, exactness where it is known, order under every schedule."""
+"""Solvers: interface, objects, bad input, precision, streams of noise, exactness where it is known,
+order under every schedule.
+"""
+import copy
+from inspect import signature
 import math
+import pickle
+import pydoc
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 import torch
 
 from rbmdiff.diffusion.oracle import Mixture, gaussian, gaussian_flow
-from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, LinearLogSNR, LogSNR, SinusoidalBeta, SubVP, time_grid
+from rbmdiff.diffusion.schedule import (
+    Cosine,
+    Geometric,
+    LinearBeta,
+    LinearLogSNR,
+    LogSNR,
+    SinusoidalBeta,
+    SubVP,
+    time_grid,
+)
 from rbmdiff.diffusion.solvers import (
-    State, ancestral, corrector, ddim, euler_maruyama, heun, normal, predictor_corrector, reverse_diffusion, runge_kutta)
+    Snapshot,
+    Solver,
+    ancestral,
+    corrector,
+    ddim,
+    euler_maruyama,
+    heun,
+    integrate,
+    predictor_corrector,
+    prepare,
+    reverse_diffusion,
+    runge_kutta,
+    runge_kutta_nodes,
+)
+from rbmdiff.diffusion.solvers import solver as as_solver
 
 ONE_CALL = [euler_maruyama, reverse_diffusion, ancestral, ddim]
-CALLS = {euler_maruyama: 1, reverse_diffusion: 1, ancestral: 1, ddim: 1, heun: 2, runge_kutta: 4, predictor_corrector: 2}
+CALLS = {euler_maruyama: 1, reverse_diffusion: 1, ancestral: 1, ddim: 1, heun: 2, runge_kutta: 4,
+         predictor_corrector: 2}
 SOLVERS = list(CALLS)
 RANDOM = [solver for solver in SOLVERS if solver is not runge_kutta]
 SCHEDULES = [LinearBeta(), SinusoidalBeta(), Cosine(-10, 10), LinearLogSNR(), Geometric(), SubVP(),
              LogSNR(lambda t: 6 - 12 * t, "sub-vp")]
 F64 = torch.float64
-three = Mixture(torch.tensor([0.3, 0.5, 0.2], dtype=F64), torch.tensor([[-2.0, 0.0], [1.0, 1.5], [1.5, -1.5]], dtype=F64),
+three = Mixture(torch.tensor([0.3, 0.5, 0.2], dtype=F64),
+                torch.tensor([[-2.0, 0.0], [1.0, 1.5], [1.5, -1.5]], dtype=F64),
                 torch.eye(2, dtype=F64).expand(3, 2, 2) * 0.1)
 name = lambda f: getattr(f, "__name__", type(f).__name__)
 
@@ -27,7 +59,8 @@ def seeded(*seeds):
 
 
 def noise(schedule, *shape, seed=0, dtype=F64):
-    return float(schedule.sigma(1.0)) * torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    return float(schedule.sigma(1.0)) * torch.randn(*shape, dtype=dtype,
+                                                    generator=torch.Generator().manual_seed(seed))
 
 
 def streams(solver, generator):
@@ -46,14 +79,18 @@ def test_states_are_the_grid_and_the_calls_are_counted(solver, schedule):
         seen.append(float(t))
         return three.predictor(schedule)(x, t)
     x = noise(schedule, 3, 2)
-    states = list(solver.states(predict, schedule, x, grid, denoise=True, **streams(solver, seeded(1, 2, 3))))
-    assert all(isinstance(state, State) for state in states) and len(states) == 8
+    states = list(solver.states(predict, schedule, x, grid, denoise=True,
+                                **streams(solver, seeded(1, 2, 3))))
+    assert all(isinstance(state, Snapshot) and state.history is None for state in states)
+    assert len(states) == 8
     assert [state.t for state in states] == [*grid.tolist(), 0.0]
-    assert [state.nfe for state in states] == [*(CALLS[solver] * i for i in range(7)), 6 * CALLS[solver] + 1]
+    assert [state.nfe for state in states] == [*(CALLS[solver] * i for i in range(7)),
+                                               6 * CALLS[solver] + 1]
     assert len(seen) == states[-1].nfe and states[0].x is x
     assert min(seen) >= grid[-1] and max(seen) <= grid[0]
     assert all(bool(state.x.isfinite().all()) for state in states)
-    last = solver(three.predictor(schedule), schedule, x, grid, denoise=True, **streams(solver, seeded(1, 2, 3)))
+    last = solver(three.predictor(schedule), schedule, x, grid, denoise=True,
+                  **streams(solver, seeded(1, 2, 3)))
     assert torch.equal(last, states[-1].x)
 
 
@@ -65,14 +102,16 @@ def test_input_is_left_alone_and_no_graph_is_built(solver):
     states = list(solver.states(lambda x, t: layer(x), schedule, x, time_grid(schedule, 4)))
     assert torch.equal(x.detach(), kept) and not any(state.x.requires_grad for state in states[1:])
     copies = [state.x.detach().clone() for state in states]
-    assert len({tuple(copy.flatten().tolist()) for copy in copies}) == 5           # states do not share memory
+    # states do not share memory
+    assert len({tuple(copy.flatten().tolist()) for copy in copies}) == 5
     assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=name)
 def test_stopping_early_costs_only_the_calls_made(solver):
     calls = []
-    walk = solver.states(lambda x, t: calls.append(1) or x, LinearBeta(), torch.ones(1, 1), time_grid(LinearBeta(), 50))
+    walk = solver.states(lambda x, t: calls.append(1) or x, LinearBeta(), torch.ones(1, 1),
+                         time_grid(LinearBeta(), 50))
     assert next(walk).nfe == 0 and not calls
     assert next(walk).nfe == len(calls) == CALLS[solver]
 
@@ -83,8 +122,10 @@ def test_float32_follows_float64(solver, schedule):
     grid, exact = time_grid(schedule, 20), three.predictor(schedule)
     predict = lambda x, t: exact(x.double(), t.double()).to(x.dtype)
     options = {"eta": 0.0} if solver in RANDOM else {}
-    wide, narrow = (solver(predict, schedule, noise(schedule, 4, 2).to(dtype), grid, **options) for dtype in (F64, torch.float32))
-    assert narrow.dtype == torch.float32 and (wide - narrow).abs().max() < 2e-4 * max(1, float(wide.abs().max()))
+    wide, narrow = (solver(predict, schedule, noise(schedule, 4, 2).to(dtype), grid, **options)
+                    for dtype in (F64, torch.float32))
+    assert narrow.dtype == torch.float32
+    assert (wide - narrow).abs().max() < 2e-4 * max(1, float(wide.abs().max()))
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=name)
@@ -97,10 +138,73 @@ def test_images_and_noncontiguous_batches(solver):
     assert a.shape == (2, 3, 8, 8) and torch.equal(a, b)
 
 
-def test_signature_and_docstring_say_what_is_returned():
-    from inspect import signature
-    assert signature(heun).return_annotation is torch.Tensor and "Heun" in heun.__doc__
-    assert list(signature(ddim).parameters)[:4] == ["predict", "schedule", "x", "grid"]
+@pytest.mark.parametrize("solver", SOLVERS, ids=name)
+def test_a_solver_looks_like_its_function(solver):
+    names = list(signature(solver).parameters)
+    assert names[:4] == ["predict", "schedule", "x", "grid"]
+    assert names == list(signature(solver.states).parameters)
+    assert signature(solver).return_annotation is torch.Tensor
+    assert solver.__name__ == solver.__qualname__ == name(solver)
+    assert solver.__module__ == "rbmdiff.diffusion.solvers"
+    assert solver.__doc__ == solver.__wrapped__.__doc__ and "carried along `grid`" in solver.__doc__
+    assert repr(solver) == f"<solver rbmdiff.diffusion.solvers.{name(solver)}>"
+    assert "carried along `grid`" in pydoc.render_doc(solver, renderer=pydoc.plaintext)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=name)
+def test_a_solver_is_pickled_and_copied_by_its_name(solver):
+    assert pickle.loads(pickle.dumps(solver)) is solver
+    assert copy.deepcopy(solver) is solver is copy.copy(solver)
+    assert pickle.loads(pickle.dumps(solver.states)) is solver.states
+    assert len(pickle.dumps(solver)) < 100
+
+
+def test_only_solvers_of_one_call_have_coefficients():
+    assert [s for s in SOLVERS if hasattr(s, "coefficients")] == ONE_CALL
+    a, b, c = ddim.coefficients(LinearBeta(), time_grid(LinearBeta(), 4))
+    assert len(a) == len(b) == 4 and not c.any()
+
+
+def test_a_solver_of_ones_own():
+    """A solver written by a user: with the decorator, with and without coefficients, from `prepare` and
+    `integrate`.
+    """
+    def halves(schedule, grid, eta=1.0):
+        return tuple(0.5 * torch.ones(3, len(grid) - 1, dtype=F64))
+
+    @as_solver(coefficients=halves)
+    def halving(predict, schedule, x, grid, denoise=False):
+        """Half of everything."""
+        network, grid, _ = prepare(predict, x, grid)
+        return integrate(network, x, grid, lambda x, i: x / 2 + network(x, grid[i]) / 2, schedule
+                         if denoise else None)
+
+    @as_solver
+    def plain(x: torch.Tensor):
+        yield Snapshot(1.0, x, 0)
+        yield Snapshot(0.5, x + 1, 0, history="kept")
+    schedule, grid, x = LinearBeta(), time_grid(LinearBeta(), 3), torch.ones(2, 2, dtype=F64)
+    assert isinstance(halving, Solver) and torch.equal(halving(lambda x, t: x, schedule, x, grid), x)
+    assert [s.t for s in halving.states(lambda x, t: x, schedule, x, grid)] == grid.tolist()
+    assert torch.equal(plain(x), x + 1) and [s.history for s in plain.states(x)] == [None, "kept"]
+    y = predictor_corrector(lambda x, t: 0 * x, schedule, x, grid, predictor=halving, snr=1e-6,
+                            generator=0)
+    assert y.shape == x.shape
+    assert y.std() > 0.1                                # its coefficients are used
+
+
+def test_a_predictor_is_known_by_its_coefficients_alone():
+    class Other:
+        coefficients = staticmethod(ddim.coefficients)
+    schedule, grid, x = LinearBeta(), time_grid(LinearBeta(), 3), noise(LinearBeta(), 2, 2)
+    runs = [predictor_corrector(three.predictor(schedule), schedule, x, grid, predictor=p, generator=0)
+            for p in (ddim, Other())]
+    assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize("order, nodes", [(2, [0, 1]), (3, [0, 0.5, 1]), (4, [0, 0.5, 0.5, 1])])
+def test_nodes_of_runge_kutta(order, nodes):
+    assert runge_kutta_nodes(order).tolist() == nodes
 
 
 # --- randomness
@@ -132,22 +236,38 @@ def test_same_seed_same_result_and_eta_zero_draws_nothing(solver):
         assert torch.equal(before, g.get_state())
 
 
-def test_normal_is_standard_normal():
-    x = normal(torch.empty(4, 2**14, dtype=F64), seeded(0, 1, 2, 3))
-    assert x.mean(1).abs().max() < 4 / 2**7 and (x.var(1) - 1).abs().max() < 4 * math.sqrt(2) / 2**7
-    assert torch.corrcoef(x).fill_diagonal_(0).abs().max() < 5 / 2**7
+@pytest.mark.parametrize("solver", RANDOM, ids=name)
+def test_seeds_are_streams(solver):
+    schedule, grid, x = LinearBeta(), time_grid(LinearBeta(), 4), noise(LinearBeta(), 3, 2)
+    run = lambda g, x=x: solver(three.predictor(schedule), schedule, x, grid, eta=1.0, generator=g)
+    assert torch.equal(run(5), run(torch.Generator().manual_seed(5)))
+    together = run([7, 8, 9])
+    assert torch.equal(together, run(seeded(7, 8, 9)))
+    for b in range(3): torch.testing.assert_close(run([7 + b], x[b:b + 1])[0], together[b], rtol=1e-12,
+                                                  atol=1e-12)
+
+
+def test_corrector_with_streams():
+    x, predict = noise(LinearBeta(), 3, 2), three.predictor(LinearBeta())
+    together = corrector(predict, LinearBeta(), x, 0.4, 3, generator=[1, 2, 3])
+    for b in range(3):
+        alone = corrector(predict, LinearBeta(), x[b:b + 1], 0.4, 3, generator=[b + 1])
+        torch.testing.assert_close(alone[0], together[b], rtol=1e-12, atol=1e-12)
 
 
 # --- exactness
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
-@pytest.mark.parametrize("solver, options", [(ancestral, {"eta": 0.0}), (ancestral, {"eta": 0.7}), (ancestral, {"eta": 1.0}),
-                                             (ddim, {}), (ddim, {"eta": 0.7}), (heun, {}), (heun, {"eta": 1.0})])
+@pytest.mark.parametrize("solver, options", [(ancestral, {"eta": 0.0}), (ancestral, {"eta": 0.7}),
+                                             (ancestral, {"eta": 1.0}),
+                                             (ddim, {}), (ddim, {"eta": 0.7}), (heun, {}),
+                                             (heun, {"eta": 1.0})])
 def test_a_point_is_reached_exactly_in_any_number_of_steps(solver, options, schedule):
     target = gaussian(torch.tensor([0.3, -2.0], dtype=F64), torch.zeros(2, 2, dtype=F64))
     x = noise(schedule, 3, 2)
     for steps in (1, 3):
-        end = solver(target.predictor(schedule), schedule, x, time_grid(schedule, steps, t_min=0.05), denoise=True,
+        end = solver(target.predictor(schedule), schedule, x, time_grid(schedule, steps, t_min=0.05),
+                     denoise=True,
                      generator=torch.Generator().manual_seed(0), **options)
         assert (end - target.means).abs().max() < 1e-10
 
@@ -156,7 +276,8 @@ def test_a_point_is_reached_exactly_in_any_number_of_steps(solver, options, sche
 def test_ddim_is_ancestral_at_the_ends_of_eta(schedule):
     grid, x = time_grid(schedule, 8), noise(schedule, 4, 2)
     for eta in (0.0, 1.0):
-        a, b = (solver(three.predictor(schedule), schedule, x, grid, eta=eta, generator=torch.Generator().manual_seed(0))
+        a, b = (solver(three.predictor(schedule), schedule, x, grid, eta=eta,
+                       generator=torch.Generator().manual_seed(0))
                 for solver in (ancestral, ddim))
         assert (a - b).abs().max() < 1e-9 * max(1, float(a.abs().max()))
 
@@ -166,10 +287,13 @@ def test_ddim_is_ancestral_at_the_ends_of_eta(schedule):
     (euler_maruyama, {"eta": 0.0}, 1), (ddim, {}, 1), (heun, {}, 2), (runge_kutta, {"order": 2}, 2),
     (runge_kutta, {"order": 3}, 3), (runge_kutta, {}, 4)], ids=str)
 def test_strong_order_for_the_flow(solver, options, theory, schedule):
-    data = gaussian(torch.tensor([1.0, -0.5], dtype=F64), torch.tensor([[0.25, 0.1], [0.1, 0.5]], dtype=F64))
-    x = float(schedule.alpha(1.0)) * data.sample(8, torch.Generator().manual_seed(0)) + noise(schedule, 8, 2)
+    data = gaussian(torch.tensor([1.0, -0.5], dtype=F64),
+                    torch.tensor([[0.25, 0.1], [0.1, 0.5]], dtype=F64))
+    x = float(schedule.alpha(1.0)) * data.sample(8, torch.Generator().manual_seed(0)) + noise(schedule,
+                                                                                              8, 2)
     exact = gaussian_flow(data, schedule, x, 1.0, 1e-3)
-    errors = [(solver(data.predictor(schedule), schedule, x, time_grid(schedule, n), **options) - exact).abs().mean()
+    errors = [(solver(data.predictor(schedule), schedule, x, time_grid(schedule, n), **options)
+               - exact).abs().mean()
               for n in (64, 128)]
     assert abs(math.log2(errors[0] / errors[1]) - theory) < 0.2
 
@@ -183,7 +307,8 @@ def test_constants_of_the_coefficients(eta, which, steps):
     distances = []
     for dt in (1e-3, 1e-3 / 2):
         grid = torch.tensor([t, t - dt / steps], dtype=F64)
-        rows = torch.stack([torch.stack(torch.broadcast_tensors(*solver.coefficients(schedule, grid, eta)))
+        rows = torch.stack([torch.stack(torch.broadcast_tensors(*solver.coefficients(schedule, grid,
+                                                                                     eta)))
                             for solver in (euler_maruyama, reverse_diffusion, ancestral)])[..., 0]
         scale = torch.tensor([1.0, float(schedule.sigma(t)), float(schedule.sigma(t))], dtype=F64)
         distances.append(((rows - rows[0]) / scale).abs().amax(0))
@@ -196,7 +321,8 @@ def test_predictor_corrector_is_its_two_parts(predictor):
     schedule, grid, x = SubVP(), time_grid(SubVP(), 3), noise(SubVP(), 2, 2)
     eta, g, h = 1.0, torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
     predict = three.predictor(schedule)
-    whole = predictor_corrector(predict, schedule, x, grid, corrections=2, snr=0.1, predictor=predictor, generator=g)
+    whole = predictor_corrector(predict, schedule, x, grid, corrections=2, snr=0.1, predictor=predictor,
+                                generator=g)
     for i in range(3):
         x = predictor(predict, schedule, x, grid[i:i + 2], eta=eta, generator=h)
         x = corrector(predict, schedule, x, float(grid[i + 1]), steps=2, snr=0.1, generator=h)
@@ -215,48 +341,66 @@ def test_corrector_leaves_the_marginal_alone_up_to_its_bias():
 
 
 def test_corrector_at_the_very_end_of_time():
-    assert corrector(lambda x, t: x, LinearBeta(), torch.zeros(2, 2), 1.0, generator=seeded(0, 1)).shape == (2, 2)
+    assert corrector(lambda x, t: x, LinearBeta(), torch.zeros(2, 2), 1.0,
+                     generator=seeded(0, 1)).shape == (2, 2)
 
 
 # --- bad input
 
 GOOD = dict(schedule=LinearBeta(), x=torch.zeros(2, 3), grid=time_grid(LinearBeta(), 4))
 BAD = [
-    ("grid", torch.tensor([0.1, 0.5, 1.0]), ValueError, "decrease"), ("grid", torch.tensor([1.0, 0.5, 0.5]), ValueError, "decrease"),
-    ("grid", torch.tensor([1.0, 0.5, 0.0]), ValueError, "denoise"), ("grid", torch.tensor([1.5, 0.5]), ValueError, "lie in"),
-    ("grid", torch.tensor([1.0]), ValueError, "N"), ("grid", torch.tensor([1.0, math.nan]), ValueError, "finite"),
+    ("grid", torch.tensor([0.1, 0.5, 1.0]), ValueError, "decrease"),
+    ("grid", torch.tensor([1.0, 0.5, 0.5]), ValueError, "decrease"),
+    ("grid", torch.tensor([1.0, 0.5, 0.0]), ValueError, "denoise"),
+    ("grid", torch.tensor([1.5, 0.5]), ValueError, "lie in"),
+    ("grid", torch.tensor([1.0]), ValueError, "N"),
+    ("grid", torch.tensor([1.0, math.nan]), ValueError, "finite"),
     ("grid", [1.0, 0.5], TypeError, "Tensor"), ("grid", torch.tensor([3, 2]), TypeError, "float"),
     ("grid", torch.ones(2, 2), ValueError, "shape"),
-    ("x", torch.zeros(3), ValueError, "B"), ("x", torch.zeros(2, 3, dtype=torch.long), TypeError, "float"),
-    ("x", torch.zeros(2, 3, dtype=torch.complex64), TypeError, "float"), ("x", torch.zeros(0, 3), ValueError, "empty"),
-    ("x", torch.zeros(2, 3).half(), TypeError, "float"), ("x", torch.full((2, 3), math.inf), ValueError, "finite"),
+    ("x", torch.zeros(3), ValueError, "B"),
+    ("x", torch.zeros(2, 3, dtype=torch.long), TypeError, "float"),
+    ("x", torch.zeros(2, 3, dtype=torch.complex64), TypeError, "float"),
+    ("x", torch.zeros(0, 3), ValueError, "empty"),
+    ("x", torch.zeros(2, 3).half(), TypeError, "float"),
+    ("x", torch.full((2, 3), math.inf), ValueError, "finite"),
     ("predict", None, TypeError, "predict")]
 BAD_RANDOM = [
-    ("eta", -0.1, ValueError, "eta"), ("eta", math.nan, ValueError, "eta"), ("eta", math.inf, ValueError, "eta"),
+    ("eta", -0.1, ValueError, "eta"), ("eta", math.nan, ValueError, "eta"),
+    ("eta", math.inf, ValueError, "eta"),
     ("eta", "1", TypeError, "eta"), ("eta", True, TypeError, "eta"),
-    ("generator", seeded(1), ValueError, "2"), ("generator", seeded(1, 2, 3), ValueError, "2"), ("generator", 0, TypeError, "generator"),
-    ("generator", [0, 1], TypeError, "generator"), ("generator", seeded(1) * 2, ValueError, "different")]
+    ("generator", seeded(1), ValueError, "2"), ("generator", seeded(1, 2, 3), ValueError, "2"),
+    ("generator", "0", TypeError, "generator"),
+    ("generator", ["a", "b"], TypeError, "generator"), ("generator", True, TypeError, "generator"),
+    ("generator", seeded(1) * 2, ValueError, "different")]
 BAD_PC = [("corrections", 0, ValueError, "corrections"), ("corrections", 1.0, TypeError, "corrections"),
-          ("snr", 0.0, ValueError, "snr"), ("snr", 1.0, ValueError, "snr"), ("snr", math.nan, ValueError, "snr"),
-          ("snr", None, TypeError, "snr"), ("predictor", heun, TypeError, "predictor"), ("predictor", "ddim", TypeError, "predictor")]
+          ("snr", 0.0, ValueError, "snr"), ("snr", 1.0, ValueError, "snr"),
+          ("snr", math.nan, ValueError, "snr"),
+          ("snr", None, TypeError, "snr"), ("predictor", heun, TypeError, "predictor must be a solver "
+                                                                          "of one call a step.*got "
+                                                                          "<solver .*heun>"),
+          ("predictor", "ddim", TypeError, "predictor must be a solver of one call a step.*got 'ddim'")]
 CASES = ([(s, *bad) for s in SOLVERS for bad in BAD] + [(s, *bad) for s in RANDOM for bad in BAD_RANDOM]
          + [(predictor_corrector, *bad) for bad in BAD_PC]
          + [(ddim, "eta", 1.1, ValueError, "eta"), (runge_kutta, "order", 5, ValueError, "order"),
             (runge_kutta, "order", None, ValueError, "order")])
 
 
-@pytest.mark.parametrize("solver, argument, value, error, message", CASES, ids=lambda v: name(v) if callable(v) else None)
+@pytest.mark.parametrize("solver, argument, value, error, message", CASES, ids=lambda v: name(v)
+                         if callable(v) else None)
 def test_bad_argument_is_refused_at_the_door(solver, argument, value, error, message):
     with pytest.raises(error, match=message):
-        solver.states(**{"predict": lambda x, t: x, **GOOD, argument: value})          # before the first state is asked for
+        # before the first state is asked for
+        solver.states(**{"predict": lambda x, t: x, **GOOD, argument: value})
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=name)
-@pytest.mark.parametrize("answer, message", [
-    (lambda x, t: x[:1], "shape"), (lambda x, t: x[..., None], "shape"), (lambda x, t: None, "NoneType"),
-    (lambda x, t: (x, x), "tuple"), (lambda x, t: x / 0, "NaN"), (lambda x, t: x + math.inf, "NaN")])
-def test_bad_prediction_is_named(solver, answer, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("answer, error, message", [
+    (lambda x, t: x[:1], ValueError, "shape"), (lambda x, t: x[..., None], ValueError, "shape"),
+    (lambda x, t: None, TypeError, "NoneType"), (lambda x, t: (x, x), TypeError, "tuple"),
+    (lambda x, t: x / 0, ValueError, "NaN"), (lambda x, t: x + math.inf, ValueError, "NaN"),
+    (lambda x, t: x.double(), TypeError, "float32")])
+def test_bad_prediction_is_named(solver, answer, error, message):
+    with pytest.raises(error, match=message):
         solver(answer, **GOOD)
 
 
@@ -273,7 +417,8 @@ def test_nan_is_reported_with_call_and_time(solver):
 
 
 def test_large_finite_predictions_are_no_nan():
-    end = ddim(lambda x, t: torch.full_like(x, 3e38), LinearBeta(), torch.zeros(1, 4), torch.tensor([0.5, 0.4999]))
+    end = ddim(lambda x, t: torch.full_like(x, 3e38), LinearBeta(), torch.zeros(1, 4),
+               torch.tensor([0.5, 0.4999]))
     assert bool(end.isfinite().all())
 
 
@@ -281,12 +426,14 @@ def test_a_schedule_without_signal_at_the_start_is_refused():
     schedule = LogSNR(lambda t: -2000 * t + 10)
     with pytest.raises(ValueError, match="alpha = 0"):
         ddim(lambda x, t: x, schedule, torch.zeros(1, 1), torch.tensor([1.0, 0.5], dtype=F64))
-    assert ddim(lambda x, t: x, schedule, torch.zeros(1, 1), torch.tensor([0.02, 0.01], dtype=F64)).isfinite().all()
+    assert ddim(lambda x, t: x, schedule, torch.zeros(1, 1),
+                torch.tensor([0.02, 0.01], dtype=F64)).isfinite().all()
 
 
 @pytest.mark.parametrize("t", [0.0, -1.0, 1.5, math.nan])
 def test_corrector_refuses_times_outside(t):
-    with pytest.raises(ValueError, match="t must"): corrector(lambda x, t: x, LinearBeta(), torch.zeros(1, 1), t)
+    with pytest.raises(ValueError, match="t must"): corrector(lambda x, t: x, LinearBeta(),
+                                                              torch.zeros(1, 1), t)
 
 
 @pytest.mark.cuda
@@ -296,7 +443,9 @@ def test_on_cuda(solver):
     schedule, grid = LinearBeta(), time_grid(LinearBeta(), 6)
     x = noise(schedule, 2, 3, dtype=torch.float32)
     g = [torch.Generator("cuda").manual_seed(k) for k in range(2)]
-    end = solver(lambda x, t: torch.tanh(x) * t, schedule, x.cuda(), grid, denoise=True, **streams(solver, g))
+    end = solver(lambda x, t: torch.tanh(x) * t, schedule, x.cuda(), grid, denoise=True,
+                 **streams(solver, g))
     assert end.is_cuda and end.dtype == torch.float32 and bool(end.isfinite().all())
     if solver in RANDOM:
-        with pytest.raises(ValueError, match="generator"): solver(lambda x, t: x, schedule, x.cuda(), grid, generator=seeded(1, 2))
+        with pytest.raises(ValueError, match="generator"): solver(lambda x, t: x, schedule, x.cuda(),
+                                                                  grid, generator=seeded(1, 2))

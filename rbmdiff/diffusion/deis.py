@@ -17,8 +17,14 @@ from torch import Tensor
 
 from .objective import CheckedNetwork, Predict
 from .schedule import Schedule, check_grid
-from .solvers import (
-    Snapshot, integrate, prepare, runge_kutta_nodes, runge_kutta_step, solver)
+from rbmdiff.diffusion.solvers import (
+    Snapshot,
+    integrate,
+    prepare,
+    runge_kutta_nodes,
+    runge_kutta_step,
+    solver,
+)
 from ..foundations.core import check_choice, check_count, check_tensor
 
 # %% ../../nbs/diffusion/deis.ipynb #1ab6db69
@@ -38,7 +44,7 @@ def _density(log_rho: Tensor, extrapolate: Extrapolate) -> Tensor:
     if extrapolate == "x0": return -torch.exp(-log_rho)  # [eq-deis-measures]
     return 0.5 / torch.cosh(log_rho)  # [eq-deis-measures]
 
-
+# %% ../../nbs/diffusion/deis.ipynb #6b39132c
 def _prediction_of(schedule: Schedule, t: Tensor, extrapolate: Extrapolate) -> tuple[Tensor, Tensor]:
     """a, b [N] of the prediction a eps - b x that is extrapolated: eps, x0 or v / r."""
     if extrapolate == "eps": return torch.ones_like(t), torch.zeros_like(t)
@@ -58,15 +64,19 @@ def _place(schedule: Schedule, log_rho: Tensor, variable: Variable) -> Tensor:
     if variable == "t": return schedule.t_of_log_snr(-2 * log_rho)
     return {"rho": log_rho.exp(), "log_rho": log_rho, "angle": torch.atan(log_rho.exp())}[variable]
 
-
+# %% ../../nbs/diffusion/deis.ipynb #1903aacb
 def window(u: Tensor, width: int, first: int) -> tuple[Tensor, Tensor]:
-    """For every step i, entries i + first, i + first - 1, … of `u` [N + 1]: [N, width], and which of them exist."""
+    """For every step i, entries i + first, i + first - 1, … of `u` [N + 1]: [N, width], and which of
+    them exist.
+    """
     i = torch.arange(len(u) - 1)[:, None] + first - torch.arange(width)
     return u[i.clamp(min=0)], i >= 0
 
 
 def lagrange(u: Tensor, nodes: Tensor, known: Tensor) -> Tensor:
-    """Polynomials [N, M, K] of the `known` of `nodes` [N, K] at `u` [N, M]; zero for the others [eq-deis-lagrange]."""
+    """Polynomials [N, M, K] of the `known` of `nodes` [N, K] at `u` [N, M]; zero for the others
+    [eq-deis-lagrange].
+    """
     both = known[:, :, None] & known[:, None, :] & ~torch.eye(nodes.shape[1], dtype=torch.bool)
     below = torch.where(both, nodes[:, :, None] - nodes[:, None, :], 1.0)
     above = torch.where(both[:, None], (u[:, :, None] - nodes[:, None, :])[:, :, None], 1.0)
@@ -81,17 +91,22 @@ class _Table:
         scale = _scale(schedule, grid, extrapolate)
         half = ends.diff()[:, None] / 2
         log_rho = ends[:-1, None] + half * (1 + NODES)  # [eq-deis-quadrature]
-        self.weights = half * WEIGHTS * _density(log_rho, extrapolate) * scale[1:, None]  # [eq-deis-quadrature]
+        self.weights = half * WEIGHTS * _density(log_rho,
+                                                 extrapolate) * scale[1:, None]  # [eq-deis-quadrature]
         self.u = _place(schedule, log_rho, variable)
         self.places = grid if variable == "t" else _place(schedule, ends, variable)
         self.Psi = scale[1:] / scale[:-1]  # [eq-deis-step]
         if not bool((self.weights.isfinite().all(1) & self.Psi.isfinite()).all()):
-            raise ValueError("schedule has no finite step on this grid: alpha or sigma is 0; begin at an earlier time")
+            raise ValueError("schedule has no finite step on this grid: alpha or sigma is 0; begin at "
+                             "an earlier time")
 
     def integrals(self, width: int, first: int) -> Tensor:
-        """Integral [N, width] of every Lagrange polynomial over its step, times the scale [eq-deis-coefficients]."""
+        """Integral [N, width] of every Lagrange polynomial over its step, times the scale
+        [eq-deis-coefficients].
+        """
         nodes, known = window(self.places, width, first)
-        return (self.weights[..., None] * lagrange(self.u, nodes, known)).sum(1)  # [eq-deis-coefficients]
+        return (self.weights[..., None]
+                * lagrange(self.u, nodes, known)).sum(1)  # [eq-deis-coefficients]
 
 # %% ../../nbs/diffusion/deis.ipynb #c216f65a
 def check_order(grid: Tensor, order: int) -> Tensor:
@@ -99,16 +114,18 @@ def check_order(grid: Tensor, order: int) -> Tensor:
     check_count("order", order, 0)
     grid = check_grid(grid)
     if order < len(grid) - 1: return grid
-    raise ValueError(f"order must be at most {len(grid) - 2}, one less than the steps of the grid, got {order}")
+    raise ValueError(f"order must be at most {len(grid) - 2}, one less than the steps of the grid, got "
+                     f"{order}")
 
 
 def deis_coefficients(schedule: Schedule, grid: Tensor, order: int, variable: Variable = "t",
                       extrapolate: Extrapolate = "eps", correct: bool = False) -> tuple[Tensor, Tensor]:
     """Psi [N] and C [N, order + 1] of x_{i+1} = Psi_i x_i + sum_j C_ij p_{i-j}, float64 [eq-deis-step].
 
-    Newest prediction first; the first steps have degree 0, 1, … and zeros in the columns that they do not use. `p` is
-    eps, x0 or v / r, a polynomial in `variable`. `correct` adds a column [eq-deis-corrector]. Accurate to 1e-12.
-    Raises TypeError or ValueError for a bad grid or choice, or an `order` above N - 1. Source: Zhang and Chen (2023).
+    Newest prediction first; the first steps have degree 0, 1, … and zeros in the columns that they do
+    not use. `p` is eps, x0 or v / r, a polynomial in `variable`. `correct` adds a column
+    [eq-deis-corrector]. Accurate to 1e-12. Raises TypeError or ValueError for a bad grid or choice, or
+    an `order` above N - 1. Source: Zhang and Chen (2023).
     """
     check_choice("variable", variable, get_args(Variable))
     check_choice("extrapolate", extrapolate, get_args(Extrapolate))
@@ -119,7 +136,8 @@ def deis_coefficients(schedule: Schedule, grid: Tensor, order: int, variable: Va
 # %% ../../nbs/diffusion/deis.ipynb #5904b302
 @dataclass(frozen=True)
 class History:
-    """What a multistep method remembers, newest first: times `t`, predictions `values` [B, ...] of kind `extrapolate`.
+    """What a multistep method remembers, newest first: times `t`, predictions `values` [B, ...] of kind
+    `extrapolate`.
 
     `end` is the time of the state that it belongs to.
     """
@@ -129,27 +147,30 @@ class History:
     extrapolate: Extrapolate = "eps"
 
 # %% ../../nbs/diffusion/deis.ipynb #d4cc4624
-def _check_history(history: History | None, x: Tensor, grid: Tensor, extrapolate: str) -> History:
-    """`history`, or an empty one; TypeError or ValueError unless it belongs to `x` at the start of `grid`."""
+def _check_history(history: History | None, x: Tensor, grid: Tensor,
+                   extrapolate: Extrapolate) -> History:
+    """`history`, or an empty one. TypeError or ValueError unless it fits `x` and leads to `grid`."""
     begin = float(grid[0])
     if history is None: return History(begin, extrapolate=extrapolate)
     if not all(hasattr(history, part) for part in ("end", "t", "values", "extrapolate")):
         raise TypeError(f"history must be a History, got {type(history).__name__}")
     if history.end != begin:
-        raise ValueError(f"history must lead to the start of the grid, {begin:g}, it leads to {history.end:g}: "
-                         "a buffer from another grid")
+        raise ValueError(f"history must lead to the start of the grid, {begin:g}, it leads to "
+                         f"{history.end:g}: a buffer from another grid")
     if history.extrapolate != extrapolate:
-        raise ValueError(f"history must hold predictions of {extrapolate!r}, it holds {history.extrapolate!r}")
+        raise ValueError(f"history must hold predictions of {extrapolate!r}, it holds "
+                         f"{history.extrapolate!r}")
     _check_buffer(history, x)
     return history
 
-
+# %% ../../nbs/diffusion/deis.ipynb #73cd66be
 def _check_buffer(history: History, x: Tensor) -> None:
     """A prediction like `x` for every time of `history`, the newest first; TypeError or ValueError."""
     for value in history.values:
         check_tensor("history", value, like=x)
         if value.shape != x.shape:
-            raise ValueError(f"history must hold shape {list(x.shape)} like x, it holds {list(value.shape)}")
+            raise ValueError(f"history must hold shape {list(x.shape)} like x, it holds "
+                             f"{list(value.shape)}")
     rising = all(a < b for a, b in zip((history.end, *history.t), history.t))
     if rising and len(history.t) == len(history.values): return
     raise ValueError("history must hold as many predictions as times, newest first, "
@@ -164,7 +185,8 @@ class _Row(NamedTuple):
     b: float
 
 
-def _multistep(x: Tensor, eps: Tensor, row: _Row, history: History, end: float) -> tuple[Tensor, History]:
+def _multistep(x: Tensor, eps: Tensor, row: _Row, history: History,
+               end: float) -> tuple[Tensor, History]:
     """The next x, and the history that belongs to it at time `end` [eq-deis-step]."""
     newest = eps.clone() if row.b == 0 else (row.a * eps).sub_(x, alpha=row.b)
     values = (newest, *history.values)
@@ -178,7 +200,9 @@ def _multistep(x: Tensor, eps: Tensor, row: _Row, history: History, end: float) 
 # %% ../../nbs/diffusion/deis.ipynb #8e1be497
 def _remember(network: CheckedNetwork, x: Tensor, grid: Tensor, rows: list[_Row], history: History,
               schedule: Schedule | None) -> Iterator[Snapshot]:
-    """The states of `integrate`, each with the history that it needs to go on; the one at t = 0 needs none."""
+    """The states of `integrate`, each with the history that it needs to go on; the one at t = 0 needs
+    none.
+    """
     at = grid.to(x).unbind()
     ends = grid[1:].tolist()
 
@@ -191,14 +215,17 @@ def _remember(network: CheckedNetwork, x: Tensor, grid: Tensor, rows: list[_Row]
 
 # %% ../../nbs/diffusion/deis.ipynb #807bca3a
 @solver
-def deis(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, order: int = 3, variable: Variable = "t",
+def deis(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, order: int = 3,
+         variable: Variable = "t",
          extrapolate: Extrapolate = "eps", correct: bool = False, denoise: bool = False,
          history: History | None = None) -> Iterator[Snapshot]:
-    """`x` [B, ...] carried along `grid` [N + 1] by an exponential Adams-Bashforth method [eq-deis-step], N calls.
+    """`x` [B, ...] carried along `grid` [N + 1] by an exponential Adams-Bashforth method [eq-deis-step],
+    N calls.
 
-    The prediction `extrapolate` is a polynomial of degree `order` in `variable`; `correct` as in [eq-deis-corrector];
-    `history` continues an earlier run. Other arguments, `.states` and errors as in `euler_maruyama`; ValueError also
-    for an `order` above what the grid allows, or a `history` that does not fit. Source: Zhang and Chen (2023).
+    The prediction `extrapolate` is a polynomial of degree `order` in `variable`; `correct` as in
+    [eq-deis-corrector]; `history` continues an earlier run. Other arguments, `.states` and errors as in
+    `euler_maruyama`; ValueError also for an `order` above what the grid allows, or a `history` that does
+    not fit. Source: Zhang and Chen (2023).
     """
     network, grid, _ = prepare(predict, x, grid)
     history = _check_history(history, x, grid, extrapolate)
@@ -212,7 +239,9 @@ def deis(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, order: i
 
 # %% ../../nbs/diffusion/deis.ipynb #505e1615
 def _corrected(table: _Table, order: int) -> Tensor:
-    """C [N, order + 2] of the method that corrects x_i by the prediction made there [eq-deis-corrector]."""
+    """C [N, order + 2] of the method that corrects x_i by the prediction made there
+    [eq-deis-corrector].
+    """
     C = table.integrals(order + 1, 0)
     K = table.integrals(order + 2, 1)[:, :1]
     expected = lagrange(table.places[1:, None], *window(table.places, order + 1, 0))[:, 0]
@@ -226,7 +255,9 @@ Method = Literal["heun", "kutta3", "rk4"]
 
 
 def _stage_times(schedule: Schedule, grid: Tensor, nodes: Tensor) -> Tensor:
-    """Times [N, S] of the stages: their rho divide the steps of `grid` [N + 1] at `nodes` [S] [eq-deis-rk]."""
+    """Times [N, S] of the stages: their rho divide the steps of `grid` [N + 1] at `nodes` [S]
+    [eq-deis-rk].
+    """
     rho = schedule.rho(grid)
     inside = rho[:-1, None] + nodes * rho.diff()[:, None]
     t = schedule.t_of_rho(inside.clamp(rho[1:, None], rho[:-1, None]))
@@ -237,10 +268,11 @@ def _stage_times(schedule: Schedule, grid: Tensor, nodes: Tensor) -> Tensor:
 @solver
 def rho_rk(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, method: Method = "heun",
            denoise: bool = False) -> Iterator[Snapshot]:
-    """`x` [B, ...] carried along `grid` [N + 1] by a Runge-Kutta `method` for x / alpha in rho [eq-deis-rk].
+    """`x` [B, ...] carried along `grid` [N + 1] by a Runge-Kutta `method` for x / alpha in rho
+    [eq-deis-rk].
 
-    'heun' has order 2, 'kutta3' 3, 'rk4' 4, with as many calls a step. Other arguments, `.states` and errors as in
-    `euler_maruyama`. Source: Zhang and Chen (2023).
+    'heun' has order 2, 'kutta3' 3, 'rk4' 4, with as many calls a step. Other arguments, `.states` and
+    errors as in `euler_maruyama`. Source: Zhang and Chen (2023).
     """
     network, grid, _ = prepare(predict, x, grid)
     check_choice("method", method, get_args(Method))

@@ -14,12 +14,21 @@ from torch import Tensor
 
 from .objective import Bound, Predict, denoising_loss
 from .schedule import Schedule
-from ..foundations.core import (
-    Stream, as_generator, check_batch, check_count, check_number, check_tensor, uniform)
+from rbmdiff.foundations.core import (
+    Stream,
+    as_generator,
+    check_batch,
+    check_count,
+    check_number,
+    check_tensor,
+    uniform,
+)
 
 # %% ../../nbs/diffusion/elbo.ipynb #caf8f811
 def _prior_term(schedule: Schedule, x: Tensor) -> Tensor:
-    """KL divergence [B] in nats at t = 1 of noised data `x` [B, ...] from a normal distribution [eq-elbo-prior]."""
+    """KL divergence [B] in nats at t = 1 of noised data `x` [B, ...] from a normal distribution
+    [eq-elbo-prior].
+    """
     alpha = float(schedule.alpha(1.0))
     sigma = float(schedule.sigma(1.0))
     total = alpha**2 + sigma**2
@@ -29,7 +38,9 @@ def _prior_term(schedule: Schedule, x: Tensor) -> Tensor:
 
 # %% ../../nbs/diffusion/elbo.ipynb #eb945357
 def _gaussian_term(schedule: Schedule, x: Tensor, t_min: float) -> Tensor:
-    """Expected -log N(x; x_t / alpha, rho²) [B] in nats at t = `t_min`, a constant [eq-elbo-gaussian]."""
+    """Expected -log N(x; x_t / alpha, rho²) [B] in nats at t = `t_min`, a constant
+    [eq-elbo-gaussian].
+    """
     rho = float(schedule.rho(t_min))
     constant = x[0].numel() / 2 * math.log(2 * math.pi * math.e * rho**2)  # [eq-elbo-gaussian]
     return torch.full(x.shape[:1], constant, dtype=torch.float64, device=x.device)
@@ -39,13 +50,17 @@ Levels = Callable[[Schedule, Tensor, float], tuple[Tensor, Tensor]]
 
 
 def uniform_time(schedule: Schedule, u: Tensor, t_min: float) -> tuple[Tensor, Tensor]:
-    """Times [n] uniform on [t_min, 1) from uniform `u` [n], and 1 / p(log-SNR) of each [n] [eq-elbo-importance]."""
+    """Times [n] uniform on [t_min, 1) from uniform `u` [n], and 1 / p(log-SNR) of each [n]
+    [eq-elbo-importance].
+    """
     t = t_min + (1 - t_min) * u
     return t, -(1 - t_min) * schedule.log_snr_slope(t)  # [eq-elbo-importance]
 
 
 def uniform_log_snr(schedule: Schedule, u: Tensor, t_min: float) -> tuple[Tensor, Tensor]:
-    """Times [n] with uniform log-SNR from uniform `u` [n], and 1 / p(log-SNR) of each [n] [eq-elbo-importance]."""
+    """Times [n] with uniform log-SNR from uniform `u` [n], and 1 / p(log-SNR) of each [n]
+    [eq-elbo-importance].
+    """
     high = float(schedule.log_snr(t_min))
     low = float(schedule.log_snr(1.0))
     t = schedule.t_of_log_snr(high + (low - high) * u)
@@ -53,10 +68,11 @@ def uniform_log_snr(schedule: Schedule, u: Tensor, t_min: float) -> tuple[Tensor
 
 # %% ../../nbs/diffusion/elbo.ipynb #04d39644
 def low_discrepancy(n: int, generator: Stream = None, rows: tuple[int, ...] = ()) -> Tensor:
-    """Numbers [*rows, n] in [0, 1), each uniform, evenly spaced in a row around the circle [eq-elbo-low-discrepancy].
+    """Numbers [*rows, n] in [0, 1), each uniform, evenly spaced in a row around the circle
+    [eq-elbo-low-discrepancy].
 
-    float64, on the CPU; a sequence of streams has one for every index of the last of `rows`. Raises TypeError or
-    ValueError for a bad count or stream. Source: Kingma et al. (2021).
+    float64, on the CPU; a sequence of streams has one for every index of the last of `rows`. Raises
+    TypeError or ValueError for a bad count or stream. Source: Kingma et al. (2021).
     """
     check_count("n", n)
     first = next(iter(generator), None) if isinstance(generator, Sequence) else generator
@@ -66,10 +82,12 @@ def low_discrepancy(n: int, generator: Stream = None, rows: tuple[int, ...] = ()
 
 # %% ../../nbs/diffusion/elbo.ipynb #c263d598
 class AdaptiveLevels:
-    """Levels with p(log-SNR) proportional to the mean weighted error there, as far as observed [eq-elbo-adaptive].
+    """Levels with p(log-SNR) proportional to the mean weighted error there, as far as observed
+    [eq-elbo-adaptive].
 
-    Between the log-SNR of `schedule` at `t_min` and at 1, constant in each of `bins` bins. Uniform until it has seen
-    an error; `decay` < 1 forgets old ones, to follow a network in training. Source: Kingma and Gao (2023).
+    Between the log-SNR of `schedule` at `t_min` and at 1, constant in each of `bins` bins. Uniform until
+    it has seen an error; `decay` < 1 forgets old ones, to follow a network in training. Source: Kingma
+    and Gao (2023).
     """
 
     def __init__(self, schedule: Schedule, t_min: float = 1e-3, bins: int = 50, decay: float = 1.0):
@@ -81,43 +99,51 @@ class AdaptiveLevels:
         self.total = torch.zeros(bins, dtype=torch.float64)
         self.count = torch.zeros(bins, dtype=torch.float64)
 
+    # %% ../../nbs/diffusion/elbo.ipynb #668a5efe
     def observe(self, log_snr: Tensor, error: Tensor) -> None:
-        """Take weighted squared errors [n] at `log_snr` [n] into the histogram. Raises TypeError or ValueError."""
+        """Take weighted squared errors [n] at `log_snr` [n] into the bins; TypeError or ValueError."""
         check_tensor("log_snr", log_snr)
         check_tensor("error", error)
         if log_snr.ndim != 1 or log_snr.shape != error.shape:
-            raise ValueError(f"error must have shape {list(log_snr.shape)} like log_snr, got {list(error.shape)}")
+            raise ValueError(f"error must have shape {list(log_snr.shape)} like log_snr, "
+                             f"got {list(error.shape)}")
         where = torch.bucketize(log_snr.double().cpu(), self.edges[1:-1])
         self.total = (self.decay * self.total).index_add(0, where, error.detach().double().cpu())
         self.count = self.decay * self.count + where.bincount(minlength=len(self.count))
 
     # %% ../../nbs/diffusion/elbo.ipynb #7b08b915
     def probabilities(self) -> Tensor:
-        """Probabilities [bins] of the bins; each counts one error of average size beside its own [eq-elbo-adaptive]."""
+        """Probabilities [bins]; a bin counts one average error beside its own [eq-elbo-adaptive]."""
         if not float(self.total.sum()) > 0: return torch.full_like(self.total, 1 / len(self.total))
         mean = (self.total + self.total.sum() / self.count.sum()) / (self.count + 1)
         return 0.9 * mean / mean.sum() + 0.1 / len(mean)  # [eq-elbo-adaptive]
 
-    def __call__(self, schedule: Schedule, u: Tensor, t_min: float) -> tuple[Tensor, Tensor]:
-        """Times from uniform `u`, and 1 / p(log-SNR) of each. ValueError if made for another range of log-SNR."""
+    def __call__(self, schedule: Schedule, u: Tensor,
+                 t_min: float) -> tuple[Tensor, Tensor]:
+        """Times from uniform `u`, and 1 / p(log-SNR) of each. ValueError if made for another range."""
         low, high = (float(schedule.log_snr(t)) for t in (1.0, t_min))
         e = self.edges
         if max(abs(float(e[0]) - low), abs(float(e[-1]) - high)) > 1e-6:
-            raise ValueError(f"levels must span the log-SNR [{low:g}, {high:g}], not [{e[0]:g}, {e[-1]:g}]")
+            raise ValueError(f"levels must span the log-SNR [{low:g}, {high:g}], "
+                             f"not [{e[0]:g}, {e[-1]:g}]")
         p = self.probabilities()
         end = p.cumsum(0)
         b = torch.searchsorted(end, u, right=True).clamp(max=len(p) - 1)
+        volume = e.diff()[b] / p[b]  # [eq-elbo-importance]
         log_snr = e[b] + (u - (end - p)[b]) / p[b] * e.diff()[b]  # [eq-elbo-importance]
-        return schedule.t_of_log_snr(log_snr.clamp(low, high)), e.diff()[b] / p[b]  # [eq-elbo-importance]
+        return schedule.t_of_log_snr(log_snr.clamp(low, high)), volume
 
 # %% ../../nbs/diffusion/elbo.ipynb #a456d273
 @torch.no_grad()
-def elbo(predict: Predict, schedule: Schedule, x: Tensor, t_min: float = 1e-3, n: int = 32, sets: int = 4,
+def elbo(predict: Predict, schedule: Schedule, x: Tensor, t_min: float = 1e-3, n: int = 32,
+         sets: int = 4,
          levels: Levels = uniform_log_snr, generator: Stream = None) -> Bound:
-    """Bound of log p of `x` [B, ...] under the diffusion model of `predict`(x, t) -> eps, in nats [eq-elbo-bound].
+    """Bound of log p of `x` [B, ...] under the diffusion model of `predict`(x, t) -> eps, in nats
+    [eq-elbo-bound].
 
-    Noise levels down to `t_min` in `sets` independent sets of `n`, from whose spread the error follows: sets * n calls.
-    Raises TypeError or ValueError for bad input or a bad prediction. Source: Kingma et al. (2021).
+    Noise levels down to `t_min` in `sets` independent sets of `n`, from whose spread the error follows:
+    sets * n calls. Raises TypeError or ValueError for bad input or a bad prediction. Source: Kingma et
+    al. (2021).
     """
     check_batch("x", x)
     check_number("t_min", t_min, above=0, below=1)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 import math
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -20,8 +20,17 @@ from torchdiffeq import odeint
 
 from .objective import CheckedNetwork, Predict
 from .schedule import Schedule, expand
-from ..foundations.core import (
-    Stream, as_generator, check_batch, check_choice, check_count, check_number, check_tensor, log_mean_exp, normal)
+from rbmdiff.foundations.core import (
+    Stream,
+    as_generator,
+    check_batch,
+    check_choice,
+    check_count,
+    check_number,
+    check_tensor,
+    log_mean_exp,
+    normal,
+)
 
 # %% ../../nbs/diffusion/likelihood.ipynb #a60a9e77
 def velocity(predict: Predict, schedule: Schedule, x: Tensor, t: Tensor | float) -> Tensor:
@@ -31,7 +40,8 @@ def velocity(predict: Predict, schedule: Schedule, x: Tensor, t: Tensor | float)
     Source: Song et al. (2021).
     """
     check_tensor("x", x)
-    if not isinstance(t, Tensor): t = torch.tensor(t, dtype=x.dtype, device=x.device)
+    if not isinstance(t, Tensor):
+        t = torch.tensor(t, dtype=x.dtype, device=x.device)
     if not bool((t > 0).all()): raise ValueError(f"t must be positive, got {float(t.min()):g}")
     eps = CheckedNetwork(predict)(x, t)
     pull = schedule.diffusion(t) ** 2 / (2 * schedule.sigma(t))  # [eq-likelihood-flow]
@@ -39,7 +49,7 @@ def velocity(predict: Predict, schedule: Schedule, x: Tensor, t: Tensor | float)
 
 # %% ../../nbs/diffusion/likelihood.ipynb #90eb5f44
 class _Flow:
-    """The probability flow of y = x / radius by the angle: x_t = radius (cos(angle) x_0 + sin(angle) eps)."""
+    """Flow of y = x / radius by the angle, where x_t = radius (cos(angle) x_0 + sin(angle) eps)."""
 
     def __init__(self, predict: Predict, schedule: Schedule):
         self.network = CheckedNetwork(predict)
@@ -54,16 +64,21 @@ class _Flow:
     def velocity(self, angle: float, y: Tensor) -> Tensor:
         """dy / d angle, the v-prediction [eq-likelihood-circle]."""
         t, radius = self.place(angle)
-        return (self.network(radius * y, t) - math.sin(angle) * y) / math.cos(angle)  # [eq-likelihood-circle]
+        eps = self.network(radius * y, t)
+        return (eps - math.sin(angle) * y) / math.cos(angle)  # [eq-likelihood-circle]
 
     def follow(self, y: Tensor, start: float, end: float, steps: int) -> Tensor:
         """`y` carried from angle to angle in equal steps of a Runge-Kutta method of order four."""
         grid = torch.linspace(start, end, steps + 1, dtype=torch.float64, device=y.device)
-        return odeint(lambda angle, y: self.velocity(float(angle), y), y, grid, method="rk4")[-1]
+        path = odeint(lambda angle, y: self.velocity(float(angle), y), y, grid, method="rk4")
+        return cast(Tensor, path)[-1]
 
     # %% ../../nbs/diffusion/likelihood.ipynb #57cd102c
-    def trace(self, angle: float, y: Tensor, vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-        """Noise in `y`, and radius times the trace of its Jacobian: [B, 1], or one estimate a probe [B, P]."""
+    def trace(self, angle: float, y: Tensor, vectors: Tensor,
+              exact: bool) -> tuple[Tensor, Tensor]:
+        """Noise in `y`, and radius times the trace of its Jacobian: [B, 1], or one estimate a probe [B,
+        P].
+        """
         t, radius = self.place(angle)
         with torch.enable_grad():
             x = (radius * y).detach().requires_grad_()
@@ -73,7 +88,8 @@ class _Flow:
         products = radius * _products(eps, x, vectors)
         return eps.detach(), products.sum(1, keepdim=True) if exact else products
 
-    def spread(self, angle: float, y: Tensor, vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+    def spread(self, angle: float, y: Tensor, vectors: Tensor,
+               exact: bool) -> tuple[Tensor, Tensor]:
         """dy / d angle, and its divergence as `trace` gives it [eq-likelihood-change]."""
         eps, trace = self.trace(angle, y, vectors, exact)
         divergence = (trace - y[0].numel() * math.sin(angle)) / math.cos(angle)  # [eq-likelihood-change]
@@ -82,9 +98,12 @@ class _Flow:
 # %% ../../nbs/diffusion/likelihood.ipynb #242b4796
 def _adaptive(field: Callable, state: tuple[Tensor, ...], start: float, end: float,
               tolerance: float) -> tuple[Tensor, ...]:
-    """`state` of one sample from angle to angle, its steps chosen by Dormand and Prince's pair of orders 5 and 4."""
+    """`state` of one sample from angle to angle, its steps chosen by Dormand and Prince's pair of orders
+    5 and 4.
+    """
     ends = torch.tensor([start, end], dtype=torch.float64, device=state[0].device)
-    options = {"step_t": ends[1:], "first_step": abs(end - start) / 256}   # never beyond the ends of the schedule
+    # never beyond the ends of the schedule
+    options = {"step_t": ends[1:], "first_step": abs(end - start) / 256}
     states = odeint(lambda angle, state: field(float(angle), *state), state, ends, method="dopri5",
                     rtol=0.0, atol=tolerance, options=options)
     return tuple(part[-1] for part in states)
@@ -97,17 +116,19 @@ def _check(x: Tensor, times: tuple[float, ...], steps: int, tolerance: float | N
     for t in times:
         check_number("times", t, above=0, most=1)
     if tolerance is None: return
-    check_number("tolerance", tolerance, least=32 * torch.finfo(x.dtype).eps, below=1)  # above what rounding does
+    # above what rounding does
+    check_number("tolerance", tolerance, least=32 * torch.finfo(x.dtype).eps, below=1)
 
 # %% ../../nbs/diffusion/likelihood.ipynb #9c22a6f6
 @torch.no_grad()
 def transport(predict: Predict, schedule: Schedule, x: Tensor, t: float, s: float,
               steps: int = 64, tolerance: float | None = None) -> Tensor:
-    """Where the probability flow carries `x` [B, ...] from time `t` to `s`, both in (0, 1] [eq-likelihood-circle].
+    """Where the probability flow carries `x` [B, ...] from time `t` to `s`, both in (0, 1]
+    [eq-likelihood-circle].
 
-    From data to noise it encodes, from noise to data it decodes. `steps` of order four, equal in the angle, for the
-    whole batch; with `tolerance` one sample after the other, in steps whose estimated error stays below it.
-    Raises TypeError or ValueError for bad input.
+    From data to noise it encodes, from noise to data it decodes. `steps` of order four, equal in the
+    angle, for the whole batch; with `tolerance` one sample after the other, in steps whose estimated
+    error stays below it. Raises TypeError or ValueError for bad input.
     """
     _check(x, (t, s), steps, tolerance)
     flow = _Flow(predict, schedule)
@@ -132,7 +153,8 @@ def _products(eps: Tensor, x: Tensor, vectors: Tensor) -> Tensor:
     parts = []
     for v in vectors.split(max(1, _ROWS // len(x))):
         vJ, = torch.autograd.grad(eps, x, v, retain_graph=True, is_grads_batched=True, allow_unused=True)
-        if vJ is None: raise ValueError("predict must depend on x: there is no way from its result back to x")
+        if vJ is None:
+            raise ValueError("predict must depend on x: there is no way from its result back to x")
         parts.append((vJ * v).flatten(2).sum(2, dtype=torch.float64))  # [eq-likelihood-hutchinson]
     return torch.cat(parts).T
 
@@ -144,14 +166,17 @@ def _vectors(x: Tensor, trace: Trace, probes: int, generator: Stream) -> Tensor:
     """Vectors [P, B, ...] for `x` [B, ...]: the unit vectors, or random probes with covariance one."""
     if trace == "exact":
         D = x[0].numel()
-        return torch.eye(D, dtype=x.dtype, device=x.device).reshape(D, 1, *x.shape[1:]).expand(D, *x.shape)
+        return torch.eye(D, dtype=x.dtype, device=x.device).reshape(D, 1,
+                                                                    *x.shape[1:]).expand(D, *x.shape)
     z = torch.stack([normal(x.shape, x, generator) for _ in range(probes)])
     return z if trace == "gaussian" else torch.where(z >= 0, 1.0, -1.0).to(x)
 
 # %% ../../nbs/diffusion/likelihood.ipynb #ce8d7f19
 def _fixed(flow: _Flow, y: Tensor, start: float, end: float, nodes: int, steps: int,
            draw: Callable[[Tensor], Tensor], exact: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """End of the path of `y`, integral of its divergence [B, P], calls [B] [eq-likelihood-quadrature]."""
+    """End of the path of `y`, integral of its divergence [B, P], calls [B]
+    [eq-likelihood-quadrature].
+    """
     places, weights = np.polynomial.legendre.leggauss(nodes)
     half = (end - start) / 2
     before = flow.network.nfe
@@ -166,10 +191,12 @@ def _fixed(flow: _Flow, y: Tensor, start: float, end: float, nodes: int, steps: 
     y = flow.follow(y, here, end, steps)
     return y, volume, torch.full((len(y),), flow.network.nfe - before)
 
-
+# %% ../../nbs/diffusion/likelihood.ipynb #7ac254db
 def _one_by_one(flow: _Flow, y: Tensor, start: float, end: float, tolerance: float,
                 vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_fixed`, with path and volume of one sample after the other: no step may depend on the batch."""
+    """As `_fixed`, with path and volume of one sample after the other: no step may depend on the
+    batch.
+    """
     rows = []
     for b, row in enumerate(y.split(1)):
         v = vectors[:, b:b + 1]
@@ -188,10 +215,10 @@ def _one_by_one(flow: _Flow, y: Tensor, start: float, end: float, tolerance: flo
 class Likelihood:
     """Log-likelihoods of B samples in nats, all fields [B]; float64 but for `latent` and `nfe`.
 
-    `log_prob` is the log density of data with noise of standard deviation sigma / alpha at t_min added, `stderr` its
-    standard error from the probes (0 if the trace is exact), `prior` its part from the end of the path, `truncation` an
-    estimate of what the log density of the data themselves has more; `latent` is x_1 [B, ...]; `nfe` counts the calls
-    of the network for each sample.
+    `log_prob` is the log density of data with noise of standard deviation sigma / alpha at t_min added,
+    `stderr` its standard error from the probes (0 if the trace is exact), `prior` its part from the end
+    of the path, `truncation` an estimate of what the log density of the data themselves has more;
+    `latent` is x_1 [B, ...]; `nfe` counts the calls of the network for each sample.
     """
     log_prob: Tensor
     stderr: Tensor
@@ -208,14 +235,19 @@ def _normal_log_prob(y: Tensor) -> Tensor:
 
 # %% ../../nbs/diffusion/likelihood.ipynb #9567b72e
 def _truncation(flow: _Flow, start: float, y: Tensor, vectors: Tensor, exact: bool) -> Tensor:
-    """Estimate [B] of what the log density gains when the last noise is taken away [eq-likelihood-truncation]."""
+    """Estimate [B] of what the log density gains when the last noise is taken away
+    [eq-likelihood-truncation].
+    """
     eps, trace = flow.trace(start, y, vectors, exact)
-    return (math.sin(start) * trace.mean(1) - eps.double().flatten(1).square().sum(1)) / 2  # [eq-likelihood-truncation]
+    return (math.sin(start) * trace.mean(1)
+            - eps.double().flatten(1).square().sum(1)) / 2  # [eq-likelihood-truncation]
 
 # %% ../../nbs/diffusion/likelihood.ipynb #19c15d85
 def _along(flow: _Flow, x: Tensor, t_min: float, nodes: int, steps: int, tolerance: float | None,
            draw: Callable[[Tensor], Tensor], exact: bool) -> Likelihood:
-    """The likelihoods of `x` from paths that begin at `t_min`, with vectors for the trace from `draw`."""
+    """The likelihoods of `x` from paths that begin at `t_min`, with vectors for the trace from
+    `draw`.
+    """
     start, end = (math.atan(float(flow.schedule.rho(time))) for time in (t_min, 1.0))
     y = math.cos(start) * x
     truncation = _truncation(flow, start, y, draw(y), exact)
@@ -232,13 +264,16 @@ def _along(flow: _Flow, x: Tensor, t_min: float, nodes: int, steps: int, toleran
 # %% ../../nbs/diffusion/likelihood.ipynb #2d9796c1
 @torch.no_grad()
 def log_likelihood(predict: Predict, schedule: Schedule, x: Tensor, t_min: float = 1e-3, nodes: int = 32,
-                   steps: int = 1, tolerance: float | None = None, trace: Trace = "exact", probes: int = 16,
+                   steps: int = 1, tolerance: float | None = None, trace: Trace = "exact",
+                   probes: int = 16,
                    generator: Stream = None) -> Likelihood:
-    """Log-likelihood of data `x` [B, ...] under the probability flow of `predict`(x, t) -> eps [eq-likelihood-volume].
+    """Log-likelihood of data `x` [B, ...] under the probability flow of `predict`(x, t) -> eps
+    [eq-likelihood-volume].
 
-    `nodes` traces and `steps` steps of order four between two; or, with `tolerance`, one sample after the other, in
-    steps of less estimated error. `trace` by unit vectors, or by `probes` random ones; one `generator`, or B of them.
-    Raises TypeError or ValueError for bad input. Source: Grathwohl et al. (2019), Song et al. (2021).
+    `nodes` traces and `steps` steps of order four between two; or, with `tolerance`, one sample after
+    the other, in steps of less estimated error. `trace` by unit vectors, or by `probes` random ones; one
+    `generator`, or B of them. Raises TypeError or ValueError for bad input. Source: Grathwohl et al.
+    (2019), Song et al. (2021).
     """
     _check(x, (t_min,), steps, tolerance)
     check_number("t_min", t_min, above=0, below=1)
@@ -251,26 +286,31 @@ def log_likelihood(predict: Predict, schedule: Schedule, x: Tensor, t_min: float
 
 # %% ../../nbs/diffusion/likelihood.ipynb #b53f1fa9
 def probe_variance(A: Tensor, trace: Trace = "rademacher") -> Tensor:
-    """Variance [...] of v · A v for matrices `A` [..., D, D] and one random probe v [eq-likelihood-probe-variance].
+    """Variance [...] of v · A v for matrices `A` [..., D, D] and one random probe v
+    [eq-likelihood-probe-variance].
 
-    `trace` is 'rademacher' or 'gaussian'; 'exact' gives 0. Raises ValueError for another, or if A is not square.
+    `trace` is 'rademacher' or 'gaussian'; 'exact' gives 0. Raises ValueError for another, or if A is not
+    square.
     """
     check_tensor("A", A)
     check_choice("trace", trace, get_args(Trace))
-    if A.ndim < 2 or A.shape[-1] != A.shape[-2]: raise ValueError(f"A must have shape [..., D, D], got {list(A.shape)}")
+    if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
+        raise ValueError(f"A must have shape [..., D, D], got {list(A.shape)}")
     S = (A + A.mT) / 2
     squares = S.square().sum((-2, -1))
     if trace == "gaussian": return 2 * squares  # [eq-likelihood-probe-variance]
     if trace == "exact": return torch.zeros_like(squares)
-    return 2 * (squares - S.diagonal(dim1=-2, dim2=-1).square().sum(-1))  # [eq-likelihood-probe-variance]
+    return 2 * (squares
+                - S.diagonal(dim1=-2, dim2=-1).square().sum(-1))  # [eq-likelihood-probe-variance]
 
 # %% ../../nbs/diffusion/likelihood.ipynb #71d78289
 def cell_log_prob(log_prob: Tensor, dims: int, levels: int) -> Tensor:
-    """Log probability [...] of grey levels from log densities [M, ...] at M dequantisations [eq-likelihood-cell].
+    """Log probability [...] of grey levels from log densities [M, ...] at M dequantisations
+    [eq-likelihood-cell].
 
-    The `levels` of each of `dims` pixels fill [-1, 1], as `dequantize` spreads them. A lower bound on average, tighter
-    the larger M. Source: Theis et al. (2016), Burda et al. (2016).
-    Raises TypeError or ValueError for a bad tensor or count.
+    The `levels` of each of `dims` pixels fill [-1, 1], as `dequantize` spreads them. A lower bound on
+    average, tighter the larger M. Source: Theis et al. (2016), Burda et al. (2016). Raises TypeError or
+    ValueError for a bad tensor or count.
     """
     check_tensor("log_prob", log_prob)
     check_count("dims", dims)
@@ -280,7 +320,9 @@ def cell_log_prob(log_prob: Tensor, dims: int, levels: int) -> Tensor:
 
 
 def bits_per_dimension(nats: Tensor, dims: int) -> Tensor:
-    """Bits a dimension of a code for data of log probability `nats` [...] in `dims` dimensions [eq-likelihood-bits]."""
+    """Bits a dimension of a code for data of log probability `nats` [...] in `dims` dimensions
+    [eq-likelihood-bits].
+    """
     check_tensor("nats", nats)
     check_count("dims", dims)
     return -nats / (dims * math.log(2))  # [eq-likelihood-bits]

@@ -23,17 +23,19 @@ def _flow_matrix(sde: LinearSDE, t: Tensor, initial: Tensor | None) -> Tensor:
     identity = torch.eye(sde.dim, dtype=torch.float64)
     L, failed = torch.linalg.cholesky_ex(sde.covariance(0.0, t, initial))
     if bool(failed.any()):
-        raise ValueError(f"sde must have a positive definite covariance at t = {t.min():g}, got a singular one; "
+        raise ValueError(f"sde must have a positive definite covariance at t = {t.min():g}, got a "
+                         "singular one; "
                          "give an initial covariance")
     return G @ G.mT @ torch.linalg.solve_triangular(L, identity, upper=False).mT / 2  # [eq-deis-matrix]
 
 # %% ../../nbs/diffusion/matrix.ipynb #263df8c9
 def matrix_coefficients(sde: LinearSDE, grid: Tensor, order: int,
                         initial: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Psi [N, D, D] and C [N, order + 1, D, D] of the step of `matrix_deis`, newest first, float64 [eq-deis-matrix].
+    """Psi [N, D, D] and C [N, order + 1, D, D] of the step of `matrix_deis`, newest first, float64
+    [eq-deis-matrix].
 
-    `initial` [D, D] is the covariance at t = 0 given the data. Raises as `deis_coefficients`, and ValueError for a
-    covariance that is not positive definite.
+    `initial` [D, D] is the covariance at t = 0 given the data. Raises as `deis_coefficients`, and
+    ValueError for a covariance that is not positive definite.
     """
     grid = check_order(grid, order)
     half = grid.log().diff()[:, None] / 2
@@ -50,13 +52,15 @@ def matrix_coefficients(sde: LinearSDE, grid: Tensor, order: int,
 @solver
 def matrix_deis(predict: Predict, sde: LinearSDE, x: Tensor, grid: Tensor, order: int = 3,
                 initial: Tensor | None = None) -> Iterator[Snapshot]:
-    """`x` [B, D] carried along `grid` [N + 1] against the SDE dx = F x dt + G dw, N calls [eq-deis-matrix].
+    """`x` [B, D] carried along `grid` [N + 1] against the SDE dx = F x dt + G dw [eq-deis-matrix].
 
-    `predict(x, t)` gives the whitened noise -Lᵀ score [B, D], L the Cholesky factor of the covariance given the data,
-    which at t = 0 is `initial` [D, D], or zero. `.states` yields N + 1 states. Errors as in `matrix_coefficients`.
+    N calls. `predict(x, t)` gives the whitened noise -Lᵀ score [B, D], L the Cholesky factor of the
+    covariance given the data, which at t = 0 is `initial` [D, D], or zero. Errors as in
+    `matrix_coefficients`.
     """
     network, grid, _ = prepare(predict, x, grid)
-    if x.shape[1:] != (sde.dim,): raise ValueError(f"x must have shape [B, {sde.dim}], got {list(x.shape)}")
+    if x.shape[1:] != (sde.dim,):
+        raise ValueError(f"x must have shape [B, {sde.dim}], got {list(x.shape)}")
     Psi, C = (c.to(x) for c in matrix_coefficients(sde, grid, order, initial))
     at = grid.to(x).unbind()
     buffer: list[Tensor] = []

@@ -8,11 +8,11 @@ __all__ = ['P', 'Coefficients', 'Prepared', 'RUNGE_KUTTA', 'Snapshot', 'Solver',
            'runge_kutta', 'corrector', 'predictor_corrector']
 
 # %% ../../nbs/diffusion/solvers.ipynb #9115b198
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
 from inspect import signature
-import math
 from typing import Any, Generic, Literal, ParamSpec, overload
 
 import torch
@@ -41,27 +41,27 @@ Coefficients = Callable[..., tuple[Tensor, ...]]
 
 
 class Solver(Generic[P]):
-    """Called, it returns the last x [B, ...]; `.states` takes the same arguments and yields every `Snapshot`.
+    """Called, it returns the last x [B, ...]; `.states(...)` yields every `Snapshot` on the way.
 
-    `coefficients(schedule, grid, eta)` gives a, b, c [N] of a solver whose steps are a x + b eps + c z; a solver of
-    another kind has no such attribute. No step builds a graph.
+    `coefficients(schedule, grid, eta)` gives a, b, c [N] of a solver whose steps are a x + b eps + c z;
+    a solver of another kind has no such attribute. No step builds a graph.
     """
     states: Callable[P, Iterator[Snapshot]]
     coefficients: Coefficients
+    __qualname__: str
 
-    def __init__(self, states: Callable[P, Iterator[Snapshot]], coefficients: Coefficients | None = None):
+    def __init__(self, states: Callable[P, Iterator[Snapshot]],
+                 coefficients: Coefficients | None = None):
         update_wrapper(self, states)
         self.__signature__ = signature(states).replace(return_annotation=Tensor)
         self.states = torch.no_grad()(states)
         self.states.__qualname__ = f"{states.__qualname__}.states"
-        if coefficients is not None: self.coefficients = coefficients
+        if coefficients is not None:
+            self.coefficients = coefficients
 
+    # %% ../../nbs/diffusion/solvers.ipynb #c4915890
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        snapshots = self.states(*args, **kwargs)
-        last = next(snapshots)
-        for last in snapshots:
-            pass
-        return last.x
+        return deque(self.states(*args, **kwargs), maxlen=1).pop().x
 
     def __repr__(self) -> str:
         return f"<solver {self.__module__}.{self.__qualname__}>"
@@ -76,8 +76,9 @@ def solver(states: Callable[P, Iterator[Snapshot]]) -> Solver[P]: ...
 def solver(*, coefficients: Coefficients) -> Callable[[Callable[P, Iterator[Snapshot]]], Solver[P]]: ...
 
 
-def solver(states=None, *, coefficients=None):
-    """The `Solver` of a function that returns the iterator of its snapshots: a decorator, with or without arguments.
+def solver(states: Callable | None = None, *, coefficients: Coefficients | None = None) -> Any:
+    """The `Solver` of a function that returns the iterator of its snapshots: a decorator, with or
+    without arguments.
 
     `coefficients(schedule, grid, eta)` for a solver of one call, as in `Solver`.
     """
@@ -89,7 +90,8 @@ Prepared = tuple[CheckedNetwork, Tensor, torch.Generator | tuple[torch.Generator
 
 
 def prepare(predict: Predict, x: Tensor, grid: Tensor, generator: Stream = None) -> Prepared:
-    """The network checked and counted, `grid` [N + 1] in float64 on the CPU, and the streams of `as_generator`.
+    """The network checked and counted, `grid` [N + 1] in float64 on the CPU, and the streams of
+    `as_generator`.
 
     `x` must have shape [B, ...], a sequence of streams must have B, the times must fall within (0, 1].
     Raises ValueError or TypeError that names the argument.
@@ -97,7 +99,8 @@ def prepare(predict: Predict, x: Tensor, grid: Tensor, generator: Stream = None)
     check_batch("x", x)
     generator = as_generator(generator, x)
     if isinstance(generator, tuple) and len(generator) != len(x):
-        raise ValueError(f"generator must hold {len(x)} streams, one a sample, it holds {len(generator)}")
+        raise ValueError(f"generator must hold {len(x)} streams, one a sample, it holds "
+                         f"{len(generator)}")
     return CheckedNetwork(predict), check_grid(grid), generator
 
 # %% ../../nbs/diffusion/solvers.ipynb #6e6753c5
@@ -106,7 +109,8 @@ def integrate(network: CheckedNetwork, x: Tensor, grid: Tensor, step: Callable[[
               schedule: Schedule | None = None) -> Iterator[Snapshot]:
     """N + 1 states of `x` along `grid` [N + 1], each `step(x, i)` from time i to time i + 1.
 
-    With a `schedule` one more, at t = 0: the estimate of the data, for one more call [eq-solvers-denoise].
+    With a `schedule` one more, at t = 0: the estimate of the data, for one more call
+    [eq-solvers-denoise].
     """
     times = grid.tolist()
     yield Snapshot(times[0], x, network.nfe)
@@ -132,14 +136,17 @@ def _rows(*columns: Tensor) -> list[tuple[float, ...]]:
     """The N rows of a table of coefficients, given by its columns [N]; ValueError if a step has none."""
     table = torch.stack(torch.broadcast_tensors(*columns), 1)
     if not bool(table.isfinite().all()):
-        raise ValueError("schedule has no finite step on this grid: where alpha = 0, noise tells nothing about data; "
+        raise ValueError("schedule has no finite step on this grid: where alpha = 0, noise tells "
+                         "nothing about data; "
                          "start the grid at an earlier time")
     return [tuple(row) for row in table.tolist()]
 
 # %% ../../nbs/diffusion/solvers.ipynb #492e36bf
 def _one_call(coefficients: Coefficients, predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor,
               eta: float, generator: Stream, denoise: bool) -> Iterator[Snapshot]:
-    """States of the solver whose steps are a x + b eps + c z, with `coefficients(schedule, grid, eta)`, each [N]."""
+    """States of the solver whose steps are a x + b eps + c z, with `coefficients(schedule, grid, eta)`,
+    each [N].
+    """
     network, grid, generator = prepare(predict, x, grid, generator)
     rows = _rows(*coefficients(schedule, grid, eta))
     times = grid.to(x).unbind()
@@ -165,8 +172,9 @@ def euler_maruyama(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor
                    generator: Stream = None, denoise: bool = False) -> Iterator[Snapshot]:
     """`x` [B, ...] carried along `grid` [N + 1] by Euler-Maruyama [eq-solvers-euler-maruyama], N calls.
 
-    `predict(x, t)` is the noise in x; `eta` scales the noise of the reverse SDE, 0 is the ODE [eq-solvers-family].
-    `.states(...)` yields every `Snapshot`. Raises ValueError or TypeError for bad arguments, or if `predict` returns NaN.
+    `predict(x, t)` is the noise in x; `eta` scales the noise of the reverse SDE, 0 is the ODE
+    [eq-solvers-family]. `.states(...)` yields every `Snapshot`. Raises ValueError or TypeError for bad
+    arguments, or if `predict` returns NaN.
     """
     return _one_call(_euler_maruyama, predict, schedule, x, grid, eta, generator, denoise)
 
@@ -179,7 +187,8 @@ def _ends(schedule: Schedule, grid: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
     return alpha[1:] / alpha[:-1], sigma[:-1], sigma[1:], h
 
 # %% ../../nbs/diffusion/solvers.ipynb #7d0c8e8e
-def _reverse_diffusion(schedule: Schedule, grid: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+def _reverse_diffusion(schedule: Schedule, grid: Tensor,
+                       eta: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """Coefficients a, b, c [N] of `reverse_diffusion`."""
     check_number("eta", eta, least=0)
     ratio, sigma, _, h = _ends(schedule, grid)
@@ -192,7 +201,8 @@ def _reverse_diffusion(schedule: Schedule, grid: Tensor, eta: float = 1.0) -> tu
 @solver(coefficients=_reverse_diffusion)
 def reverse_diffusion(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta: float = 1.0,
                       generator: Stream = None, denoise: bool = False) -> Iterator[Snapshot]:
-    """`x` [B, ...] carried along `grid` [N + 1] by Song's reverse diffusion [eq-solvers-reverse-diffusion], N calls.
+    """`x` [B, ...] carried along `grid` [N + 1] by Song's reverse diffusion
+    [eq-solvers-reverse-diffusion], N calls.
 
     Arguments and errors as in `euler_maruyama`. Source: Song et al. (2021), appendix E.
     """
@@ -210,10 +220,11 @@ def _ancestral(schedule: Schedule, grid: Tensor, eta: float = 1.0) -> tuple[Tens
 @solver(coefficients=_ancestral)
 def ancestral(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta: float = 1.0,
               generator: Stream = None, denoise: bool = False) -> Iterator[Snapshot]:
-    """`x` [B, ...] carried along `grid` [N + 1], the estimated data frozen in a step [eq-solvers-ancestral]; N calls.
+    """`x` [B, ...] carried along `grid` [N + 1], the estimated data frozen in a step
+    [eq-solvers-ancestral]; N calls.
 
-    With `eta` 1 the posterior sampling of the discrete chain. Arguments and errors as in `euler_maruyama`.
-    Source: Ho et al. (2020).
+    With `eta` 1 the posterior sampling of the discrete chain. Arguments and errors as in
+    `euler_maruyama`. Source: Ho et al. (2020).
     """
     return _one_call(_ancestral, predict, schedule, x, grid, eta, generator, denoise)
 
@@ -227,7 +238,8 @@ def _ddim(schedule: Schedule, grid: Tensor, eta: float = 0.0) -> tuple[Tensor, T
 @solver(coefficients=_ddim)
 def ddim(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta: float = 0.0,
          generator: Stream = None, denoise: bool = False) -> Iterator[Snapshot]:
-    """`x` [B, ...] carried along `grid` [N + 1] by DDIM [eq-solvers-ddim], N calls; `eta` up to 1 makes noise fresh.
+    """`x` [B, ...] carried along `grid` [N + 1] by DDIM [eq-solvers-ddim], N calls; `eta` up to 1 makes
+    noise fresh.
 
     Arguments and errors as in `euler_maruyama`. Source: Song, Meng and Ermon (2021).
     """
@@ -237,21 +249,23 @@ def ddim(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta: flo
 @solver
 def heun(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta: float = 0.0,
          generator: Stream = None, denoise: bool = False) -> Iterator[Snapshot]:
-    """`x` [B, ...] carried along `grid` [N + 1] by Heun's method in the log-SNR [eq-solvers-heun], 2 N calls.
+    """`x` [B, ...] carried along `grid` [N + 1] by Heun's method in the log-SNR [eq-solvers-heun].
 
-    Order 2; with `eta` > 0 weak order 2. Arguments and errors as in `euler_maruyama`. Source: Zhao et al. (2023).
+    2 N calls; order 2, weak for `eta` > 0. The rest as in `euler_maruyama`. Source: Zhao et al. (2023).
     """
     network, grid, generator = prepare(predict, x, grid, generator)
-    ends = _ends(schedule, grid)
-    w = (1 + eta**2) / 2 * ends[3]  # [eq-solvers-heun]
-    rows = _rows(*_ancestral(schedule, grid, eta), *ends[:3], w)
+    frozen = _ancestral(schedule, grid, eta)
+    *ends, h = _ends(schedule, grid)
+    w = (1 + eta**2) / 2 * h  # [eq-solvers-heun]
+    rows = _rows(*frozen, *ends, w)
     times = grid.to(x).unbind()
 
     def step(x: Tensor, i: int) -> Tensor:
         a, b, c, ratio, sigma_t, sigma_s, w = rows[i]
         eps = network(x, times[i])
         y = (x * a).add_(eps, alpha=b)
-        if c: y.add_(normal(x.shape, x, generator), alpha=c)
+        if c != 0:
+            y.add_(normal(x.shape, x, generator), alpha=c)
         data = y.sub(network(y, times[i + 1]), alpha=sigma_s)
         was = x.sub(eps, alpha=sigma_t)
         return y.add_(data.sub_(was, alpha=ratio), alpha=w)  # [eq-solvers-heun]
@@ -272,12 +286,15 @@ def _blend(y: Tensor, slopes: list[Tensor], weights: Sequence[float], h: float) 
     """y + h times the weighted slopes [eq-solvers-runge-kutta]."""
     y = y.clone()
     for w, slope in zip(weights, slopes, strict=True):
-        if w: y.add_(slope, alpha=w * h)  # [eq-solvers-runge-kutta]
+        if w:
+            y.add_(slope, alpha=w * h)  # [eq-solvers-runge-kutta]
     return y
 
 # %% ../../nbs/diffusion/solvers.ipynb #10a478bb
 def runge_kutta_nodes(order: int) -> Tensor:
-    """Where in its step, in [0, 1], every stage of the method of `order` is evaluated [eq-solvers-runge-kutta]."""
+    """Where in its step, in [0, 1], every stage of the method of `order` is evaluated
+    [eq-solvers-runge-kutta].
+    """
     *inner, _ = RUNGE_KUTTA[order]
     return torch.tensor([0.0, *map(sum, inner)], dtype=torch.float64)
 
@@ -295,9 +312,11 @@ def runge_kutta_step(slope: Callable[[Tensor, int], Tensor], y: Tensor, h: float
 
 # %% ../../nbs/diffusion/solvers.ipynb #266db9b6
 @solver
-def runge_kutta(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, order: Literal[2, 3, 4] = 4,
+def runge_kutta(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor,
+                order: Literal[2, 3, 4] = 4,
                 denoise: bool = False) -> Iterator[Snapshot]:
-    """`x` [B, ...] carried along `grid` [N + 1] by a Runge-Kutta method for the ODE [eq-solvers-runge-kutta].
+    """`x` [B, ...] carried along `grid` [N + 1] by a Runge-Kutta method for the ODE
+    [eq-solvers-runge-kutta].
 
     `order` 2 (Heun), 3 (Kutta) or 4 (classical), as many calls a step. Errors as in `euler_maruyama`.
     """
@@ -324,14 +343,15 @@ def _langevin(schedule: Schedule, t: Tensor, snr: float) -> tuple[Tensor, Tensor
     step = 2 * snr**2 * sigma**2  # [eq-solvers-langevin-step]
     return torch.ones_like(t), -step / sigma, torch.sqrt(2 * step)  # [eq-solvers-langevin]
 
-
+# %% ../../nbs/diffusion/solvers.ipynb #55ac9129
 @torch.no_grad()
-def corrector(predict: Predict, schedule: Schedule, x: Tensor, t: float, steps: int = 1, snr: float = 0.16,
-              generator: Stream = None) -> Tensor:
-    """`x` [B, ...] after `steps` Langevin steps towards the marginal at time `t` [eq-solvers-langevin], a call each.
+def corrector(predict: Predict, schedule: Schedule, x: Tensor, t: float, steps: int = 1,
+              snr: float = 0.16, generator: Stream = None) -> Tensor:
+    """`x` [B, ...] after `steps` Langevin steps towards the marginal at time `t` [eq-solvers-langevin].
 
-    `snr` in (0, 1) is the typical ratio of drift to noise in a step, for every sample [eq-solvers-langevin-step].
-    Raises ValueError or TypeError for bad arguments, or a `predict` that returns NaN.
+    One call a step. `snr` in (0, 1) is the typical ratio of drift to noise in a step, for every sample
+    [eq-solvers-langevin-step]. Raises ValueError or TypeError for bad arguments, or a `predict` that
+    returns NaN.
     """
     check_count("steps", steps)
     check_number("t", t, above=0, most=1)
@@ -346,18 +366,22 @@ def corrector(predict: Predict, schedule: Schedule, x: Tensor, t: float, steps: 
 def _coefficients_of(predictor: Solver) -> Coefficients:
     """The coefficients of a solver of one call a step; TypeError for anything else."""
     if callable(getattr(predictor, "coefficients", None)): return predictor.coefficients
-    raise TypeError("predictor must be a solver of one call a step, with the method coefficients(schedule, grid, eta), "
+    raise TypeError("predictor must be a solver of one call a step, with the method "
+                    "coefficients(schedule, grid, eta), "
                     f"got {predictor!r}")
 
-
+# %% ../../nbs/diffusion/solvers.ipynb #cdaae9a7
 @solver
-def predictor_corrector(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, corrections: int = 1,
-                        snr: float = 0.16, predictor: Solver = reverse_diffusion, eta: float = 1.0,
-                        generator: Stream = None, denoise: bool = False) -> Iterator[Snapshot]:
-    """`x` [B, ...] carried along `grid` [N + 1], with Langevin steps at every new time; N (1 + corrections) calls.
+def predictor_corrector(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor,
+                        corrections: int = 1, snr: float = 0.16, predictor: Solver = reverse_diffusion,
+                        eta: float = 1.0, generator: Stream = None,
+                        denoise: bool = False) -> Iterator[Snapshot]:
+    """`x` [B, ...] carried along `grid` [N + 1], with Langevin steps at every new time.
 
-    `predictor` is a solver of one call a step: `euler_maruyama`, `reverse_diffusion`, `ancestral` or `ddim`, run with
-    `eta`, or anything else with such `coefficients`; `snr` as in `corrector`; the rest as in `euler_maruyama`. Source: Song et al. (2021), algorithm 1.
+    N (1 + corrections) calls. `predictor` is a solver of one call a step, run with `eta`:
+    `euler_maruyama`, `reverse_diffusion`, `ancestral`, `ddim`, or anything else with such
+    `coefficients`. `snr` as in `corrector`; the rest as in `euler_maruyama`. Source: Song et al.
+    (2021), algorithm 1.
     """
     check_count("corrections", corrections)
     coefficients = _coefficients_of(predictor)

@@ -17,7 +17,15 @@ from torch import Tensor
 from .elbo import Levels, low_discrepancy, uniform_log_snr
 from .objective import Predict, denoising_loss, noise_weight
 from .schedule import Prediction, Schedule
-from ..foundations.core import Stream, as_generator, check_batch, check_choice, check_count, check_number, check_tensor
+from rbmdiff.foundations.core import (
+    Stream,
+    as_generator,
+    check_batch,
+    check_choice,
+    check_count,
+    check_number,
+    check_tensor,
+)
 
 # %% ../../nbs/diffusion/weights.ipynb #d8c26168
 Weight = Callable[[Tensor], Tensor]
@@ -27,14 +35,17 @@ def flat(log_snr: Tensor) -> Tensor:
     """Weight 1: the bound itself [eq-elbo-bound]. Source: Kingma et al. (2021), Song et al. (2021)."""
     return torch.ones_like(log_snr)
 
-
+# %% ../../nbs/diffusion/weights.ipynb #6b994b6b
 def weighted_loss(predict: Predict, schedule: Schedule, x: Tensor, weight: Weight = flat,
-                  levels: Levels = uniform_log_snr, t_min: float = 1e-3, generator: Stream = None) -> Tensor:
-    """Unbiased estimates [B] in nats of the weighted loss of data `x` [B, ...], one level each [eq-elbo-weighted].
+                  levels: Levels = uniform_log_snr, t_min: float = 1e-3,
+                  generator: Stream = None) -> Tensor:
+    """Unbiased estimates [B] in nats of the weighted loss of data `x` [B, ...], one level each
+    [eq-elbo-weighted].
 
-    The levels of a batch are spread by [eq-elbo-low-discrepancy], unless every datum has a stream of its own and so
-    its own level; `levels` that can `observe`, such as `AdaptiveLevels`, see the errors. Carries gradients. `weight`
-    maps log-SNR to weights. Raises TypeError or ValueError for bad input, as `denoising_loss`.
+    The levels of a batch are spread by [eq-elbo-low-discrepancy], unless every datum has a stream of its
+    own and so its own level; `levels` that can `observe`, such as `AdaptiveLevels`, see the errors.
+    Carries gradients. `weight` maps log-SNR to weights. Raises TypeError or ValueError for bad input, as
+    `denoising_loss`.
     """
     check_batch("x", x)
     check_number("t_min", t_min, above=0, below=1)
@@ -44,15 +55,17 @@ def weighted_loss(predict: Predict, schedule: Schedule, x: Tensor, weight: Weigh
     t, volume = levels(schedule, u, t_min)
     log_snr = schedule.log_snr(t)
     error = weight(log_snr).to(x) * denoising_loss(predict, schedule, x, t, generator=generator)
-    if hasattr(levels, "observe"): levels.observe(log_snr, error)
+    if hasattr(levels, "observe"):
+        levels.observe(log_snr, error)
     return volume.to(x) / 2 * error  # [eq-elbo-weighted]
 
 # %% ../../nbs/diffusion/weights.ipynb #f8ba9139
 def implied_weight(schedule: Schedule, kind: Prediction = "eps") -> Weight:
-    """Weight of the plain loss: squared error of a prediction of `kind`, times uniform on [0, 1] [eq-elbo-implied].
+    """Weight of the plain loss: squared error of a prediction of `kind`, times uniform on [0, 1]
+    [eq-elbo-implied].
 
-    A function of the log-SNR within the range of `schedule`. ValueError for an unknown kind. Source: Kingma and Gao
-    (2023).
+    A function of the log-SNR within the range of `schedule`. ValueError for an unknown kind. Source:
+    Kingma and Gao (2023).
     """
     check_choice("kind", kind, get_args(Prediction))
 
@@ -64,7 +77,9 @@ def implied_weight(schedule: Schedule, kind: Prediction = "eps") -> Weight:
 
 # %% ../../nbs/diffusion/weights.ipynb #34e6e54c
 def sech(log_snr: Tensor) -> Tensor:
-    """sech(l / 2): predicting noise under the cosine schedule [eq-elbo-sech]. Source: Nichol and Dhariwal (2021)."""
+    """sech(l / 2): predicting noise under the cosine schedule [eq-elbo-sech]. Source: Nichol and
+    Dhariwal (2021).
+    """
     return 1 / torch.cosh(log_snr / 2)  # [eq-elbo-sech]
 
 
@@ -77,17 +92,23 @@ def exponential(log_snr: Tensor) -> Tensor:
 
 
 def bridge(log_snr: Tensor) -> Tensor:
-    """exp(-l) sech²(l / 4): predicting data on a line [eq-elbo-bridge]. Source: Delbracio and Milanfar (2023)."""
+    """exp(-l) sech²(l / 4): predicting data on a line [eq-elbo-bridge]. Source: Delbracio and Milanfar
+    (2023).
+    """
     return torch.exp(-log_snr) / torch.cosh(log_snr / 4) ** 2  # [eq-elbo-bridge]
 
-
+# %% ../../nbs/diffusion/weights.ipynb #1f1f03f6
 def sigmoid_weight(log_snr: Tensor, k: float = 2.0) -> Tensor:
-    """sigmoid(k - l): flat for much noise, falling beyond l = k [eq-elbo-sigmoid]. Source: Kingma and Gao (2023)."""
+    """sigmoid(k - l): flat for much noise, falling beyond l = k [eq-elbo-sigmoid]. Source: Kingma and
+    Gao (2023).
+    """
     return torch.sigmoid(k - log_snr)  # [eq-elbo-sigmoid]
 
 # %% ../../nbs/diffusion/weights.ipynb #c7906275
 def edm(log_snr: Tensor) -> Tensor:
-    """Weight of the EDM loss, for data of standard deviation 1/2 [eq-elbo-edm]. Source: Karras et al. (2022)."""
+    """Weight of the EDM loss, for data of standard deviation 1/2 [eq-elbo-edm]. Source: Karras et al.
+    (2022).
+    """
     density = torch.exp(-((log_snr - 2.4) / 2.4) ** 2 / 2)
     return density * (4 * torch.exp(-log_snr) + 1)  # [eq-elbo-edm]
 
@@ -111,10 +132,11 @@ def p2(log_snr: Tensor, gamma: float = 1.0, k: float = 1.0) -> Tensor:
 
 # %% ../../nbs/diffusion/weights.ipynb #88e08567
 def level_masses(weight: Weight, schedule: Schedule, times: Tensor) -> Tensor:
-    """Signed masses [N] at rising `times` [N] by which a weighted loss is a sum of bounds [eq-elbo-any-weight].
+    """Signed masses [N] at rising `times` [N] by which a weighted loss is a sum of bounds
+    [eq-elbo-any-weight].
 
-    Their sum is the weight at the last time. Trapezoidal rule: the change of the weight between two times counts half
-    at each. Raises TypeError or ValueError for times that do not rise within [0, 1].
+    Their sum is the weight at the last time. Trapezoidal rule: the change of the weight between two
+    times counts half at each. Raises TypeError or ValueError for times that do not rise within [0, 1].
     """
     check_tensor("times", times)
     if times.ndim != 1 or len(times) < 2 or not bool((times.diff() > 0).all()):
@@ -126,7 +148,8 @@ def level_masses(weight: Weight, schedule: Schedule, times: Tensor) -> Tensor:
 
 # %% ../../nbs/diffusion/weights.ipynb #81dc096e
 def augmentation(weight: Weight, schedule: Schedule, times: Tensor) -> Tensor:
-    """Probabilities [N] of the noise `times` [N] by which a monotone weighting augments the data [eq-elbo-augmented].
+    """Probabilities [N] of the noise `times` [N] by which a monotone weighting augments the data
+    [eq-elbo-augmented].
 
     Raises ValueError, with the place, if the weight falls with time: then there is no such distribution.
     """
@@ -140,10 +163,11 @@ def augmentation(weight: Weight, schedule: Schedule, times: Tensor) -> Tensor:
 
 # %% ../../nbs/diffusion/weights.ipynb #69b8cac9
 def is_monotone(weight: Weight, low: float = -10.0, high: float = 20.0, n: int = 3001) -> bool:
-    """Does `weight` never rise with the log-SNR, so never fall with time, between `low` and `high` [eq-elbo-monotone]?
+    """Does `weight` never rise with the log-SNR, so never fall with time, between `low` and `high`
+    [eq-elbo-monotone]?
 
-    Looked at in `n` places, up to rounding. Raises TypeError or ValueError for a bad count or range, or weights that
-    are negative or not finite there.
+    Looked at in `n` places, up to rounding. Raises TypeError or ValueError for a bad count or range, or
+    weights that are negative or not finite there.
     """
     check_count("n", n, 2)
     check_number("low", low)
