@@ -136,7 +136,7 @@ def network_row(name, seeds):
         seconds.append(time.process_time() - clock)
         models.append(state.averaged_model())
         bounds.append(bound(models[-1], TEST_SPINS.reshape(-1, *shape), stop))
-    row = summary(name, "bound", [x.each.value for x in bounds], seconds, sum(p.numel() for p in models[0].parameters()), [x.noise for x in bounds],
+    row = summary(name, "bound", [x.each.log_prob for x in bounds], seconds, sum(p.numel() for p in models[0].parameters()), [x.noise for x in bounds],
                   epochs=epochs, stop=stop, note=f"{epochs} epochs, walk stopped at log-SNR {stop:g}", held_out=held, search=curve)
     return row, models[0], shape
 
@@ -196,7 +196,7 @@ def main():
         cd, clock = machine("CD-1", 0)
         by_bound = bound(of_spins(cd), TEST_SPINS, 5.0, n=16, sets=2)
         curves["CD-1, exact denoiser"] = profile(of_spins(cd), TEST_SPINS, 1)
-        add(summary("CD-1, by the bound", "bound", [by_bound.each.value], [clock], sum(p.numel() for p in cd.parameters()), [by_bound.noise],
+        add(summary("CD-1, by the bound", "bound", [by_bound.each.log_prob], [clock], sum(p.numel() for p in cd.parameters()), [by_bound.noise],
                     exact=cd.log_prob(TEST).mean().item(), note="one of the CD-1 machines, its exact denoiser"))
     for name in NETWORKS:
         if name in known: continue

@@ -13,6 +13,7 @@ import json
 import math
 import statistics
 import time
+from typing import get_args
 import warnings
 
 import azula.denoise
@@ -22,7 +23,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from rbmdiff.diffusion.deis import EXTRAPOLATE, VARIABLES, deis, rho_rk
+from rbmdiff.diffusion.deis import Extrapolate, Variable, deis, rho_rk
 from rbmdiff.diffusion.networks import Preconditioned, UNet
 from rbmdiff.diffusion.oracle import Mixture
 from rbmdiff.diffusion.schedule import LinearBeta, time_grid
@@ -55,8 +56,8 @@ def ours() -> dict:
     runs = {}
     grid = lambda steps, kind: time_grid(SCHEDULE, steps, T_MIN, kind)
     for kind in GRIDS:
-        for extrapolate in EXTRAPOLATE:
-            for variable in VARIABLES:
+        for extrapolate in get_args(Extrapolate):
+            for variable in get_args(Variable):
                 for order in (1, 2, 3):
                     for correct in (False, True):
                         name = f"deis {extrapolate} {variable} {order}{' corrected' if correct else ''}, {kind}"

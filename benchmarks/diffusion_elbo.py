@@ -13,19 +13,12 @@ import time
 import torch
 from tqdm import tqdm
 
-from rbmdiff.diffusion.elbo import (
-    AdaptiveLevels,
-    elbo,
-    exponential,
-    flat,
-    sech,
-    sigmoid_weight,
-    weighted_loss,
-)
+from rbmdiff.diffusion.elbo import AdaptiveLevels, elbo
 from rbmdiff.diffusion.likelihood import bits_per_dimension, cell_log_prob
 from rbmdiff.diffusion.networks import Preconditioned, UNet, dequantize
 from rbmdiff.diffusion.objective import denoising_loss
 from rbmdiff.diffusion.schedule import LinearBeta
+from rbmdiff.diffusion.weights import exponential, flat, sech, sigmoid_weight, weighted_loss
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import digits
 from rbmdiff.foundations.train import State, linear_decay, update
@@ -90,7 +83,7 @@ def weightings(options, train, test):
             g = torch.Generator().manual_seed(99)
             runs.append(elbo(network, schedule, dequantize(test, LEVELS, g), T_MIN, 16, 4, generator=g))
             curves.append(error_curve(network, schedule, test, log_snr))
-        values[name] = torch.stack([run.value for run in runs])
+        values[name] = torch.stack([run.log_prob for run in runs])
         mean, less = Estimate.of(bits(values[name].mean(0))), Estimate.of((values[name] - values["1"]).mean(0))
         result["methods"][name] = {
             "bits_per_dimension": {"value": mean.value, "stderr": mean.stderr, "by_seed": [bits(v).mean().item() for v in values[name]]},

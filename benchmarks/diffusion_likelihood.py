@@ -71,7 +71,7 @@ def main():
     reference = likelihood(predict, schedule, x[:FEW], "reference", nodes=64, steps=4)["log_prob"]
     many = torch.stack([likelihood(predict, schedule, dequantize(k[:FEW], LEVELS, g).reshape(-1, 1, 8, 8), f"u {m}", **cheap)["log_prob"]
                         for m in range(DRAWS)])
-    cell, gap = cell_log_prob(many, D, LEVELS), exact["log_prob"] - bound.value
+    cell, gap = cell_log_prob(many, D, LEVELS), exact["log_prob"] - bound.log_prob
     noise = (probed["stderr"].square().sum().sqrt() / len(x)).item()
     result = {
         "command": command(), "versions": versions(),
@@ -84,7 +84,7 @@ def main():
         "rademacher": {**row(probed["log_prob"]), "probes": 16, "stderr_of_the_mean_in_nats": noise,
                        "difference_in_nats": (probed["log_prob"] - exact["log_prob"]).mean().item(),
                        "median_stderr_of_an_image": probed["stderr"].median().item()},
-        "elbo": {**row(bound.value), "stderr_of_the_mean_in_nats": (bound.stderr.square().sum().sqrt() / len(x)).item(),
+        "elbo": {**row(bound.log_prob), "stderr_of_the_mean_in_nats": (bound.stderr.square().sum().sqrt() / len(x)).item(),
                  "ode_minus_elbo_in_nats": {"value": Estimate.of(gap).value, "stderr": Estimate.of(gap).stderr},
                  "of_which_noise_at_t_min_in_nats": {"value": Estimate.of(same - shaken).value, "stderr": Estimate.of(same - shaken).stderr}},
         "importance_weighted": {"images": FEW, "draws": DRAWS,

@@ -128,7 +128,8 @@ def reference(root: Path, notebooks: dict[str, dict]) -> dict[str, str]:
 def public(tree: ast.Module) -> list[ast.stmt]:
     """The functions and classes of a module that nbdev lists in `__all__`."""
     names = next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"), [])
-    return [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in names]
+    shown = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in names]
+    return [n for n in shown if not any(ast.unparse(d) == "overload" for d in n.decorator_list)]  # types of the function below
 
 
 def entry(node: ast.FunctionDef | ast.ClassDef, module: str, classes: dict[str, ast.ClassDef], owner: str = "") -> str:

@@ -100,6 +100,11 @@ def test_long_signatures_are_folded():
     assert max(map(len, pages.signature(node, {}).split("\n"))) <= 100
 
 
+def test_an_overloaded_function_is_listed_once():
+    tree = ast.parse("__all__ = ['f']\n@overload\ndef f(x: int) -> int: ...\n@overload\ndef f(x: str) -> str: ...\ndef f(x): 'Doc.'")
+    assert [ast.get_docstring(n) for n in pages.public(tree)] == ["Doc."]
+
+
 def test_every_chapter_stands_after_its_prerequisites():
     order = build.contents()
     needs = pages.prerequisites({c: json.loads((ROOT / f"nbs/{c}.ipynb").read_text("utf8")) for c in order})

@@ -72,10 +72,10 @@ def test_bound_of_the_exact_denoiser_is_exact(unit, schedule):
     m, v = machine(unit), drawn(machine(unit), 4000, seeded(1))
     b = binary_bound(exact(m, schedule), schedule, v, unit, n=32, sets=2, generator=seeded(2))
     log_p = m.log_prob(v).detach()
-    gap = Estimate.of(log_p - b.each.value)
+    gap = Estimate.of(log_p - b.each.log_prob)
     assert abs(gap.z(0)) < 4 and gap.stderr < 0.03
-    assert Estimate.of(log_p - b.each.value + b.each.diffusion / 2).z(0) > 20         # half of the integral too much
-    assert Estimate.of(log_p - b.each.value - b.each.diffusion / 4).z(0) < -20        # a quarter too little
+    assert Estimate.of(log_p - b.each.log_prob + b.each.diffusion / 2).z(0) > 20         # half of the integral too much
+    assert Estimate.of(log_p - b.each.log_prob - b.each.diffusion / 4).z(0) < -20        # a quarter too little
 
 
 @each_unit
@@ -89,12 +89,12 @@ def test_gap_of_an_early_end(unit):
     blank = RBM(5, 1, unit, dtype=f64)
     for p in blank.parameters(): p.data.zero_()
     with torch.no_grad(): guess = tilted.posterior(blank, x, alpha, sigma).log_prob(v)
-    e = Estimate.of(m.log_prob(v).detach() - b.each.value - (known - guess))
+    e = Estimate.of(m.log_prob(v).detach() - b.each.log_prob - (known - guess))
     assert abs(e.z(0)) < 4 and e.stderr < 0.05
-    assert Estimate.of(m.log_prob(v).detach() - b.each.value).z(0) > 10                # the end costs something
+    assert Estimate.of(m.log_prob(v).detach() - b.each.log_prob).z(0) > 10                # the end costs something
     every = states(5, unit)
     b = binary_bound(exact(m, schedule), schedule, every.repeat(200, 1), unit, t, n=8, sets=2, generator=seeded(5))
-    walked = torch.logsumexp(b.each.value.reshape(200, -1).mean(0), 0).exp().item()
+    walked = torch.logsumexp(b.each.log_prob.reshape(200, -1).mean(0), 0).exp().item()
     assert 0.5 < walked < 1.02                                     # a bound of some distribution: no more than one in all
 
 
@@ -105,8 +105,8 @@ def test_errors_are_true_and_apart():
     true, stated = torch.tensor([r.value for r in runs]).std().item(), sum(r.noise for r in runs) / len(runs)
     assert abs(stated / true - 1) < 0.35
     r = runs[0]
-    assert isinstance(r, Estimate) and r.n == 32 and r.noise < r.stderr and r.value == pytest.approx(r.each.value.mean().item())
-    assert r.stderr == pytest.approx(r.each.value.std().item() / 32**0.5) and "each" not in repr(r) and "±" in str(r)
+    assert isinstance(r, Estimate) and r.n == 32 and r.noise < r.stderr and r.value == pytest.approx(r.each.log_prob.mean().item())
+    assert r.stderr == pytest.approx(r.each.log_prob.std().item() / 32**0.5) and "each" not in repr(r) and "±" in str(r)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, f64])
@@ -119,7 +119,7 @@ def test_shapes_types_levels_and_seed(dtype, shape):
         return 0.5 * x
     b, again = (binary_bound(predict, LinearBeta(), v, n=3, sets=2, levels=uniform_time, generator=seeded(6)) for _ in "ab")
     assert isinstance(b, BinaryBound) and b.n == len(v) and b.value == again.value and calls == [dtype] * 12
-    for part in (b.each.value, b.each.stderr, b.each.reconstruction): assert part.shape == v.shape[:1] and part.dtype == f64
+    for part in (b.each.log_prob, b.each.stderr, b.each.reconstruction): assert part.shape == v.shape[:1] and part.dtype == f64
     same = elbo(predict, LinearBeta(), v, n=3, sets=2, levels=uniform_time, generator=seeded(6))
     assert torch.equal(same.diffusion, b.each.diffusion) and torch.equal(same.prior, b.each.prior)
 
@@ -214,6 +214,6 @@ def test_on_cuda():
     schedule, m, g = LinearLogSNR(-9, 8), machine("spin", device="cuda"), torch.Generator("cuda").manual_seed(16)
     v = states(5, "spin", device="cuda").repeat(40, 1)
     bound = binary_bound(exact(m, schedule), schedule, v, n=16, sets=2, generator=g)
-    assert abs(Estimate.of(m.log_prob(v).detach() - bound.each.value).z(0)) < 4
+    assert abs(Estimate.of(m.log_prob(v).detach() - bound.each.log_prob).z(0)) < 4
     model = Tilted(MLP(5, 8, 1), schedule, torch.zeros(5)).to("cuda")
-    assert model(v.float(), 0.5).device.type == "cuda" and paired_difference(bound.each.value, bound.each.value + 1).value == pytest.approx(-1)
+    assert model(v.float(), 0.5).device.type == "cuda" and paired_difference(bound.each.log_prob, bound.each.log_prob + 1).value == pytest.approx(-1)

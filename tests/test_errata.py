@@ -16,13 +16,13 @@ from torch.nn.functional import softplus
 from bookmaker import ROOT
 from rbmdiff.diffusion.ddpm import linear_chain
 from rbmdiff.diffusion.deis import deis, deis_coefficients
-from rbmdiff.diffusion.elbo import augmentation, exponential, is_monotone, level_masses, sech
 from rbmdiff.diffusion.likelihood import velocity
 from rbmdiff.diffusion.objective import conditional_score, irreducible_loss
 from rbmdiff.diffusion.oracle import Mixture, gaussian, gaussian_flow
 from rbmdiff.diffusion.schedule import LinearBeta, LinearLogSNR, convert, diffuse, time_grid
 from rbmdiff.diffusion.sde import LinearSDE, critically_damped_langevin, path_kl, reverse_sde, scalar_sde, simulate
 from rbmdiff.diffusion.solvers import euler_maruyama
+from rbmdiff.diffusion.weights import augmentation, exponential, is_monotone, level_masses, sech
 from rbmdiff.foundations.core import Estimate, logit, sample_unit
 from rbmdiff.learning.contrastive import exact_gradient, expected_cd_gradient
 from rbmdiff.models.energy import grid, log_partition, log_probs, tempered

@@ -148,7 +148,10 @@ def test_a_solver_looks_like_its_function(solver):
     assert solver.__module__ == "rbmdiff.diffusion.solvers"
     assert solver.__doc__ == solver.__wrapped__.__doc__ and "carried along `grid`" in solver.__doc__
     assert repr(solver) == f"<solver rbmdiff.diffusion.solvers.{name(solver)}>"
-    assert "carried along `grid`" in pydoc.render_doc(solver, renderer=pydoc.plaintext)
+    shown = pydoc.render_doc(solver, renderer=pydoc.plaintext)
+    assert f"{name(solver)}(predict: " in shown and "carried along `grid`" in shown
+    kept = type("Kept", (), {"run": solver})()
+    assert kept.run is solver
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=name)

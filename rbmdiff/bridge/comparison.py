@@ -57,7 +57,7 @@ def binary_bound(predict: Predict, schedule: Schedule, v: Tensor, unit: Unit = "
     if len(v) < 2: raise ValueError("v must hold at least 2 images, for an error, got 1")
     bound = elbo(predict, schedule, v, t_min, n, sets, levels, generator)
     each = replace(bound, reconstruction=_bit_term(schedule, v, unit, t_min))  # [eq-comparison-bound]
-    mean = Estimate.of(each.value)
+    mean = Estimate.of(each.log_prob)
     return BinaryBound(mean.value, mean.stderr, mean.n, each)
 
 # %% ../../nbs/bridge/comparison.ipynb #c5f3e1eb

@@ -2,9 +2,11 @@ from . import ddpm as ddpm
 from . import deis as deis
 from . import elbo as elbo
 from . import likelihood as likelihood
+from . import matrix as matrix
 from . import networks as networks
 from . import objective as objective
 from . import oracle as oracle
 from . import schedule as schedule
 from . import sde as sde
 from . import solvers as solvers
+from . import weights as weights

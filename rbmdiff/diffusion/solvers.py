@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
 from inspect import signature
-from typing import Any, Generic, Literal, ParamSpec, overload
+from typing import Any, Generic, Literal, ParamSpec, Self, overload
 
 import torch
 from torch import Tensor
@@ -68,6 +68,9 @@ class Solver(Generic[P]):
 
     def __reduce__(self) -> str:
         return self.__qualname__
+
+    def __get__(self, instance: object, owner: type | None = None) -> Self:
+        return self
 
 # %% ../../nbs/diffusion/solvers.ipynb #38c56f36
 @overload
@@ -378,10 +381,9 @@ def predictor_corrector(predict: Predict, schedule: Schedule, x: Tensor, grid: T
                         denoise: bool = False) -> Iterator[Snapshot]:
     """`x` [B, ...] carried along `grid` [N + 1], with Langevin steps at every new time.
 
-    N (1 + corrections) calls. `predictor` is a solver of one call a step, run with `eta`:
-    `euler_maruyama`, `reverse_diffusion`, `ancestral`, `ddim`, or anything else with such
-    `coefficients`. `snr` as in `corrector`; the rest as in `euler_maruyama`. Source: Song et al.
-    (2021), algorithm 1.
+    N (1 + corrections) calls. `predictor` is run with `eta`: `euler_maruyama`, `reverse_diffusion`,
+    `ancestral`, `ddim`, or anything else with their `coefficients`. `snr` as in `corrector`, the rest
+    as in `euler_maruyama`. Source: Song et al. (2021), algorithm 1.
     """
     check_count("corrections", corrections)
     coefficients = _coefficients_of(predictor)
