@@ -8,7 +8,7 @@ __all__ = ['Extrapolate', 'Variable', 'NODES', 'WEIGHTS', 'Method', 'window', 'l
 
 # %% ../../nbs/diffusion/deis.ipynb #02666063
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -210,8 +210,8 @@ def _remember(network: CheckedNetwork, x: Tensor, grid: Tensor, rows: list[_Row]
         nonlocal history
         x, history = _multistep(x, network(x, at[i]), rows[i], history, ends[i])
         return x
-    for snapshot in integrate(network, x, grid, step, schedule):
-        yield snapshot if snapshot.t == 0 else replace(snapshot, history=history)
+    for now in integrate(network, x, grid, step, schedule):
+        yield now if now.t == 0 else Snapshot(now.t, now.x, now.nfe, history)
 
 # %% ../../nbs/diffusion/deis.ipynb #807bca3a
 @solver

@@ -133,7 +133,7 @@ class AdaptiveLevels:
         log_snr = e[b] + (u - (end - p)[b]) / p[b] * e.diff()[b]  # [eq-elbo-importance]
         return schedule.t_of_log_snr(log_snr.clamp(low, high)), volume
 
-# %% ../../nbs/diffusion/elbo.ipynb #a456d273
+# %% ../../nbs/diffusion/elbo.ipynb #95ec466e
 @torch.no_grad()
 def elbo(predict: Predict, schedule: Schedule, x: Tensor, t_min: float = 1e-3, n: int = 32,
          sets: int = 4,
