@@ -22,7 +22,8 @@ from rbmdiff.foundations.train import ascend
 from rbmdiff.learning.contrastive import cd_gradient
 from rbmdiff.learning.partition import ais
 from rbmdiff.models.rbm import RBM, states
-from rbmdiff.sampling.gibbs import drift, gibbs, spectrum, transition_matrix
+from rbmdiff.sampling.diagnostics import drift
+from rbmdiff.sampling.gibbs import gibbs, spectrum, transition_matrix
 from record import RESULTS, arguments, header, write
 
 WORK = ((16, 10), (32, 20), (64, 40), (128, 80))  # levels; steps, and as many of burn-in

@@ -1,38 +1,41 @@
-"""Gibbs kernels against enumeration, and the measures of mixing against known processes and ArviZ."""
+"""Gibbs kernels against enumeration: exact matrices, no drift, streams of random numbers and bad input."""
 from itertools import islice
 import math
 
-from hypothesis import given, settings, strategies as st
-import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 import torch
 
+from machines import machine, seeded, some_states
 from rbmdiff.foundations.core import Estimate
-from rbmdiff.models.rbm import RBM, states
+from rbmdiff.foundations.units import (
+    Bernoulli,
+    Binary,
+    Binomial,
+    Discrete,
+    Poisson,
+    Potts,
+    ReLU,
+    states,
+)
+from rbmdiff.models.rbm import RBM
+from rbmdiff.sampling.diagnostics import drift, integrated_time, r_hat
 from rbmdiff.sampling.gibbs import (
-    autocorrelation, chain_estimate, drift, effective_sample_size, gibbs, gibbs_chain, integrated_time, r_hat,
-    scan_gibbs, spectrum, transition_matrix, unit_field)
+    conditionals,
+    gibbs,
+    gibbs_chain,
+    scan_gibbs,
+    spectrum,
+    transition_matrix,
+    unit_field,
+)
 
 DISCRETE = [(v, h) for v in ("bernoulli", "spin") for h in ("bernoulli", "spin")]
 PAIRS = [*DISCRETE, ("gaussian", "bernoulli"), ("gaussian", "spin")]
 UNITS = ("bernoulli", "spin")
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 quick = settings(max_examples=15, deadline=None)
-
-
-def seeded(k): return torch.Generator().manual_seed(k)
-
-
-def machine(D, H, visible="bernoulli", hidden="bernoulli", seed=0, scale=0.6, dtype=torch.float64):
-    rbm = RBM(D, H, visible, hidden, dtype=dtype)
-    for p in rbm.parameters(): p.data = scale * torch.randn(p.shape, dtype=dtype, generator=seeded(seed + p.numel()))
-    if visible == "gaussian": rbm.sigma.data = 0.5 + torch.rand(D, dtype=dtype, generator=seeded(seed))
-    return rbm.requires_grad_(False)
-
-
-def some_states(shape, visible, seed=1, dtype=torch.float64):
-    x = torch.randn(shape, dtype=dtype, generator=seeded(seed))
-    return x if visible == "gaussian" else (x > 0).to(dtype) if visible == "bernoulli" else (x > 0).to(dtype) * 2 - 1
 
 
 def cubic(x):
@@ -129,6 +132,54 @@ def test_unit_field_of_an_rbm_is_a_difference_of_free_energies(visible, hidden):
         torch.testing.assert_close(f, odds / (1 if visible == "bernoulli" else 2), rtol=1e-11, atol=1e-12)
 
 
+FINITE = [Bernoulli(), Binary((-0.5, 2.0)), Discrete((-1.0, 0.0, 1.0), 0.4), Potts(3), Binomial(2)]
+
+
+@pytest.mark.parametrize("hidden", FINITE, ids=str)
+@pytest.mark.parametrize("visible", FINITE, ids=str)
+def test_kernel_of_all_finite_units(visible, hidden):
+    rbm = machine(2 * visible.columns, 2 * hidden.columns, visible, hidden, scale=0.5)
+    V, S = states(len(rbm.b), visible), states(len(rbm.c), hidden)
+    joint = torch.softmax(-rbm.energy(V[:, None], S).flatten(), 0).view(len(V), len(S))
+    down, up = conditionals(rbm)
+    torch.testing.assert_close(down.exp(), joint / joint.sum(1, keepdim=True), rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(up.exp(), (joint / joint.sum(0)).T, rtol=1e-11, atol=1e-13)
+    T, p = transition_matrix(rbm), joint.sum(1)
+    flow = p[:, None] * T
+    assert max((p @ T - p).abs().max(), (flow - flow.T).abs().max()) < 1e-14
+    values = torch.linalg.eigvals(T).real.sort(descending=True).values
+    n = min(len(V), len(S))
+    torch.testing.assert_close(spectrum(rbm)[:n], values[:n], rtol=0, atol=1e-7)
+    row = drift(gibbs(rbm, V[1].repeat(2**13, 1), 1, seeded(1)), T[1].clone(), visible)
+    assert abs(row.z(0)) < 4 and row.stderr < 0.006
+
+
+@pytest.mark.parametrize("unit", FINITE, ids=str)
+def test_scan_of_all_finite_units(unit):
+    """A sweep over any energy is the product of its conditionals, and keeps exact draws exact."""
+    n, q = 3, unit.columns
+    X = states(n * q, unit)
+    w = torch.randn(n * q, 3, dtype=torch.float64, generator=seeded(7))
+
+    def energy(x):
+        return ((x @ w) ** 3).sum(-1) / 8 + (x @ w).sum(-1) / 4
+    p, T = torch.softmax(-energy(X), 0), torch.eye(len(X), dtype=torch.float64)
+    unit_of = torch.arange(n * q) // q
+    for i in range(n):
+        same = (X[:, None] == X).logical_or(unit_of == i).all(-1).double()
+        single = same * p / (same * p).sum(1, keepdim=True)
+        T = T @ single
+        fields = unit_field(energy, X, i, unit)
+        if fields.ndim == 1: stay = torch.exp(fields * X[:, i] - unit.log_norm(fields))
+        else: stay = torch.exp(-energy(X) - fields.logsumexp(-1))
+        torch.testing.assert_close(stay, single.diagonal(), rtol=1e-9, atol=1e-12)
+    draws = scan_gibbs(energy, X[1].repeat(2**13, 1), 1, unit, seeded(1))
+    row = drift(draws, T[1].clone(), unit)
+    assert abs(row.z(0)) < 4 and row.stderr < 0.006
+    stay = drift(scan_gibbs(energy, exact_draws(p, X, 2**13, 2), 2, unit, seeded(3)), p, unit)
+    assert abs(stay.z(0)) < 4 < drift(scan_gibbs(lambda x: -energy(x), draws, 2, unit, seeded(3)), p, unit).z(0)
+
+
 @pytest.mark.parametrize("visible, hidden", DISCRETE)
 def test_spectrum(visible, hidden):
     rbm = machine(5, 7, visible, hidden)
@@ -160,6 +211,34 @@ def test_shapes_dtypes_and_the_stream(visible, hidden, batch, D, H, steps, doubl
     assert torch.equal(a, b) and torch.equal(v, before) and torch.is_grad_enabled()
 
 
+KINDS = ["bernoulli", "spin", "gaussian", ReLU(), Poisson(), Potts(2), Discrete((-1.0, 0.0, 1.0))]
+
+
+@pytest.mark.parametrize("visible", KINDS, ids=str)
+def test_every_row_has_its_own_stream(visible):
+    rbm = machine(4, 3, visible, scale=0.4)
+    v = rbm.sample(5, generator=1)
+    whole = gibbs(rbm, v, 3, [10, 11, 12, 13, 14])
+    chain = next(islice(gibbs_chain(rbm, v, [10, 11, 12, 13, 14]), 2, None))
+    for k in range(5):
+        alone = gibbs(rbm, v[k:k + 1], 3, [10 + k])
+        torch.testing.assert_close(alone[0], whole[k], rtol=1e-13, atol=1e-13)
+    assert torch.equal(chain, whole)
+    assert torch.equal(gibbs(rbm, v, 3, 7), gibbs(rbm, v, 3, seeded(7))) and len(whole.unique(dim=0)) > 1
+    batch = rbm.tilt(0.2 * torch.ones(5, 4, dtype=torch.float64))
+    many = gibbs(batch, v.expand(2, 5, 4), 2, [10, 11, 12, 13, 14])         # one stream a machine, two chains each
+    one = gibbs(batch.sharing(b=batch.b[3:4]), v[3].expand(2, 1, 4), 2, [13])
+    torch.testing.assert_close(one[:, 0], many[:, 3], rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("unit", ["bernoulli", "spin", Discrete((-1.0, 0.0, 1.0)), Potts(2)], ids=str)
+def test_every_row_of_a_scan_has_its_own_stream(unit):
+    x = states(4, unit)[[0, 1, 2, 3]]
+    whole = scan_gibbs(cubic, x, 2, unit, [5, 6, 7, 8])
+    for k in range(4):
+        assert torch.equal(scan_gibbs(cubic, x[k:k + 1], 2, unit, [5 + k])[0], whole[k])
+
+
 def test_scan_leaves_its_argument_alone_and_takes_any_batch():
     for shape in ((4,), (3, 4), (2, 3, 4)):
         x = some_states(shape, "spin")
@@ -179,92 +258,6 @@ def test_cuda_kernel(visible, hidden):
     torch.testing.assert_close(spectrum(rbm).cpu(), spectrum(rbm.cpu()), rtol=0, atol=1e-12)
     x = torch.randn(4, 100, device="cuda")
     assert r_hat(x).is_cuda and integrated_time(x).is_cuda
-
-
-# Drift
-
-def test_the_floor_of_the_total_variation_is_exact():
-    p = torch.tensor([0.5, 0.25, 0.2, 0.05], dtype=torch.float64)
-    V, n = states(2), 3
-    total = 0.0
-    for index in torch.cartesian_prod(*[torch.arange(4)] * n):
-        total += p[index].prod().item() * drift(V[index], p).value
-    assert abs(total) < 1e-15
-    sure = drift(V[[0, 0]], torch.tensor([1.0, 0, 0, 0], dtype=torch.float64))
-    assert sure.value == 0 and drift(V[[1, 1]], torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)).value == 1
-
-
-# Mixing: ArviZ 0.22.0 on these series gives the values below (az.rhat; az.ess(method="mean"))
-
-def series(phi, chains, draws, shift=0.0):
-    """A filtered, deterministic pseudo-noise; the last chain is shifted."""
-    k = np.arange(chains * draws)
-    e = np.sin(0.1 * k**2 + k).reshape(chains, draws)
-    x = e.copy()
-    for t in range(1, draws): x[:, t] = phi * x[:, t - 1] + e[:, t]
-    x[-1] += shift
-    return torch.tensor(x)
-
-
-ARVIZ = {"slow": (series(0.9, 4, 400), 1.071623636046895, 44.71071740158098),
-         "fast": (series(0.2, 3, 501, 0.5), 1.0647931242830628, 68.74561550009909),
-         "swing": (series(-0.6, 4, 300), 0.9987481059098248, 3695.0174952571497),
-         "bits": ((series(0.2, 3, 501, 0.5) > 0).double(), 1.0064853625750678, 1413.5244196897004)}
-
-
-@pytest.mark.parametrize("name", ARVIZ)
-def test_arviz_agrees(name):
-    x, rhat, ess = ARVIZ[name]
-    assert r_hat(x).item() == pytest.approx(rhat, rel=1e-12)
-    assert effective_sample_size(x).item() == pytest.approx(ess, rel=0.01)    # ArviZ adds one more term at the end
-
-
-@pytest.mark.parametrize("phi", (0.95, 0.6, 0.0, -0.4))
-def test_autoregressions_have_the_known_time(phi):
-    g, n = seeded(5), 4000
-    x, rows = torch.randn(40, 8, dtype=torch.float64, generator=g), []
-    for noise in (1 - phi**2) ** 0.5 * torch.randn(n, 40, 8, dtype=torch.float64, generator=g):
-        rows.append(x := phi * x + noise)
-    tau = Estimate.of(integrated_time(torch.stack(rows, -1)))
-    truth = (1 + phi) / (1 - phi)
-    assert tau.stderr < 0.03 * truth and abs(tau.value / truth - 1) < 0.05 + 4 * tau.stderr / truth
-    assert abs((1 + (tau.value - 1) / 2) / truth - 1) > 0.2 or phi == 0          # control: the factor two forgotten
-
-
-def test_the_slowest_statistic_of_a_machine_has_the_time_of_its_second_eigenvalue():
-    """Along the second eigenvector of T, autocorrelation is exactly lambda_2^t."""
-    rbm, V = machine(5, 4, "spin", "spin", scale=0.5), states(5, "spin")
-    T, p = transition_matrix(rbm), rbm.log_prob(V).exp()
-    values, vectors = torch.linalg.eigh(p.sqrt()[:, None] * T / p.sqrt())
-    f, lam = vectors[:, -2] / p.sqrt(), values[-2].item()
-    start = exact_draws(p, V, 320, 1).view(40, 8, 5)
-    powers = 2 ** torch.arange(5)
-    x = torch.stack([f[(v > 0).long() @ powers] for v in islice(gibbs_chain(rbm, start, seeded(2)), 3000)], -1)
-    tau, truth = Estimate.of(integrated_time(x)), (1 + lam) / (1 - lam)
-    assert lam == pytest.approx(spectrum(rbm)[1].item())
-    assert tau.stderr < 0.03 * truth and abs(tau.value / truth - 1) < 0.05
-    rho = Estimate.of(autocorrelation(x)[:, 2])
-    assert abs(rho.z(lam**2)) < 4 < abs(rho.z(lam))
-
-
-def test_measures_do_not_depend_on_the_rest_of_the_batch():
-    bits = (series(0.3, 4, 64) > 0).double()
-    x = torch.stack([series(0.9, 4, 64), series(-0.5, 4, 64), series(0.3, 4, 64, 2.0), bits])
-    for f in (autocorrelation, integrated_time, effective_sample_size, r_hat):
-        torch.testing.assert_close(f(x)[2], f(x[2]), rtol=1e-12, atol=1e-13)
-        torch.testing.assert_close(f(x.float())[2], f(x[2]), rtol=1e-4, atol=1e-4)
-
-
-def test_chains_that_stand_still_apart_have_infinite_r_hat():
-    x = torch.arange(4.0)[:, None].expand(4, 100)
-    assert r_hat(x).item() == math.inf and effective_sample_size(x).item() < 8
-
-
-def test_chain_estimate_of_independent_draws_is_the_plain_one():
-    x = torch.randn(8, 5000, dtype=torch.float64, generator=seeded(0))
-    ours, plain = chain_estimate(x), Estimate.of(x.flatten())
-    assert ours.value == pytest.approx(plain.value, abs=1e-15) and ours.stderr == pytest.approx(plain.stderr, rel=0.05)
-    assert abs(ours.n / 40000 - 1) < 0.1
 
 
 # Bad input
@@ -303,22 +296,14 @@ GOOD = torch.zeros(2, 4)
     (lambda: unit_field(lambda x: x.sum(-1), GOOD, 0, "relu"), ValueError, "^unit must"),
     (lambda: unit_field(lambda x: x.sum(-1), GOOD, 4), ValueError, "^i must"),
     (lambda: transition_matrix(RBM(13, 3)), ValueError, "^rbm must have D <= 12"),
-    (lambda: transition_matrix(RBM(4, 3, "gaussian")), ValueError, "^rbm must be one machine"),
+    (lambda: transition_matrix(RBM(4, 3, "gaussian")), ValueError, "^rbm must have visible units with a list"),
+    (lambda: spectrum(RBM(4, 3, "spin", "relu")), ValueError, "^rbm must have D \\+ H <= 24 bits .* got inf"),
+    (lambda: gibbs(machine(4, 3, "gaussian", "relu", scale=3.0), GOOD.double(), 1), ValueError, "cannot be normalised"),
+    (lambda: gibbs(RBM43, GOOD, 1, "now"), TypeError, "^generator"),
+    (lambda: gibbs(RBM43, GOOD, 1, [1, 2, 3]), ValueError, "^generator must hold one stream a sample"),
+    (lambda: gibbs(RBM43.W, GOOD, 1), TypeError, "^rbm must be an RBM"),
+    (lambda: scan_gibbs(RBM43.free_energy, GOOD[:, :3], 1, Potts(2)), ValueError, "n a multiple of 2"),
     (lambda: spectrum(RBM43.tilt(GOOD)), ValueError, "^rbm must be one machine"),
-    (lambda: spectrum(RBM(12, 13)), ValueError, "D \\+ H <= 24"),
-    (lambda: drift(GOOD, torch.ones(8) / 8), ValueError, r"^p must have shape \[..., 16\]"),
-    (lambda: drift(GOOD, torch.ones(16)), ValueError, "^p must be"),
-    (lambda: drift(torch.tensor(1.0), torch.ones(2) / 2), ValueError, "^v must have shape"),
-    (lambda: drift(GOOD + 0.5, torch.ones(16) / 16), ValueError, "^v must hold"),
-    (lambda: drift(GOOD, torch.eye(16)), ValueError, "^p must be"),
-    (lambda: r_hat(torch.ones(4, 100)), ValueError, "^x must vary"),
-    (lambda: r_hat(torch.randn(100)), ValueError, "^x must have shape"),
-    (lambda: r_hat(torch.randn(4, 10)), ValueError, "draws >= 16"),
-    (lambda: integrated_time(torch.randn(4, 15)), ValueError, "draws >= 16"),
-    (lambda: autocorrelation(torch.randn(4, 7)), ValueError, "draws >= 8"),
-    (lambda: effective_sample_size(torch.full((4, 20), math.nan)), ValueError, "^x must be finite"),
-    (lambda: chain_estimate(torch.randn(2, 4, 100)), ValueError, r"^x must have shape \[chains, draws\]"),
-    (lambda: r_hat(torch.ones(4, 100).long()), TypeError, "^x must be float32"),
-    (lambda: r_hat([[1.0, 2.0]]), TypeError, "^x must be a torch.Tensor")))
+    (lambda: spectrum(RBM(12, 13)), ValueError, "D \\+ H <= 24")))
 def test_bad_input(call, kind, match):
     with pytest.raises(kind, match=match): call()
