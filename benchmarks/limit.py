@@ -2,7 +2,7 @@
 
     python benchmarks/limit.py [--out benchmarks/results/limit.json] [--seeds 12] [--updates 1000] [--threads 1]
 
-A machine of 8 Gaussian visible units and 6 bits, with widths that are learned; data are the first 8 principal components of the digits, in
+A machine of 8 Gaussian visible units and 6 bits, with widths that are learned, by their logarithms; data are the first 8 principal components of the digits, in
 units of the standard deviation of the first (1500 images to train on, 297 to test). Every update uses all images and an exact gradient, so
 runs differ in their start alone. Adam with a rate that falls linearly from 0.02 to zero. Along the runs that follow the likelihood the
 gradients of the other two are measured too: lengths; cosines; "chance", the standard deviation that a cosine would have if every entry of
@@ -48,16 +48,20 @@ def run(name, seed, train, test, updates=1000, stop=None):
     """Follow one gradient, to the end or to update `stop`: test log-likelihoods and, where it is the likelihood's, `compare`."""
     m = RBM(D, H, "gaussian", dtype=torch.float64)
     m.W.data = 0.3 * torch.randn(D, H, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    m.sigma.data, optimizer = train.std(0), torch.optim.Adam(m.parameters(), lr=RATE)
+    m.sigma = train.std(0)
+    optimizer = torch.optim.Adam(m.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1 - n / (updates + 1))
     looks = []
     for n in range((updates if stop is None else stop) + 1):
         if n in LOOKS or n == updates:
-            with torch.no_grad(): look = {"update": n, "test": round(m.log_prob(test).mean().item(), 5)}
+            with torch.no_grad():
+                look = {"update": n, "test": round(m.log_prob(test).mean().item(), 5)}
             looks.append(look | (compare(m, train) if name == "likelihood" else {}))
         ascend(m, METHODS[name](m, train))
-        optimizer.step(), schedule.step()
-    with torch.no_grad(): final = m.log_prob(train).mean().item()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        final = m.log_prob(train).mean().item()
     return {key: [look[key] for look in looks] for key in looks[0]} | {"train": final}
 
 

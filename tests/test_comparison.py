@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rbmdiff.bridge import tilted
-from rbmdiff.bridge.comparison import BinaryBound, Tilted, _bit_term, binary_bound, paired_difference
+from rbmdiff.bridge.comparison import BinaryBound, BinaryDenoiser, _bit_term, binary_bound, paired_difference
 from rbmdiff.diffusion.elbo import elbo, uniform_time
 from rbmdiff.diffusion.networks import MLP, UNet, as_eps
 from rbmdiff.diffusion.objective import denoising_step
@@ -13,7 +13,8 @@ from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, LinearLogS
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import base_rate
 from rbmdiff.foundations.train import State, train
-from rbmdiff.models.rbm import RBM, states
+from rbmdiff.foundations.units import as_unit, states
+from rbmdiff.models.rbm import RBM
 
 f64 = torch.float64
 UNITS = "bernoulli", "spin"
@@ -45,9 +46,9 @@ def drawn(m, n, g):
 @each_unit
 def test_last_step_between_its_limits(unit):
     schedule, v = LinearLogSNR(-20, 20), torch.ones(3, 2, 4, dtype=f64)
-    nats = torch.stack([_bit_term(schedule, v, unit, float(t))[0] for t in torch.linspace(0.01, 1, 60)])
+    nats = torch.stack([_bit_term(schedule, v, as_unit("unit", unit), float(t))[0] for t in torch.linspace(0.01, 1, 60)])
     assert abs(nats[-1] - 8 * math.log(2)) < 1e-6 and nats[0] < 1e-100 and bool((nats.diff() >= 0).all())
-    spins, bits = (_bit_term(schedule, v, u, t) for u, t in (("spin", 0.5), ("bernoulli", float(schedule.t_of_log_snr(math.log(4))))))
+    spins, bits = (_bit_term(schedule, v, as_unit("unit", u), t) for u, t in (("spin", 0.5), ("bernoulli", float(schedule.t_of_log_snr(math.log(4))))))
     assert (spins - bits).abs().max() < 1e-12                                        # spins are bits, twice as far apart
 
 
@@ -61,7 +62,7 @@ def test_last_step_by_simulation(unit, schedule):
     log_q = torch.stack([-(x - alpha * value) ** 2 / (2 * sigma**2) for value in states(1, unit)])
     right = -(x - alpha * v) ** 2 / (2 * sigma**2)
     e = Estimate.of((log_q.logsumexp(0) - right)[:, 0])
-    assert abs(e.z(_bit_term(schedule, v[:1], unit, t).item())) < 4 and e.stderr < 0.005
+    assert abs(e.z(_bit_term(schedule, v[:1], as_unit("unit", unit), t).item())) < 4 and e.stderr < 0.005
 
 
 # The bound
@@ -130,7 +131,7 @@ def test_shapes_types_levels_and_seed(dtype, shape):
 @pytest.mark.parametrize("schedule", [LinearLogSNR(-10, 5), Geometric(0.1, 20.0)], ids=lambda s: type(s).__name__)
 def test_untrained_network_is_independent_spins(dtype, schedule):
     b = torch.tensor([0.3, -1.0, 0.0, 0.7], dtype=dtype)
-    model = Tilted(MLP(4, 8, 1, dtype=dtype), schedule, b)
+    model = BinaryDenoiser(MLP(4, 8, 1, dtype=dtype), schedule, b)
     x = torch.randn(6, 4, dtype=dtype, generator=seeded(8))
     t = torch.rand(6, dtype=f64, generator=seeded(9)) * 0.9 + 0.1
     a, s = (c(t)[:, None].to(dtype) for c in (schedule.alpha, schedule.sigma))
@@ -143,7 +144,7 @@ def test_untrained_network_is_independent_spins(dtype, schedule):
 def test_tilted_learns_what_independent_pixels_cannot():
     schedule, g = LinearLogSNR(-8, 5), seeded(10)
     v = torch.where(torch.rand(400, 1, generator=g) < 0.5, 1.0, -1.0).repeat(1, 4)     # four equal spins: entropy log 2
-    model = Tilted(MLP(4, 16, 1, generator=g), schedule, base_rate(v, unit="spin"))
+    model = BinaryDenoiser(MLP(4, 16, 1, generator=g), schedule, base_rate(v, unit="spin"))
     before = binary_bound(model, schedule, v, n=16, sets=2, generator=seeded(11))
     state = State(model, torch.optim.Adam(model.parameters(), 5e-3), g)
     for _ in train(state, v, denoising_step(schedule), 150, 100, progress=False): pass
@@ -153,7 +154,7 @@ def test_tilted_learns_what_independent_pixels_cannot():
 
 def test_images_and_networks_of_two_axes():
     schedule, b = LinearLogSNR(-8, 5), torch.zeros(1, 4, 4)
-    model = Tilted(UNet(1, (8,), generator=seeded(12)), schedule, b)
+    model = BinaryDenoiser(UNet(1, (8,), generator=seeded(12)), schedule, b)
     v = torch.where(torch.rand(3, 1, 4, 4, generator=seeded(13)) < 0.5, 1.0, -1.0)
     bound = binary_bound(model, schedule, v, n=16, sets=4, generator=seeded(14))
     assert abs(bound.value + 16 * math.log(2)) < 6 * bound.noise and model.denoise(v, 0.3).shape == v.shape
@@ -181,7 +182,7 @@ V = torch.tensor([[1.0, -1.0], [-1.0, -1.0]])
 
 @pytest.mark.parametrize("v, options, match", [
     ([[1.0]], {}, "v must be a torch.Tensor"), (V[0], {}, "v must have shape"), (V[:1], {}, "v must hold at least 2"),
-    ((V + 1) / 2, {}, "v must hold only -1"), (V, {"unit": "bernoulli"}, "v must hold only 0 or 1"), (V, {"unit": "gaussian"}, "unit must be one of"),
+    ((V + 1) / 2, {}, "v must hold only -1"), (V, {"unit": "bernoulli"}, "v must hold only 0 or 1"), (V, {"unit": "gaussian"}, "unit must be one of two levels"),
     (V * math.nan, {}, "v must be finite"), (V.long(), {}, "v must be float"), (V, {"t_min": 0.0}, "t_min"), (V, {"t_min": 1.0}, "t_min"),
     (V, {"n": 0}, "n must be"), (V, {"sets": 1}, "sets must be")])
 def test_bound_refuses(v, options, match):
@@ -189,7 +190,7 @@ def test_bound_refuses(v, options, match):
 
 
 def test_bound_refuses_a_bad_prediction():
-    with pytest.raises(ValueError, match="prediction"): binary_bound(lambda x, t: x[:, :1], LinearBeta(), V, n=2, sets=2)
+    with pytest.raises(ValueError, match="network must return shape"): binary_bound(lambda x, t: x[:, :1], LinearBeta(), V, n=2, sets=2)
 
 
 @pytest.mark.parametrize("a, b, match", [
@@ -201,12 +202,12 @@ def test_difference_refuses(a, b, match):
 
 
 def test_tilted_refuses():
-    with pytest.raises(TypeError, match="b must be"): Tilted(MLP(2, 4, 1), LinearBeta(), [0.0, 0.0])
-    with pytest.raises(ValueError, match="b must be finite"): Tilted(MLP(2, 4, 1), LinearBeta(), torch.tensor([0.0, math.inf]))
-    model = Tilted(MLP(2, 4, 1), LinearBeta(), torch.zeros(2))
+    with pytest.raises(TypeError, match="b must be"): BinaryDenoiser(MLP(2, 4, 1), LinearBeta(), [0.0, 0.0])
+    with pytest.raises(ValueError, match="b must be finite"): BinaryDenoiser(MLP(2, 4, 1), LinearBeta(), torch.tensor([0.0, math.inf]))
+    model = BinaryDenoiser(MLP(2, 4, 1), LinearBeta(), torch.zeros(2))
     for x, match in ((V.double(), "x must be"), (V[:, :1], "x must have shape"), (V * math.nan, "finite")):
         with pytest.raises((TypeError, ValueError), match=match): model(x, 0.5)
-    with pytest.raises(ValueError, match="sigma"): Tilted(MLP(2, 4, 1), LinearBeta(), torch.zeros(2))(V, 0.0)
+    with pytest.raises(ValueError, match="sigma"): BinaryDenoiser(MLP(2, 4, 1), LinearBeta(), torch.zeros(2))(V, 0.0)
 
 
 @cuda
@@ -215,5 +216,5 @@ def test_on_cuda():
     v = states(5, "spin", device="cuda").repeat(40, 1)
     bound = binary_bound(exact(m, schedule), schedule, v, n=16, sets=2, generator=g)
     assert abs(Estimate.of(m.log_prob(v).detach() - bound.each.log_prob).z(0)) < 4
-    model = Tilted(MLP(5, 8, 1), schedule, torch.zeros(5)).to("cuda")
+    model = BinaryDenoiser(MLP(5, 8, 1), schedule, torch.zeros(5)).to("cuda")
     assert model(v.float(), 0.5).device.type == "cuda" and paired_difference(bound.each.log_prob, bound.each.log_prob + 1).value == pytest.approx(-1)

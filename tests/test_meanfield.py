@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from rbmdiff.bridge.meanfield import (
-    TimedRBM, asked_field, batch_logits, batch_moments, coupling_growth, dsm_loss, free_energy, generate, read_out, score,
+    TimedRBM, asked_field, batch_logits, batch_moments, coupling_growth, dsm_loss, free_energy, read_out, sample_logits, score,
     smoothed_logit, with_prior)
 from rbmdiff.diffusion.schedule import Geometric, LinearBeta, SubVP
 from rbmdiff.foundations.core import Estimate, logit
-from rbmdiff.models.rbm import RBM, states
+from rbmdiff.foundations.units import states
+from rbmdiff.models.rbm import RBM
 
 f64 = torch.float64
 SCHEDULE = LinearBeta()
@@ -147,10 +148,10 @@ def test_loss_takes_networks_and_has_gradients():
 def test_reverse_process_returns_a_prior():
     """With a machine that says nothing, the prior of width 1 is the law of the noise, at all times."""
     nothing = with_prior(lambda a, t: torch.zeros_like(a), SCHEDULE)
-    a = generate(nothing, SCHEDULE, normal(4000, 4), 400, generator=seeded(2))
+    a = sample_logits(nothing, SCHEDULE, normal(4000, 4), 400, generator=seeded(2))
     mean, square = Estimate.of(a.mean(1)), Estimate.of(a.square().mean(1))
     assert abs(mean.value) < 4 * mean.stderr and abs(square.value - 1) < 0.03
-    away = generate(lambda a, t: torch.zeros_like(a), SCHEDULE, normal(40, 4), generator=seeded(2))
+    away = sample_logits(lambda a, t: torch.zeros_like(a), SCHEDULE, normal(40, 4), generator=seeded(2))
     assert away.std() > 50                                                         # without it the logits run away
 
 
@@ -215,7 +216,7 @@ def test_equal_knots_are_one_machine(hidden, dtype):
     for jacobian in (False, True):
         timed = TimedRBM(rbm, SCHEDULE, 5, jacobian=jacobian)
         torch.testing.assert_close(timed(a, t), score(rbm, a, jacobian), rtol=1e-5, atol=1e-6)
-        assert timed(a, t).dtype == dtype and timed.at(0.3).W.dtype == dtype and timed.at(0.3).hidden == hidden
+        assert timed(a, t).dtype == dtype and timed.at(0.3).W.dtype == dtype and str(timed.at(0.3).hidden) == hidden
 
 
 def test_knots_lie_at_their_log_snrs():
@@ -255,7 +256,7 @@ def test_cuda():
     timed = with_prior(TimedRBM(rbm, SCHEDULE), SCHEDULE)
     for network in (rbm, timed):
         assert dsm_loss(network, v, SCHEDULE, 7, 4, generator=g).is_cuda
-        a = generate(network, SCHEDULE, torch.randn(5, 4, device="cuda", generator=g), 5, 0.05, g)
+        a = sample_logits(network, SCHEDULE, torch.randn(5, 4, device="cuda", generator=g), 5, 0.05, g)
         assert a.is_cuda and read_out(a, g).is_cuda
     assert coupling_growth(batch_logits(v, 2, 30, generator=g))[0].is_cuda
     torch.testing.assert_close(score(rbm, a).cpu(), score(machine(dtype=torch.float32), a.cpu()), rtol=1e-5, atol=1e-6)
@@ -276,7 +277,7 @@ RBM43, A, V = machine(), normal(2, 4), bits(5, 4)
     (lambda: free_energy(RBM43, A * math.nan), ValueError, "^a must be finite"),
     (lambda: free_energy(RBM43, A.long()), TypeError, "^a must be float32"),
     (lambda: score(RBM43, A.tolist()), TypeError, "^a must be a torch.Tensor"),
-    (lambda: smoothed_logit(V, 1, 0.0), ValueError, "^smoothing must be positive"),
+    (lambda: smoothed_logit(V, 1, 0.0), ValueError, "^smoothing must be finite and above 0"),
     (lambda: smoothed_logit(V, 1, math.nan), ValueError, "^smoothing must be"),
     (lambda: smoothed_logit(2 * V, 1, 0.5), ValueError, r"^k must lie in \[0, 1\]"),
     (lambda: smoothed_logit(V, 0, 0.5), ValueError, "^n must be at least 1"),
@@ -293,10 +294,10 @@ RBM43, A, V = machine(), normal(2, 4), bits(5, 4)
     (lambda: dsm_loss(RBM43, V.float(), SCHEDULE), TypeError, "^a must be torch.float64"),
     (lambda: dsm_loss(3, V, SCHEDULE), TypeError, "^rbm must be an RBM or a network"),
     (lambda: dsm_loss(RBM(4, 3, "spin", dtype=f64), V, SCHEDULE), ValueError, "^rbm must have"),
-    (lambda: generate(RBM43, SCHEDULE, A[0]), ValueError, "^x must have shape"),
-    (lambda: generate(RBM43, SCHEDULE, A, 0), ValueError, "^steps must"),
-    (lambda: generate(RBM43, SCHEDULE, A, t_min=0.0), ValueError, "t_min"),
-    (lambda: generate(None, SCHEDULE, A), TypeError, "^rbm must be"),
+    (lambda: sample_logits(RBM43, SCHEDULE, A[0]), ValueError, "^x must have shape"),
+    (lambda: sample_logits(RBM43, SCHEDULE, A, 0), ValueError, "^steps must"),
+    (lambda: sample_logits(RBM43, SCHEDULE, A, t_min=0.0), ValueError, "t_min"),
+    (lambda: sample_logits(None, SCHEDULE, A), TypeError, "^rbm must be"),
     (lambda: read_out(A * math.inf), ValueError, "^a must be finite"),
     (lambda: read_out(A.int()), TypeError, "^a must be float32"),
     (lambda: asked_field(A * math.nan), ValueError, "^a must be finite"),

@@ -10,7 +10,8 @@ from rbmdiff.bridge.recovery import (
 from rbmdiff.bridge.tilted import flip_posterior, posterior
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.learning.contrastive import cd_gradient, exact_gradient
-from rbmdiff.models.rbm import RBM, states
+from rbmdiff.foundations.units import states
+from rbmdiff.models.rbm import RBM
 
 DISCRETE = [(v, h) for v in ("bernoulli", "spin") for h in ("bernoulli", "spin")]
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -23,7 +24,7 @@ def machine(D=3, H=2, visible="bernoulli", hidden="bernoulli", seed=0, dtype=tor
     m = RBM(D, H, visible, hidden, dtype=dtype)
     g = seeded(seed)
     for p in m.parameters(): p.data = torch.randn(p.shape, dtype=torch.float64, generator=g).to(dtype)
-    if visible == "gaussian": m.sigma.data = 0.5 + torch.rand(D, dtype=torch.float64, generator=g).to(dtype)
+    if visible == "gaussian": m.sigma = 0.5 + torch.rand(D, dtype=torch.float64, generator=g).to(dtype)
     return m
 
 
@@ -251,7 +252,7 @@ def test_gradient_on_cuda():
 
 m32, v32, gaussian = RBM(4, 3), states(4, dtype=torch.float32), RBM(4, 3, "gaussian")
 BAD = {
-    "path of Gaussian units": (lambda: path_loss(gaussian, v32), ValueError, "rbm.visible"),
+    "path of Gaussian units": (lambda: path_loss(gaussian, v32), ValueError, "rbm must have visible units of two levels"),
     "sigma zero": (lambda: recovery_loss(m32, v32, 1.0, 0.0), ValueError, "sigma"),
     "alpha negative": (lambda: recovery_loss(m32, v32, -1.0, 1.0), ValueError, "alpha"),
     "no states": (lambda: recovery_loss(m32, v32 / 2, 1.0, 1.0), ValueError, "v must hold only"),
@@ -263,12 +264,12 @@ BAD = {
     "steps": (lambda: denoising_loss(m32, v32, 1.0, 1.0, "tap", 0), ValueError, "steps"),
     "tilted": (lambda: recovery_loss(m32.tilt(v32), v32, 1.0, 1.0), ValueError, "tilted"),
     "no machine": (lambda: recovery_loss(None, v32, 1.0, 1.0), TypeError, "rbm must be an RBM"),
-    "read-out of spins": (lambda: readout_loss(RBM(4, 3, "spin"), 2 * v32 - 1, 1.0, 1.0), ValueError, "rbm.visible"),
-    "p zero": (lambda: flip_recovery_loss(m32, v32, 0.0), ValueError, "p must lie"),
-    "p one": (lambda: flip(v32, 1.0), ValueError, "p must lie"),
+    "read-out of reals": (lambda: readout_loss(gaussian, v32, 1.0, 1.0), ValueError, "rbm must have visible units of two levels"),
+    "p zero": (lambda: flip_recovery_loss(m32, v32, 0.0), ValueError, "p must be finite and above 0 and below 1"),
+    "p one": (lambda: flip(v32, 1.0), ValueError, "p must be finite and above 0 and below 1"),
     "unit": (lambda: flip(v32, 0.1, "gaussian"), ValueError, "unit"),
     "spins for bits": (lambda: flip(2 * v32 - 1, 0.1), ValueError, "v must hold only"),
-    "flips of Gaussian units": (lambda: flip_recovery_loss(gaussian, v32, 0.1), ValueError, "rbm.visible"),
+    "flips of Gaussian units": (lambda: flip_recovery_loss(gaussian, v32, 0.1), ValueError, "rbm must have visible units of two levels"),
     "one machine": (lambda: recovery_gradient(m32, v32, m32), ValueError, "noised"),
     "noised": (lambda: recovery_gradient(m32, v32, v32), TypeError, "noised"),
     "k": (lambda: recovery_gradient(m32, v32, flip_posterior(m32, v32, 0.1), 0), ValueError, "k must be"),
@@ -283,7 +284,7 @@ def test_bad_input_is_refused_by_name(name):
 
 
 def test_a_mean_that_rounds_to_the_wrong_bit_is_infinite_in_float32_only():
-    m = RBM(2, 1)
+    m = RBM(2, 1, generator=0)
     m.b.data = torch.tensor([20.0, 0.0])
     v = torch.tensor([[0.0, 1.0]])
     single, double = (readout_loss(m.to(t), v.to(t), 1.0, 5.0, seeded()).item() for t in (torch.float32, torch.float64))

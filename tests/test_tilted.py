@@ -6,14 +6,15 @@ import torch
 
 from rbmdiff.bridge.tilted import (
     WarmGibbs, _half_error, _two_means, denoise, flip_posterior, hidden_couplings, log_prob, noised_energy, path_log_z,
-    posterior, predictor, score)
+    posterior, machine_predictor, score)
 from rbmdiff.diffusion.deis import deis
 from rbmdiff.diffusion.likelihood import log_likelihood
 from rbmdiff.diffusion.oracle import Mixture
 from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, time_grid
 from rbmdiff.diffusion.solvers import ancestral, ddim
 from rbmdiff.foundations.core import Estimate
-from rbmdiff.models.rbm import RBM, states
+from rbmdiff.foundations.units import states
+from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling.gibbs import drift, spectrum
 
 DISCRETE = [(v, h) for v in ("bernoulli", "spin") for h in ("bernoulli", "spin")]
@@ -29,14 +30,14 @@ def seeded(k): return torch.Generator().manual_seed(k)
 def machine(D, H, visible="bernoulli", hidden="bernoulli", seed=0, scale=0.8, dtype=torch.float64):
     m = RBM(D, H, visible, hidden, dtype=dtype)
     for p in m.parameters(): p.data = scale * torch.randn(p.shape, dtype=dtype, generator=seeded(seed + p.numel()))
-    if visible == "gaussian": m.sigma.data = 0.5 + torch.rand(D, dtype=dtype, generator=seeded(seed))
+    if visible == "gaussian": m.sigma = 0.5 + torch.rand(D, dtype=dtype, generator=seeded(seed))
     return m.requires_grad_(False)
 
 
 def oracle(m):
     """The machine as a mixture of points or of normal densities."""
     D, H = m.W.shape
-    if m.visible == "gaussian":
+    if m.visible.wide:
         S, C = states(H, m.hidden), torch.diag(m.sigma**2).expand(2**H, D, D)
         return Mixture(torch.softmax(-m.hidden_free_energy(S), 0), m.visible_mean(S), C)
     V = states(D, m.visible)
@@ -130,7 +131,7 @@ def test_means_of_means_vary_less_than_means_of_states():
 def test_denoisers_are_differentiable_in_x_and_parameters(method):
     m = machine(4, 3).requires_grad_(True)
     x = noise(2, 4).requires_grad_(True)
-    f = lambda x, W: denoise(m._sharing(W=W), x, ALPHA, SIGMA, method, steps=30)
+    f = lambda x, W: denoise(m.sharing(W=W), x, ALPHA, SIGMA, method, steps=30)
     assert torch.autograd.gradcheck(f, (x, m.W))
     denoise(m, x, ALPHA, SIGMA, method).sum().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in m.parameters())
@@ -166,12 +167,12 @@ def test_it_samples_and_scores_like_a_diffusion_model():
     m, schedule, V = machine(4, 2, scale=1.5), LinearBeta(), states(4)
     p, grid = m.log_prob(V).exp(), time_grid(schedule, 40)
     for solve in (ddim, deis):
-        x = solve(predictor(m, schedule), schedule, noise(4000, 4), grid)
+        x = solve(machine_predictor(m, schedule), schedule, noise(4000, 4), grid)
         e = drift((x > 0.5 * schedule.alpha(grid[-1])).double(), p)
         assert abs(e.z(0)) < 4 and e.stderr < 0.01
     for cosine in (Cosine(), Geometric(0.01, 1e5)):
         x, t = V[:4] + 0.3 * noise(4, 4), float(cosine.t_of_rho(0.3))
-        flow = log_likelihood(predictor(m, cosine), cosine, x, t_min=t, nodes=48)
+        flow = log_likelihood(machine_predictor(m, cosine), cosine, x, t_min=t, nodes=48)
         assert (flow.log_prob - log_prob(m, x, 1.0, 0.3)).abs().max() < 1e-3
     discrete = log_prob(m, x, 1.0, 0.3) + posterior(m, x, 1.0, 0.3).log_prob(V[:4])
     discrete = discrete - torch.distributions.Normal(V[:4], 0.3).log_prob(x).sum(-1)
@@ -182,7 +183,7 @@ def test_draws_make_long_steps_exact_and_means_do_not():
     m, schedule, V = machine(4, 2, scale=1.5), LinearBeta(), states(4)
     p, grid = m.log_prob(V).exp(), torch.tensor([1.0, 0.4, 0.01], dtype=torch.float64)
     found = []
-    for predict in (WarmGibbs(m, schedule, steps=60, average=False, generator=seeded(7)), predictor(m, schedule)):
+    for predict in (WarmGibbs(m, schedule, steps=60, average=False, generator=seeded(7)), machine_predictor(m, schedule)):
         x = ancestral(predict, schedule, noise(20000, 4), grid, generator=seeded(8))
         found.append(drift((x > schedule.alpha(0.01) / 2).double(), p))
     assert abs(found[0].z(0)) < 4 and found[0].stderr < 0.004 and found[1].z(0) > 10
@@ -193,7 +194,7 @@ def test_warm_chains_remember_and_their_mean_is_the_denoiser():
     warm = WarmGibbs(m, schedule, chains=2, steps=5, generator=seeded(9))
     for _ in range(12): eps = warm(x[:1].expand(2000, -1), 0.3)
     assert warm.v.shape == (2, 2000, 5)
-    exact = predictor(m, schedule)(x[:1], 0.3)[0]
+    exact = machine_predictor(m, schedule)(x[:1], 0.3)[0]
     assert ((eps.mean(0) - exact) / (eps.std(0) / 2000**0.5)).abs().max() < 4.5
     rows = x[:1].expand(2000, -1)
     for mean in (lambda k: WarmGibbs(m, schedule, chains=k, generator=seeded(11))(rows, 0.3),

@@ -14,15 +14,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..foundations.core import check_choice, check_count, check_tensor, cumulant, sample_unit
-from ..models.rbm import LIMIT, states
+from ..foundations.core import (
+    Stream, as_generator, check_choice, check_count, check_number, check_tensor, uniform)
+from ..foundations.units import LIMIT, Bernoulli, chunks
 
 Function = Callable[[Tensor], Tensor]  # from states [..., D] to numbers [...]
 
 # %% ../../nbs/bridge/gumbel.ipynb #36079a93
-def _uniform(x: Tensor, generator: torch.Generator | None) -> Tensor:
+def _uniform(x: Tensor, generator: Stream) -> Tensor:
     """Uniform draws in (0, 1), float64, in the shape of `x`: the lowest cell of the generator is its midpoint."""
-    return torch.rand(x.shape, dtype=torch.float64, device=x.device, generator=generator).clamp_(min=2**-54)
+    return uniform(x.shape, x.new_zeros((), dtype=torch.float64), generator).clamp_(min=2**-54)
 
 
 def _check_logits(name: str, a: Tensor) -> None:
@@ -31,36 +32,31 @@ def _check_logits(name: str, a: Tensor) -> None:
     if a.ndim == 0: raise ValueError(f"{name} must have shape [..., D], got []")
 
 
-def gumbel_max(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def gumbel_max(logits: Tensor, generator: Stream = None) -> Tensor:
     """Exact draws [...] (int64) of categories with `logits` [..., K] [eq-gumbel-max].
 
     The noise is drawn in float64, whatever the dtype of the logits. Raises TypeError or ValueError for logits that are
     no tensor, not finite or empty. Source: Maddison et al. (2014).
     """
     _check_logits("logits", logits)
-    return (logits - torch.log(-torch.log(_uniform(logits, generator)))).argmax(-1)  # [eq-gumbel-max]
+    u = _uniform(logits, as_generator(generator, logits))
+    return (logits - torch.log(-torch.log(u))).argmax(-1)  # [eq-gumbel-max]
 
 # %% ../../nbs/bridge/gumbel.ipynb #67e4809c
-def _noisy(a: Tensor, generator: torch.Generator | None) -> Tensor:
+def _noisy(a: Tensor, generator: Stream) -> Tensor:
     """Fields a + L of `a` [...] with logistic noise drawn in float64; its sign is an exact bit [eq-gumbel-logistic]."""
     return (a - torch.logit(_uniform(a, generator))).to(a.dtype)  # [eq-gumbel-logistic]
 
 # %% ../../nbs/bridge/gumbel.ipynb #70c3f87e
-def _check_temperature(tau: float) -> None:
-    """`tau` must be a positive, finite number."""
-    if isinstance(tau, bool) or not isinstance(tau, (int, float)):
-        raise TypeError(f"tau must be a number, got {type(tau).__name__}")
-    if not 0 < tau < math.inf: raise ValueError(f"tau must be positive and finite, got {tau}")
-
-
-def concrete(a: Tensor, tau: float, generator: torch.Generator | None = None) -> Tensor:
+def concrete(a: Tensor, tau: float, generator: Stream = None) -> Tensor:
     """Relaxed bits [..., D] with logits `a` [..., D] at temperature `tau`, differentiable in `a` [eq-gumbel-concrete].
 
     A value may round to 0 or 1. Raises TypeError or ValueError for logits that are no tensor, not finite or empty, or a
     `tau` that is not positive. Source: Maddison et al. (2017), Jang et al. (2017).
     """
-    _check_logits("a", a), _check_temperature(tau)
-    return torch.sigmoid(_noisy(a, generator) / tau)  # [eq-gumbel-concrete]
+    _check_logits("a", a)
+    check_number("tau", tau, above=0)
+    return torch.sigmoid(_noisy(a, as_generator(generator, a)) / tau)  # [eq-gumbel-concrete]
 
 # %% ../../nbs/bridge/gumbel.ipynb #87645344
 def _check_values(y: Tensor, v: Tensor) -> Tensor:
@@ -71,7 +67,9 @@ def _check_values(y: Tensor, v: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _values(f: Function, v: Tensor) -> Tensor: return _check_values(f(v), v)
+def _values(f: Function, v: Tensor) -> Tensor:
+    """f(v) [...], checked, without gradient."""
+    return _check_values(f(v), v)
 
 
 def _slopes(f: Function, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,32 +89,37 @@ def expectation_gradient(f: Function, a: Tensor) -> Tensor:
     shape, TypeError or ValueError for bad logits.
     """
     _check_logits("a", a)
-    D, J, product = a.shape[-1], 0.0, 0.0
-    if D > LIMIT: raise ValueError(f"a must have at most {LIMIT} units to enumerate 2^D states, got {D}; "
-                                   "use flip_gradient instead")
-    chunk = max(1, 2**20 // max(D, a.numel() // D))
-    for first in range(0, 2**D, chunk):
-        V = states(D, first=first, last=min(first + chunk, 2**D), dtype=a.dtype, device=a.device)
-        share = _values(f, V) * torch.exp(a @ V.T - cumulant(a).sum(-1, keepdim=True))
-        J, product = J + share.sum(-1, keepdim=True), product + share @ V  # [eq-gumbel-gradient]
+    D = a.shape[-1]
+    if D > LIMIT:
+        raise ValueError(f"a must have at most {LIMIT} units to enumerate 2^D states, got {D}; use flip_gradient instead")
+    log_norm = Bernoulli().log_norm(a).sum(-1, keepdim=True)
+    J = product = torch.zeros_like(a[..., :1])
+    for V in chunks(D, Bernoulli(), 2**20 // max(D, a.numel() // D), a):
+        share = _values(f, V) * torch.exp(a @ V.T - log_norm)
+        J = J + share.sum(-1, keepdim=True)
+        product = product + share @ V  # [eq-gumbel-gradient]
     return product - J * torch.sigmoid(a)  # [eq-gumbel-gradient]
 
 # %% ../../nbs/bridge/gumbel.ipynb #aff4e2da
 def _check_estimator(a: Tensor, samples: int, least: int = 1) -> None:
     """Logits `a` [..., D] and a whole number of `samples`."""
-    _check_logits("a", a), check_count("samples", samples, least)
+    _check_logits("a", a)
+    check_count("samples", samples, least)
 
 
-def _spread(a: Tensor) -> Tensor: return torch.sigmoid(a) * torch.sigmoid(-a)
+def _spread(a: Tensor) -> Tensor:
+    """Variance of bits with logits `a` [...]."""
+    return torch.sigmoid(a) * torch.sigmoid(-a)
 
 
-def _bits(a: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
+def _bits(a: Tensor, samples: int, generator: Stream) -> Tensor:
     """Independent bits [samples, ..., D] with logits `a` [..., D]."""
-    return sample_unit(a.expand(samples, *a.shape), generator=generator)
+    u = uniform((samples, *a.shape), a, as_generator(generator, a))
+    return (u < torch.sigmoid(a)).to(a.dtype)
 
 # %% ../../nbs/bridge/gumbel.ipynb #04fbc74a
 @torch.no_grad()
-def flip_gradient(f: Function, a: Tensor, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
+def flip_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = None) -> Tensor:
     """Unbiased estimates [samples, ..., D] of `expectation_gradient` from exact differences [eq-gumbel-gradient].
 
     `f` is called with D + 1 states a sample and needs no derivative. Raises TypeError or ValueError for bad logits,
@@ -139,7 +142,7 @@ def mean_field_gradient(f: Function, a: Tensor) -> Tensor:
     return _spread(a.detach()) * _slopes(f, torch.sigmoid(a))[1]  # [eq-gumbel-mean-field]
 
 # %% ../../nbs/bridge/gumbel.ipynb #8de92756
-def straight_through_gradient(f: Function, a: Tensor, samples: int = 1, generator: torch.Generator | None = None,
+def straight_through_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = None,
                               rule: Literal["mean", "trapezoid"] = "mean") -> Tensor:
     """Biased estimates [samples, ..., D] of `expectation_gradient`, by slopes at bits [eq-gumbel-straight-through].
 
@@ -147,28 +150,31 @@ def straight_through_gradient(f: Function, a: Tensor, samples: int = 1, generato
     ValueError for bad logits, `samples` below 1, an unknown `rule`, or an `f` of the wrong shape or without derivative.
     Sources: Bengio et al. (2013), Liu et al. (2023).
     """
-    _check_estimator(a, samples), check_choice("rule", rule, ("mean", "trapezoid"))
+    _check_estimator(a, samples)
+    check_choice("rule", rule, ("mean", "trapezoid"))
     a = a.detach()
-    v, weight = _bits(a, samples, generator), _spread(a)  # [eq-gumbel-straight-through]
+    v = _bits(a, samples, generator)
+    weight = _spread(a)  # [eq-gumbel-straight-through]
     if rule == "trapezoid":
         weight = torch.where(v > 0, torch.sigmoid(-a), torch.sigmoid(a)) / 2  # [eq-gumbel-straight-through]
     return weight * _slopes(f, v)[1]  # [eq-gumbel-straight-through]
 
 # %% ../../nbs/bridge/gumbel.ipynb #beb90249
-def concrete_gradient(f: Function, a: Tensor, tau: float, samples: int = 1, generator: torch.Generator | None = None,
+def concrete_gradient(f: Function, a: Tensor, tau: float, samples: int = 1, generator: Stream = None,
                       hard: bool = False) -> Tensor:
     """Estimates [samples, ..., D] of `expectation_gradient` at temperature `tau`, biased [eq-gumbel-pathwise].
 
     `hard` takes the slope of `f` at the rounded bits (straight-through Gumbel). Raises TypeError or ValueError for bad
     logits, a `tau` that is not positive, `samples` below 1, or an `f` of the wrong shape or without derivative.
     """
-    _check_estimator(a, samples), _check_temperature(tau)
-    x = _noisy(a.detach().expand(samples, *a.shape), generator) / tau
+    _check_estimator(a, samples)
+    check_number("tau", tau, above=0)
+    x = _noisy(a.detach().expand(samples, *a.shape), as_generator(generator, a)) / tau
     at = (x > 0).to(a.dtype) if hard else torch.sigmoid(x)
     return _slopes(f, at)[1] * _spread(x) / tau  # [eq-gumbel-pathwise]
 
 # %% ../../nbs/bridge/gumbel.ipynb #69a3d7d0
-def score_function_gradient(f: Function, a: Tensor, samples: int = 1, generator: torch.Generator | None = None,
+def score_function_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = None,
                             baseline: Literal["none", "leave_one_out", "mean_field"] = "none") -> Tensor:
     """Unbiased estimates [samples, ..., D] of `expectation_gradient` from values of `f` [eq-gumbel-score-function].
 
@@ -179,7 +185,8 @@ def score_function_gradient(f: Function, a: Tensor, samples: int = 1, generator:
     check_choice("baseline", baseline, ("none", "leave_one_out", "mean_field"))
     _check_estimator(a, samples, 2 if baseline == "leave_one_out" else 1)
     a = a.detach()
-    v, m = _bits(a, samples, generator), torch.sigmoid(a)
+    v = _bits(a, samples, generator)
+    m = torch.sigmoid(a)
     y = _values(f, v)
     if baseline == "none": return y[..., None] * (v - m)  # [eq-gumbel-score-function]
     if baseline == "leave_one_out":

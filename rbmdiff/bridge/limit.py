@@ -14,29 +14,17 @@ import torch
 from torch import Tensor
 
 from .score import flip_log_ratios
-from ..foundations.core import cumulant, unit_mean
-from ..learning.contrastive import Gradients, check_machine, weighted_statistics
-from ..models.rbm import LIMIT, RBM, states
+from ..foundations.core import check_number
+from ..foundations.units import LIMIT, Bernoulli, Unit, bits_of, chunks
+from ..learning.contrastive import Gradients, weighted_statistics
+from ..models.rbm import RBM, check_machine
 
 # %% ../../nbs/bridge/limit.ipynb #4fbe8011
-def _check_gaussian(rbm: RBM, v: Tensor) -> None:
-    """`rbm` must have Gaussian visible units, `v` [..., D] must fit it."""
-    if not isinstance(rbm, RBM): raise TypeError(f"rbm must be an RBM, got {type(rbm).__name__}")
-    if rbm.visible != "gaussian":
-        raise ValueError(f"rbm must have 'gaussian' visible units, got {rbm.visible!r}, whose states have no score; "
-                         "use pseudo_log_likelihood or learning.contrastive.cd_gradient")
-    rbm._check(v=v)
-
-
-def _slope(m: Tensor, unit: str) -> Tensor:
-    """Variance of a binary unit with mean `m` [...]: the derivative of its mean with respect to its field."""
-    return m * (1 - m) if unit == "bernoulli" else 1 - m**2
-
-
 def _ascent(rbm: RBM, objective: Callable[[RBM], Tensor]) -> Gradients:
     """Gradient of a scalar `objective` of a machine by autograd, whether or not its parameters require gradients."""
     leaves = {name: p.detach().requires_grad_() for name, p in rbm.named_parameters()}
-    with torch.enable_grad(): value = objective(rbm._sharing(**leaves))
+    with torch.enable_grad():
+        value = objective(rbm.sharing(**leaves))
     return dict(zip(leaves, torch.autograd.grad(value, tuple(leaves.values()))))
 
 # %% ../../nbs/bridge/limit.ipynb #a491dac4
@@ -47,9 +35,10 @@ def score_matching_loss(rbm: RBM, v: Tensor) -> Tensor:
     of 1/v^2, not nats. Raises TypeError or ValueError for a bad tensor, or visible units that are not Gaussian.
     Source: Hyvärinen (2005).
     """
-    _check_gaussian(rbm, v)
+    check_machine(rbm, "gaussian", batch=True)
+    rbm._check(v=v)
     curvature = (rbm.W / rbm.sigma[:, None] ** 2).square().sum(0)
-    slope = _slope(rbm.hidden_mean(v), rbm.hidden)
+    slope = rbm.hidden.variance(rbm.hidden_field(v))
     trace = slope @ curvature - (1 / rbm.sigma**2).sum()  # [eq-limit-trace]
     return trace + rbm.score(v).square().sum(-1) / 2  # [eq-limit-score-matching]
 
@@ -60,13 +49,15 @@ def score_matching_gradient(rbm: RBM, v: Tensor) -> Gradients:
     By autograd, whether or not parameters require gradients. Raises the errors of the loss, and ValueError for a
     tilted machine.
     """
-    _check_gaussian(rbm, v), check_machine(rbm, v=v)
+    check_machine(rbm, "gaussian", own=True, v=v)
     return _ascent(rbm, lambda m: -score_matching_loss(m, v).mean())
 
 # %% ../../nbs/bridge/limit.ipynb #23682267
-def _nodes(width: float, unit: str, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights [n] for means of a unit over fields of standard deviation up to `width`, to rounding."""
-    pole = math.pi if unit == "bernoulli" else math.pi / 2
+def _nodes(width: float, unit: Unit, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights [n] for means of a unit of two levels over fields of standard deviation up to `width`, to rounding."""
+    if len(unit.levels or ()) != 2: raise ValueError(f"rbm must have hidden units of two levels, got {unit}")
+    low, high = unit.levels
+    pole = math.pi / (high - low)
     strip = min(pole / width, 80**0.5) if width > 0 else 80**0.5
     spacing = 2 * math.pi * strip / (40 + strip**2 / 2)
     n = math.ceil(9 / spacing)
@@ -79,16 +70,18 @@ def _smoothed(rbm: RBM, mean: Tensor, variance: Tensor, weights: Tensor) -> Grad
 
     [eq-limit-smoothed], and through `learning.contrastive` the statistics of Gaussian units.
     """
-    field = rbm._hidden_field(mean)
+    field = rbm.hidden_field(mean)
     width = (variance @ (rbm.W / rbm.sigma[:, None] ** 2).square()).sqrt()  # [eq-limit-smoothed]
-    h, slope, chunk = 0, 0, max(1, 2**18 // field.numel())
+    h = slope = torch.zeros_like(field)
+    chunk = max(1, 2**18 // field.numel())
     for xi, w in zip(*(x.split(chunk) for x in _nodes(width.max().item(), rbm.hidden, field))):
-        m = unit_mean(field + xi[:, None, None] * width, rbm.hidden)  # [eq-limit-smoothed]
-        h, slope = h + torch.tensordot(w, m, 1), slope + torch.tensordot(w, _slope(m, rbm.hidden), 1)
+        m = rbm.hidden.mean(field + xi[:, None, None] * width)  # [eq-limit-smoothed]
+        h = h + torch.tensordot(w, m, 1)
+        slope = slope + torch.tensordot(w, rbm.hidden.spread(m)[0], 1)
     sums = weighted_statistics(rbm, mean, h, weights)
     extra = rbm.W * (variance / rbm.sigma**4)[:, None] * (weights @ slope)  # [eq-limit-smoothed]
-    spread = weights.sum() * variance / rbm.sigma**3 - 2 / rbm.sigma * (rbm.W * extra).sum(1)  # [eq-limit-smoothed]
-    return sums | {"W": sums["W"] + extra, "sigma": sums["sigma"] + spread}
+    spread = weights.sum() * variance / rbm.sigma**2 - 2 * (rbm.W * extra).sum(1)  # [eq-limit-smoothed]
+    return sums | {"W": sums["W"] + extra, "log_sigma": sums["log_sigma"] + spread}
 
 # %% ../../nbs/bridge/limit.ipynb #94363428
 @torch.no_grad()
@@ -99,12 +92,13 @@ def langevin_cd_gradient(rbm: RBM, v: Tensor, step: float) -> Gradients:
     small steps. Deterministic: noise is integrated out. Raises TypeError or ValueError for bad states, a `step` that
     is not positive and finite, a tilted machine, other visible units. Source: Hyvärinen (2007).
     """
-    _check_gaussian(rbm, v), check_machine(rbm, v=v)
-    if not 0 < step < math.inf: raise ValueError(f"step must be positive and finite, got {step}")
+    check_machine(rbm, "gaussian", own=True, v=v)
+    check_number("step", step, above=0)
     v = v.reshape(-1, len(rbm.W))
     w = v.new_full((len(v),), 1 / len(v))
-    mean, variance = v + step**2 / 2 * rbm.score(v), torch.full_like(rbm.sigma, step**2)  # [eq-limit-langevin]
-    data, chain = weighted_statistics(rbm, v, rbm.hidden_mean(v), w), _smoothed(rbm, mean, variance, -w)
+    mean = v + step**2 / 2 * rbm.score(v)  # [eq-limit-langevin]
+    data = weighted_statistics(rbm, v, rbm.hidden_mean(v), w)
+    chain = _smoothed(rbm, mean, torch.full_like(rbm.sigma, step**2), -w)  # [eq-limit-langevin]
     return {name: data[name] + chain[name] for name in data}  # [eq-limit-langevin]
 
 # %% ../../nbs/bridge/limit.ipynb #4caed0d3
@@ -115,14 +109,15 @@ def gaussian_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
     Enumerates the hidden layer and integrates the visible one. Raises TypeError or ValueError for bad states, a tilted
     machine, other visible units, or more than 25 hidden ones.
     """
-    _check_gaussian(rbm, v), check_machine(rbm, v=v)
-    (D, H), v = rbm.W.shape, v.reshape(-1, len(rbm.W))
-    if H > LIMIT: raise ValueError(f"rbm must have at most {LIMIT} hidden units to enumerate, got {H}; use cd_gradient")
+    check_machine(rbm, "gaussian", own=True, v=v)
+    D, H = rbm.W.shape
+    if bits_of(H, rbm.hidden) > LIMIT:
+        raise ValueError(f"rbm must have at most {LIMIT} hidden units to enumerate, got {H}; use cd_gradient")
+    v = v.reshape(-1, D)
     total = weighted_statistics(rbm, v, rbm.hidden_mean(v), v.new_full((len(v),), 1 / len(v)))
-    field, chunk = rbm._hidden_field(v), max(1, 2**22 // max(D, H, len(v)))
-    log_norm = cumulant(field, rbm.hidden).sum(-1, keepdim=True)
-    for first in range(0, 2**H, chunk):
-        S = states(H, rbm.hidden, first, min(first + chunk, 2**H), dtype=v.dtype, device=v.device)
+    field = rbm.hidden_field(v)
+    log_norm = rbm.hidden.log_norm(field).sum(-1, keepdim=True)
+    for S in chunks(H, rbm.hidden, 2**22 // max(D, H, len(v)), v):
         p = torch.exp(field @ S.T - log_norm).mean(0)  # [eq-limit-gibbs]
         part = _smoothed(rbm, rbm.visible_mean(S), rbm.sigma**2, -p)  # [eq-limit-gibbs]
         total = {name: total[name] + part[name] for name in total}
@@ -135,9 +130,7 @@ def pseudo_log_likelihood(rbm: RBM, v: Tensor) -> Tensor:
     Differentiable; takes D H numbers of memory a state. Raises TypeError or ValueError for bad states or Gaussian
     visible units. Source: Besag (1975).
     """
-    if isinstance(rbm, RBM) and rbm.visible == "gaussian":
-        raise ValueError("rbm must have 'bernoulli' or 'spin' visible units, got 'gaussian'; use score_matching_loss")
-    return -cumulant(flip_log_ratios(rbm, v)).sum(-1)  # [eq-limit-pseudo]
+    return -Bernoulli().log_norm(flip_log_ratios(rbm, v)).sum(-1)  # [eq-limit-pseudo]
 
 # %% ../../nbs/bridge/limit.ipynb #340d947f
 def site_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
@@ -146,5 +139,5 @@ def site_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
     Uphill; the gradient of the mean of `pseudo_log_likelihood`, divided by D. By autograd, whether or not parameters
     require gradients. Raises TypeError or ValueError for bad states, a tilted machine or Gaussian visible units.
     """
-    check_machine(rbm, v=v)
+    check_machine(rbm, "binary", own=True, v=v)
     return _ascent(rbm, lambda m: pseudo_log_likelihood(m, v).mean() / len(rbm.W))  # [eq-limit-site]

@@ -16,79 +16,89 @@ from torch import Tensor
 from .score import flip_log_ratios
 from .tilted import denoise, flip_posterior, posterior
 from ..diffusion.elbo import low_discrepancy
-from ..diffusion.schedule import expand
-from ..foundations.core import check_choice, check_count, check_states, check_tensor
-from ..learning.contrastive import Gradients, check_machine, weighted_statistics
-from ..models.rbm import RBM
+from ..diffusion.schedule import noised as noise_added
+from ..foundations.core import Stream, as_generator, check_choice, check_count, check_number, check_tensor, uniform
+from ..foundations.units import Unit, as_unit
+from ..learning.contrastive import Gradients, weighted_statistics
+from ..models.rbm import Kind, RBM, check_machine
 from ..sampling.gibbs import gibbs
 
 # %% ../../nbs/bridge/recovery.ipynb #9eb50979
-def _check(rbm: RBM, v: Tensor, binary: bool = False) -> None:
-    """`v` [B, D] must be visible states of the one machine `rbm`, which has binary visible units if so required."""
-    check_machine(rbm, v=v)
+def _check(rbm: RBM, v: Tensor, kind: Kind | None = None) -> None:
+    """`v` [B, D] must be visible states of the one machine `rbm`, of a `kind` if so required."""
+    check_machine(rbm, kind, own=True, v=v)
     if v.ndim != 2: raise ValueError(f"v must have shape [B, {len(rbm.W)}], got {list(v.shape)}")
-    if binary: check_choice("rbm.visible", rbm.visible, ("bernoulli", "spin"))
 
 
-def _noised(v: Tensor, alpha: Tensor | float, sigma: Tensor | float, generator: torch.Generator | None) -> Tensor:
-    eps = torch.randn(v.shape, dtype=v.dtype, device=v.device, generator=generator)
-    return expand(alpha, v) * v + expand(sigma, v) * eps
+def _noised(v: Tensor, alpha: Tensor | float, sigma: Tensor | float, generator: Stream) -> Tensor:
+    """alpha v + sigma eps."""
+    return noise_added(v, alpha, sigma, generator)[0]
 
 # %% ../../nbs/bridge/recovery.ipynb #ac3f5c34
 def denoising_loss(rbm: RBM, v: Tensor, alpha: Tensor | float, sigma: Tensor | float, method: str = "exact",
-                   steps: int = 100, generator: torch.Generator | None = None) -> Tensor:
+                   steps: int = 100, generator: Stream = None) -> Tensor:
     """|v - E[v | x]|^2 [B] at a fresh x = alpha v + sigma eps, `v` [B, D]; differentiable [eq-recovery-covariance].
 
     `alpha`, `sigma` are numbers or [B]. `method` 'exact' enumerates the smaller layer for each row, 'mean_field' and
     'tap' iterate `steps` times. Raises TypeError or ValueError for bad states, levels or machines.
     """
-    _check(rbm, v), check_choice("method", method, ("exact", "mean_field", "tap"))
-    x = _noised(v, alpha, sigma, generator)
+    _check(rbm, v)
+    check_choice("method", method, ("exact", "mean_field", "tap"))
+    x = _noised(v, alpha, sigma, as_generator(generator, v))
     return (v - denoise(rbm, x, alpha, sigma, method, steps)).square().sum(-1)  # [eq-recovery-covariance]
 
 # %% ../../nbs/bridge/recovery.ipynb #3d8ad1a1
-def path_loss(rbm: RBM, v: Tensor, generator: torch.Generator | None = None,
+def path_loss(rbm: RBM, v: Tensor, generator: Stream = None,
               weight: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Unbiased estimate [B] of -log p(v) in nats, `v` [B, D], from squared errors of denoising [eq-recovery-path].
 
-    One signal-to-noise ratio gamma a row, spread evenly over quantiles of a logistic log-SNR around 4 (spins: 1).
+    One signal-to-noise ratio gamma a row, spread evenly over quantiles of a logistic log-SNR around 4 / d^2, d the
+    distance of the two levels.
     `weight`(gamma [B]) -> [B], float64, multiplies the integrand [eq-recovery-weight]. Differentiable; binary units.
     Cost and errors as `denoising_loss`. Source: Guo et al. (2005).
     """
-    _check(rbm, v, binary=True)
+    _check(rbm, v, "binary")
+    generator = as_generator(generator, v)
     u = low_discrepancy(len(v), generator).to(v.device)
-    middle = 4.0 if rbm.visible == "bernoulli" else 1.0
-    gamma, slope = middle * u / (1 - u), middle / (1 - u) ** 2
+    low, high = rbm.visible.levels
+    middle = 4 / (high - low) ** 2
+    gamma = middle * u / (1 - u)
+    slope = middle / (1 - u) ** 2
     if weight is not None: slope = slope * weight(gamma)  # [eq-recovery-weight]
     return slope.to(v.dtype) / 2 * denoising_loss(rbm, v, gamma.sqrt(), 1.0, generator=generator)  # [eq-recovery-path]
 
 # %% ../../nbs/bridge/recovery.ipynb #214c5b79
 def recovery_loss(rbm: RBM, v: Tensor, alpha: Tensor | float, sigma: Tensor | float,
-                  generator: torch.Generator | None = None) -> Tensor:
+                  generator: Stream = None) -> Tensor:
     """-log p(v | x) [B] in nats at a fresh x = alpha v + sigma eps, `v` [B, D]; differentiable [eq-recovery-loss].
 
     `alpha`, `sigma` are numbers or [B]. Enumerates the smaller layer for each row. Raises TypeError or ValueError for
     bad states, levels or machines. Source: Gao et al. (2021).
     """
     _check(rbm, v)
-    return -posterior(rbm, _noised(v, alpha, sigma, generator), alpha, sigma).log_prob(v)  # [eq-recovery-loss]
+    x = _noised(v, alpha, sigma, as_generator(generator, v))
+    return -posterior(rbm, x, alpha, sigma).log_prob(v)  # [eq-recovery-loss]
 
 # %% ../../nbs/bridge/recovery.ipynb #9fbb6fdb
-def flip(v: Tensor, p: float, unit: str = "bernoulli", generator: torch.Generator | None = None) -> Tensor:
-    """States `v` [...] of 'bernoulli' or 'spin' units, each flipped with probability `p`. ValueError for bad input."""
-    check_choice("unit", unit, ("bernoulli", "spin")), check_tensor("v", v), check_states("v", v, unit)
-    if not 0 < p < 1: raise ValueError(f"p must lie strictly between 0 and 1, got {p}")
-    u = torch.rand(v.shape, dtype=v.dtype, device=v.device, generator=generator)
-    return torch.where(u < p, (1 if unit == "bernoulli" else 0) - v, v)
+def flip(v: Tensor, p: float, unit: Unit | str = "bernoulli", generator: Stream = None) -> Tensor:
+    """States `v` [..., D] of units of two levels, each flipped with probability `p`. ValueError for bad input."""
+    unit = as_unit("unit", unit)
+    if len(unit.levels or ()) != 2: raise ValueError(f"unit must be one of two levels, got {unit}")
+    check_tensor("v", v)
+    unit.check("v", v)
+    check_number("p", p, above=0, below=1)
+    u = uniform(v.shape, v, as_generator(generator, v))
+    return torch.where(u < p, sum(unit.levels) - v, v)
 
 
-def flip_recovery_loss(rbm: RBM, v: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
+def flip_recovery_loss(rbm: RBM, v: Tensor, p: float, generator: Stream = None) -> Tensor:
     """-log p(v | flipped v) [B] in nats, every unit of `v` [B, D] flipped with probability `p` [eq-recovery-loss].
 
     Differentiable; cost and errors as `recovery_loss`, for binary units and 0 < p < 1.
     """
-    _check(rbm, v, binary=True)
-    return -flip_posterior(rbm, flip(v, p, rbm.visible, generator), p).log_prob(v)  # [eq-recovery-loss]
+    _check(rbm, v, "binary")
+    flipped = flip(v, p, rbm.visible, as_generator(generator, v))
+    return -flip_posterior(rbm, flipped, p).log_prob(v)  # [eq-recovery-loss]
 
 # %% ../../nbs/bridge/recovery.ipynb #408b4d02
 def probability_flow_loss(rbm: RBM, v: Tensor) -> Tensor:
@@ -110,27 +120,29 @@ def score_entropy_loss(rbm: RBM, v: Tensor) -> Tensor:
 # %% ../../nbs/bridge/recovery.ipynb #7d11b4db
 @torch.no_grad()
 def recovery_gradient(rbm: RBM, v: Tensor, noised: RBM, k: int = 1,
-                      generator: torch.Generator | None = None) -> Gradients:
+                      generator: Stream = None) -> Gradients:
     """Estimated gradient, uphill, of the mean log p(v | x) over `v` [B, D] [eq-recovery-gradient] [eq-recovery-gibbs].
 
     `noised` holds the B machines p(. | x), from `posterior` or `flip_posterior` of x; `k` block Gibbs steps of each
     start at its `v`. Raises TypeError or ValueError for bad states, counts or machines.
     """
-    _check(rbm, v), check_count("k", k)
-    if not isinstance(noised, RBM): raise TypeError(f"noised must be an RBM, got {type(noised).__name__}")
+    _check(rbm, v)
+    check_count("k", k)
+    check_machine(noised, batch=True, name="noised")
     if noised.b.shape != v.shape: raise ValueError(f"noised must be {len(v)} machines, got b {list(noised.b.shape)}")
-    rows = torch.cat([v, gibbs(noised, v, k, generator)])  # [eq-recovery-gibbs]
+    rows = torch.cat([v, gibbs(noised, v, k, as_generator(generator, v))])  # [eq-recovery-gibbs]
     sign = torch.ones_like(rows[:, 0])
     sign[len(v):] = -1  # [eq-recovery-gradient]
     return weighted_statistics(rbm, rows, rbm.hidden_mean(rows), sign / len(v))  # [eq-recovery-gradient]
 
 # %% ../../nbs/bridge/recovery.ipynb #f0ea90f2
 def readout_loss(rbm: RBM, v: Tensor, alpha: Tensor | float, sigma: Tensor | float,
-                 generator: torch.Generator | None = None) -> Tensor:
+                 generator: Stream = None) -> Tensor:
     """-sum_i log p(v_i | x) [B] in nats at a fresh x = alpha v + sigma eps, for bits `v` [B, D] [eq-recovery-readout].
 
     Infinite where a mean rounds to the wrong bit: use float64 for sharp levels. Cost and errors as `recovery_loss`.
     """
-    _check(rbm, v), check_choice("rbm.visible", rbm.visible, ("bernoulli",))
-    m = denoise(rbm, _noised(v, alpha, sigma, generator), alpha, sigma)
-    return -torch.log((1 - v - m).abs()).sum(-1)  # [eq-recovery-readout]
+    _check(rbm, v, "binary")
+    low, high = rbm.visible.levels
+    m = denoise(rbm, _noised(v, alpha, sigma, as_generator(generator, v)), alpha, sigma)
+    return -torch.log((low + high - v - m).abs() / (high - low)).sum(-1)  # [eq-recovery-readout]

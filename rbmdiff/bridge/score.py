@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..diffusion.oracle import Mixture
-from ..foundations.core import check_states, check_tensor, cumulant
-from ..models.rbm import RBM, states
+from ..foundations.core import check_tensor
+from ..foundations.units import states
+from ..models.rbm import RBM, check_machine
 
 # %% ../../nbs/bridge/score.ipynb #1abf669c
 @torch.no_grad()
@@ -21,10 +22,7 @@ def as_mixture(rbm: RBM) -> Mixture:
     2^H components share one diagonal covariance; no gradient; weights that underflow are left out. Raises TypeError or
     ValueError for other units, a batch of machines, bad widths, or means of more than 2^25 numbers.
     """
-    if not isinstance(rbm, RBM): raise TypeError(f"rbm must be an RBM, got {type(rbm).__name__}")
-    if rbm.visible != "gaussian": raise ValueError(f"rbm must have 'gaussian' visible units, got {rbm.visible!r}")
-    if rbm.b.ndim > 1: raise ValueError(f"rbm must be one machine, got a batch of {len(rbm.b)} tilted ones")
-    rbm._check_sigma()
+    check_machine(rbm, "gaussian")
     D, H = rbm.W.shape
     if D * 2**H > 2**25: raise ValueError(f"rbm must have at most 2^25 means D 2^H to list, got {D} x 2^{H}")
     S = states(H, rbm.hidden, dtype=rbm.W.dtype, device=rbm.W.device)
@@ -35,13 +33,11 @@ def as_mixture(rbm: RBM) -> Mixture:
 
 # %% ../../nbs/bridge/score.ipynb #6294aa0c
 def _flips(rbm: RBM, v: Tensor) -> Tensor:
-    """How much each bit or spin of `v` [..., D] changes when it is flipped, like `v`."""
-    if not isinstance(rbm, RBM): raise TypeError(f"rbm must be an RBM, got {type(rbm).__name__}")
-    if rbm.visible == "gaussian":
-        raise ValueError("rbm must have 'bernoulli' or 'spin' visible units, got 'gaussian': "
-                         "real numbers are not flipped, they have a gradient, RBM.score")
-    rbm._check(v=v), check_states("v", v, rbm.visible)
-    return 1 - 2 * v if rbm.visible == "bernoulli" else -2 * v
+    """How much each unit of `v` [..., D], of two levels, changes when it is flipped, like `v`."""
+    check_machine(rbm, "binary", batch=True)
+    rbm._check(v=v)
+    rbm.visible.check("v", v)
+    return sum(rbm.visible.levels) - 2 * v
 
 
 def flip_log_ratios(rbm: RBM, v: Tensor) -> Tensor:
@@ -51,9 +47,10 @@ def flip_log_ratios(rbm: RBM, v: Tensor) -> Tensor:
     TypeError or ValueError for Gaussian units, a bad tensor or values that are no states. Source: Meng et al. (2022).
     """
     delta = _flips(rbm, v)
-    x = rbm._hidden_field(v)
-    moved = cumulant(x.unsqueeze(-2) + delta.unsqueeze(-1) * rbm.W, rbm.hidden)  # [eq-score-ratio]
-    return delta * rbm.b + (moved - cumulant(x, rbm.hidden).unsqueeze(-2)).sum(-1)  # [eq-score-ratio]
+    x = rbm.hidden_field(v)
+    moved = rbm.hidden.log_norm(x.unsqueeze(-2) + delta.unsqueeze(-1) * rbm.W)  # [eq-score-ratio]
+    gained = (moved - rbm.hidden.log_norm(x).unsqueeze(-2)).sum(-1)  # [eq-score-ratio]
+    return delta * rbm.b + gained  # [eq-score-ratio]
 
 # %% ../../nbs/bridge/score.ipynb #dd9e6f21
 def taylor_log_ratios(rbm: RBM, v: Tensor) -> Tensor:
