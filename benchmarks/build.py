@@ -1,6 +1,7 @@
-"""Seconds of `make test` and `make book` in a fresh clone, environment included, and the slowest chapters.
+"""Seconds of `make test` and `make book` in a fresh clone, environment included, and the slowest
+chapters.
 
-    python3.11 benchmarks/build.py [--out benchmarks/results/build.json]
+    python3.11 benchmarks/build.py [--out FILE]
 
 Needs what the two commands need: Python 3.11, make, git and a package index.
 """
@@ -29,14 +30,17 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "rbmdiff"
         subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-        seconds = {"make test, cold": timed(["make", "test"], clone), "make book": timed(["make", "book"], clone),
+        seconds = {"make test, cold": timed(["make", "test"], clone),
+                   "make book": timed(["make", "book"], clone),
                    "make book, again": timed(["make", "book"], clone)}
         subprocess.run(["make", "clean"], cwd=clone, check=True, stdout=subprocess.DEVNULL)
         seconds["make book, cold"] = timed(["make", "book"], clone)
-        assert not subprocess.check_output(["git", "status", "--porcelain"], cwd=clone), "the tree is not clean"
+        assert not subprocess.check_output(["git", "status", "--porcelain"],
+                                           cwd=clone), "the tree is not clean"
         chapters = json.loads((clone / "book/_build/timings.json").read_text())["chapters"]
     slowest = dict(sorted(chapters.items(), key=lambda item: -item[1])[:3])
-    results = {"command": "python3.11 benchmarks/build.py", "cpus": os.cpu_count(), "seconds": seconds, "slowest chapters": slowest}
+    results = {"command": "python3.11 benchmarks/build.py", "cpus": os.cpu_count(), "seconds": seconds,
+               "slowest chapters": slowest}
     write(args.out, results)
     print(json.dumps(results, indent=1))
 

@@ -1,14 +1,16 @@
-"""Solvers of the probability flow side by side, in one run: error against calls of the network, and time beyond them.
+"""Solvers of the probability flow side by side, in one run: error against calls of the network, and time
+beyond them.
 
     make bench        or        python benchmarks/diffusion.py
 
-Accuracy: the exact score of a mixture, the same starts at t = 1, the same end at t = 0.001, linear beta from 0.1 to 20;
-root mean square distance, per sample, to a reference of 3000 Runge-Kutta steps. Every library runs on its own spacings
-and on ours, and is called at exact times. Overhead: seconds a step with a network that costs nothing, as a fraction of
-a call of a small U-Net.
+Accuracy: the exact score of a mixture, the same starts at t = 1, the same end at t = 0.001, linear beta
+from 0.1 to 20; root mean square distance, per sample, to a reference of 3000 Runge-Kutta steps. Every
+library runs on its own spacings and on ours, and is called at exact times. Overhead: seconds a step with
+a network that costs nothing, as a fraction of a call of a small U-Net.
 """
 from contextlib import redirect_stderr
 import io
+from itertools import chain, pairwise
 import json
 import math
 import statistics
@@ -36,7 +38,8 @@ DEFAULT = "deis eps t 3, quadratic"
 
 
 def mixtures() -> dict[str, Mixture]:
-    """The exact problems: a ring of eight narrow Gaussians, three broad ones, twenty in 64 dimensions."""
+    """The exact problems: a ring of eight narrow Gaussians, three broad ones, twenty in 64 dimensions.
+    """
     f = {"dtype": torch.float64}
     g = torch.Generator().manual_seed(0)
     angle = torch.arange(8, **f) * math.pi / 4
@@ -60,7 +63,8 @@ def ours() -> dict:
             for variable in get_args(Variable):
                 for order in (1, 2, 3):
                     for correct in (False, True):
-                        name = f"deis {extrapolate} {variable} {order}{' corrected' if correct else ''}, {kind}"
+                        how = " corrected" if correct else ""
+                        name = f"deis {extrapolate} {variable} {order}{how}, {kind}"
                         runs[name] = lambda p, x, n, k=kind, o=order, options={
                             "variable": variable, "extrapolate": extrapolate, "correct": correct}: deis(
                                 p, SCHEDULE, x, grid(n, k), order=o, **options)
@@ -83,7 +87,9 @@ def run_diffusers(make, predict, x: Tensor, calls: int, kind: str | None) -> Ten
     scheduler = make()
     scheduler.set_timesteps(calls)
     if kind is not None: scheduler.sigmas = SCHEDULE.rho(time_grid(SCHEDULE, calls, T_MIN, kind)).float()
-    times = SCHEDULE.t_of_rho(scheduler.sigmas.double().clamp(*(float(SCHEDULE.rho(t)) for t in (T_MIN, 1.0))))
+    times = SCHEDULE.t_of_rho(
+        scheduler.sigmas.double().clamp(*(float(SCHEDULE.rho(t)) for t in (T_MIN, 1.0)))
+    )
     for t, label in zip(times, scheduler.timesteps):
         x = scheduler.step(predict(x.double(), t), label, x).prev_sample
     return x.double()
@@ -103,10 +109,14 @@ def peers_diffusers() -> dict:
             for spacing, extra in spacings.items():
                 if spacing == "lu" and name != "DPM-Solver++": continue
                 make = lambda s=scheduler, o=options | extra | {"solver_order": order}: s(**o)
-                runs[f"diffusers {name} {order}, {spacing}"] = lambda p, x, n, m=make: run_diffusers(m, p, x, n, None)
+                runs[f"diffusers {name} {order}, {spacing}"] = lambda p, x, n, m=make: run_diffusers(
+                    m, p, x, n, None
+                )
             make = lambda s=scheduler, o=options | {"solver_order": order}: s(**o)
             for kind in GRIDS:
-                runs[f"diffusers {name} {order}, {kind}"] = lambda p, x, n, m=make, k=kind: run_diffusers(m, p, x, n, k)
+                runs[f"diffusers {name} {order}, {kind}"] = lambda p, x, n, m=make, k=kind: (
+                    run_diffusers(m, p, x, n, k)
+                )
     return runs
 
 
@@ -146,7 +156,8 @@ def peers_azula() -> dict:
     def run(predict, x, calls, kind, sampler, calls_a_step=1, **options):
         steps = max(1, calls // calls_a_step)
         denoiser = AzulaDenoiser(predict, Warped(steps, kind))
-        return sampler(denoiser, start=1.0, stop=0.0, steps=steps, silent=True, dtype=torch.float64, **options)(x)
+        return sampler(denoiser, start=1.0, stop=0.0, steps=steps, silent=True, dtype=torch.float64,
+                       **options)(x)
     runs = {}
     for kind in GRIDS:
         for name in ("zAB", "vAB", "zEAB", "xEAB", "REAB"):
@@ -154,19 +165,21 @@ def peers_azula() -> dict:
                 sampler = getattr(azula.sample, f"{name}Sampler")
                 runs[f"azula {name} {order}, {kind}"] = lambda p, x, n, k=kind, s=sampler, o=order: run(
                     p, x, n, k, s, order=o)
-        runs[f"azula Heun, {kind}"] = lambda p, x, n, k=kind: run(p, x, n, k, azula.sample.HeunSampler, 2)
+        runs[f"azula Heun, {kind}"] = lambda p, x, n, k=kind: run(p, x, n, k, azula.sample.HeunSampler,
+                                                                  2)
     return runs
 
 
 def reference(mixture: Mixture, x: Tensor, steps: int = 3000) -> Tensor:
-    """Classical Runge-Kutta for dy / d log rho = rho eps, y = x / alpha, on a uniform grid in log rho."""
+    """Classical Runge-Kutta for dy / d log rho = rho eps, y = x / alpha, on a uniform grid in log rho.
+    """
     grid = time_grid(SCHEDULE, steps, T_MIN, "log_snr")
     log_rho, predict = SCHEDULE.rho(grid).log(), mixture.predictor(SCHEDULE)
     def slope(y: Tensor, l: Tensor) -> Tensor:
         t = SCHEDULE.t_of_rho(l.exp())
         return l.exp() * predict(SCHEDULE.alpha(t) * y, t)
     y = x / SCHEDULE.alpha(grid[0])
-    for a, b in zip(log_rho, log_rho[1:]):
+    for a, b in pairwise(log_rho):
         h = b - a
         k1 = slope(y, a)
         k2 = slope(y + h / 2 * k1, a + h / 2)
@@ -176,16 +189,20 @@ def reference(mixture: Mixture, x: Tensor, steps: int = 3000) -> Tensor:
 
 
 def accuracy(mixture: Mixture, runs: dict, samples: int = 128) -> dict[str, dict[str, float]]:
-    """Root mean square error of every run at every number of calls; runs that need more calls are left out."""
+    """Root mean square error of every run at every number of calls; runs that need more calls are left
+    out.
+    """
     g = torch.Generator().manual_seed(1)
     x = torch.randn(samples, mixture.means.shape[1], dtype=torch.float64, generator=g)
-    goal, table = reference(mixture, x), {}
+    exact, goal, table = mixture.predictor(SCHEDULE), reference(mixture, x), {}
     for name, run in runs.items():
         for calls in CALLS:
             count = [0]
-            def predict(x, t, exact=mixture.predictor(SCHEDULE)):
+
+            def predict(x, t):
                 count[0] += 1
                 return exact(x, t)
+
             y = run(predict, x, calls)
             if count[0] > calls: continue
             table.setdefault(name, {})[str(calls)] = float((y - goal).square().sum(1).mean().sqrt())
@@ -204,7 +221,9 @@ def seconds(call, repeats: int = 15) -> float:
 
 
 def overhead(steps: int = 20, batch: int = 16) -> dict:
-    """Seconds a step beyond the network, as a fraction of a call of a small U-Net on `batch` images of 28 x 28."""
+    """Seconds a step beyond the network, as a fraction of a call of a small U-Net on `batch` images of
+    28 x 28.
+    """
     g = torch.Generator().manual_seed(2)
     x = torch.randn(batch, 1, 28, 28, generator=g)
     network = Preconditioned(UNet(1), SCHEDULE)
@@ -236,24 +255,28 @@ def winners(tables: dict) -> dict:
     found = {}
     for calls in map(str, CALLS):
         for group, table in tables.items():
-            errors = {name: row[calls] for name, row in table.items() if math.isfinite(row.get(calls, math.nan))}
+            errors = {name: row[calls] for name, row in table.items()
+                      if math.isfinite(row.get(calls, math.nan))}
             name = min(errors, key=errors.get)
             found.setdefault(calls, {})[group] = {"run": name, "error": errors[name]}
     return found
 
 
 def ranking(accuracy: dict, best: dict, group: str, top: int = 5) -> list[dict]:
-    """Runs of one library, kept fixed over all problems and calls, by their geometric mean distance to the best peer.
+    """Runs of one library, kept fixed over all problems and calls, by their geometric mean distance to
+    the best peer.
 
     A ratio of 1 at every entry would mean: as good everywhere as the best of all runs of both peers.
     """
-    floor = {(p, c): min(best[p][c][peer]["error"] for peer in ("diffusers", "azula")) for p in best for c in best[p]}
+    floor = {(p, c): min(best[p][c][peer]["error"] for peer in ("diffusers", "azula")) for p in best
+             for c in best[p]}
     rows = []
     for name in next(iter(accuracy.values()))[group]:
         errors = {(p, c): accuracy[p][group][name].get(c, math.nan) for p, c in floor}
         if not all(map(math.isfinite, errors.values())): continue
         logs = [math.log(errors[key] / floor[key]) for key in floor]
-        rows.append({"run": name, "geometric_mean": math.exp(statistics.fmean(logs)), "worst": math.exp(max(logs)),
+        rows.append({"run": name, "geometric_mean": math.exp(statistics.fmean(logs)),
+                     "worst": math.exp(max(logs)),
                      "errors": {p: [errors[p, c] for c in best[p]] for p in best}})
     rows.sort(key=lambda row: row["geometric_mean"])
     return rows[:top] + [row for row in rows[top:] if row["run"] == DEFAULT]
@@ -270,9 +293,11 @@ def main() -> None:
             accuracies[problem] = {group: accuracy(mixture, runs) for group, runs in groups.items()}
         best[problem] = winners(accuracies[problem])
         for calls, row in best[problem].items():
-            print(f"{problem}, {calls} calls", *(f"    {v['error']:.2e}  {v['run']}" for v in row.values()), sep="\n")
+            print(f"{problem}, {calls} calls",
+                  *(f"    {v['error']:.2e}  {v['run']}" for v in row.values()), sep="\n")
     fixed = {group: ranking(accuracies, best, group) for group in groups}
-    for row in sum(fixed.values(), []): print(f"{row['geometric_mean']:.2f}, at worst {row['worst']:.2f}: {row['run']}")
+    for row in chain.from_iterable(fixed.values()):
+        print(f"{row['geometric_mean']:.2f}, at worst {row['worst']:.2f}: {row['run']}")
     cost = overhead()
     print(json.dumps(cost, indent=1))
     result = {"command": command(), "versions": versions("diffusers", "azula"), "calls": CALLS,

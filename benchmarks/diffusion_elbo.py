@@ -2,11 +2,13 @@
 
     python benchmarks/diffusion_elbo.py [--updates 1200] [--seeds 2] [--threads 1] [--out FILE]
 
-The 17 grey levels k are spread uniformly, x = 2 (k + u) / 17 - 1. A bound in nats of log p(x) becomes one of log P(k) by adding
-64 log(2/17); bits per dimension are -log P(k) / (64 log 2). Everything below t_min is left to the Gaussian decoder of the chapter.
+The 17 grey levels k are spread uniformly, x = 2 (k + u) / 17 - 1. A bound in nats of log p(x) becomes
+one of log P(k) by adding 64 log(2/17); bits per dimension are -log P(k) / (64 log 2). Everything below
+t_min is left to the Gaussian decoder of the chapter.
 
-U-Net (16, 32), schedule LinearBeta(0.1, 20), Adam whose rate falls linearly from 4e-3, batches of 64, the same order of images and the
-same start for all; noise levels adapted to each weighting. Every network is judged by the unweighted bound.
+U-Net (16, 32), schedule LinearBeta(0.1, 20), Adam whose rate falls linearly from 4e-3, batches of 64,
+the same order of images and the same start for all; noise levels adapted to each weighting. Every
+network is judged by the unweighted bound.
 """
 import time
 
@@ -44,7 +46,8 @@ def fit(weight, seed, updates, train, scale):
     network = Preconditioned(UNet(1, (16, 32), generator=g), schedule, scale)
     levels = AdaptiveLevels(schedule, T_MIN, 40, 0.99)
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
-    state = State(network, optimizer, torch.Generator().manual_seed(1000 + seed), linear_decay(optimizer, updates), average=0.99)
+    state = State(network, optimizer, torch.Generator().manual_seed(1000 + seed),
+                  linear_decay(optimizer, updates), average=0.99)
 
     def step(state, batch):
         x = dequantize(batch, LEVELS, state.generator)
@@ -59,19 +62,23 @@ def fit(weight, seed, updates, train, scale):
 
 @torch.no_grad()
 def error_curve(network, schedule, test, log_snr):
-    """Mean squared error of the noise per dimension at each log-SNR; the same noise for every network."""
+    """Mean squared error of the noise per dimension at each log-SNR; the same noise for every network.
+    """
     g = torch.Generator().manual_seed(7)
     x = dequantize(test, LEVELS, g)
     times = schedule.t_of_log_snr(log_snr)
-    return [sum(denoising_loss(network, schedule, x, t.expand(len(x)), generator=g).mean().item() / 64 for _ in range(2)) / 2
+    return [sum(denoising_loss(network, schedule, x, t.expand(len(x)), generator=g).mean().item() / 64
+                for _ in range(2)) / 2
             for t in times]
 
 
 def weightings(options, train, test):
     scale = round(float(dequantize(train, LEVELS, torch.Generator().manual_seed(0)).std()), 2)
     log_snr = torch.linspace(-8, 9, 18, dtype=torch.float64)
-    settings = {"network": "UNet(1, (16, 32))", "schedule": "LinearBeta(0.1, 20)", "t_min": T_MIN, "updates": options.updates, "batch": BATCH,
-                "rate": RATE, "average": 0.99, "seeds": options.seeds, "scale": scale, "threads": options.threads,
+    settings = {"network": "UNet(1, (16, 32))", "schedule": "LinearBeta(0.1, 20)", "t_min": T_MIN,
+                "updates": options.updates, "batch": BATCH,
+                "rate": RATE, "average": 0.99, "seeds": options.seeds, "scale": scale,
+                "threads": options.threads,
                 "test_images": len(test)}
     result, values = {"settings": settings, "log_snr": log_snr.tolist(), "methods": {}}, {}
     for name, weight in WEIGHTS.items():
@@ -84,19 +91,27 @@ def weightings(options, train, test):
             runs.append(elbo(network, schedule, dequantize(test, LEVELS, g), T_MIN, 16, 4, generator=g))
             curves.append(error_curve(network, schedule, test, log_snr))
         values[name] = torch.stack([run.log_prob for run in runs])
-        mean, less = Estimate.of(bits(values[name].mean(0))), Estimate.of((values[name] - values["1"]).mean(0))
+        mean, less = (
+            Estimate.of(bits(values[name].mean(0))),
+            Estimate.of((values[name] - values["1"]).mean(0)),
+        )
         result["methods"][name] = {
-            "bits_per_dimension": {"value": mean.value, "stderr": mean.stderr, "by_seed": [bits(v).mean().item() for v in values[name]]},
+            "bits_per_dimension": {"value": mean.value, "stderr": mean.stderr,
+                                   "by_seed": [bits(v).mean().item() for v in values[name]]},
             "nats_above_flat": {"value": less.value, "stderr": less.stderr},
             "noise_error_per_dimension": torch.tensor(curves).mean(0).tolist(), "train_seconds": seconds}
         row = result["methods"][name]
-        print(f"w = {name:15} {mean} bits per dimension, by seed {row['bits_per_dimension']['by_seed']}, {less} nats above w = 1, {seconds:.0f} s")
+        print(
+            f"w = {name:15} {mean} bits per dimension, by seed {row['bits_per_dimension']['by_seed']}, "
+            f"{less} nats above w = 1, {seconds:.0f} s"
+        )
     return result
 
 
 def main():
     parser = arguments(__doc__, RESULTS / "diffusion_elbo.json", threads=1)
-    parser.add_argument("--updates", type=int, default=1200, help="updates of each network (default 1200)")
+    parser.add_argument("--updates", type=int, default=1200,
+                        help="updates of each network (default 1200)")
     parser.add_argument("--seeds", type=int, default=2, help="networks for each weighting (default 2)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -1,11 +1,13 @@
 """Exact maximum likelihood, CD and PCD on the 8x8 digits, H = 12, measured by the exact likelihood.
 
-    python benchmarks/digits.py [--out benchmarks/results/digits.json] [--seeds 5] [--epochs 300] [--threads 1]
+    python benchmarks/digits.py [--out FILE] [--seeds 5] [--epochs 300] [--threads 1]
 
-All methods share everything but the gradient: data (pixels > 7, 1500 images to train on, 297 to test), start (independent pixels and
-small random weights), batches of 100 in the same order, Adam with a rate that falls linearly from 0.02 to zero, weight decay 1e-4 on
-W, number of epochs. No early stopping. The rate was chosen among 0.005, 0.02 and 0.05 on 300 images held out of the training set: best
-for CD-1 and PCD-1, the two that were tried with all three. Log-likelihoods are in nats per image, seconds are those of updates alone.
+All methods share everything but the gradient: data (pixels > 7, 1500 images to train on, 297 to test),
+start (independent pixels and small random weights), batches of 100 in the same order, Adam with a rate
+that falls linearly from 0.02 to zero, weight decay 1e-4 on W, number of epochs. No early stopping. The
+rate was chosen among 0.005, 0.02 and 0.05 on 300 images held out of the training set: best for CD-1 and
+PCD-1, the two that were tried with all three. Log-likelihoods are in nats per image, seconds are those
+of updates alone.
 """
 import math
 import statistics
@@ -26,8 +28,11 @@ LOOKS = (1, 2, 3, 5, 8, 12, 18, 25, 35, 50, 70, 90, 110, 130, 150, 170, 190, 210
 
 
 def method(name, train, generator):
-    """The gradient of method `name` as a function of machine and batch; a persistent one keeps its chains."""
-    chains, mu, half = (torch.rand(BATCH, 64, generator=generator) < train.mean(0)).float(), train.mean(0), torch.full((H,), 0.5)
+    """The gradient of method `name` as a function of machine and batch; a persistent one keeps its
+    chains.
+    """
+    chains, mu, half = (torch.rand(BATCH, 64, generator=generator)
+                        < train.mean(0)).float(), train.mean(0), torch.full((H,), 0.5)
 
     def persistent(m, v):
         nonlocal chains
@@ -45,7 +50,8 @@ def run(name, seed, epochs, train, test):
     m = RBM(64, H, generator=g)
     m.b.data = base_rate(train)
     gradient = method(name, train, torch.Generator().manual_seed(1000 + seed))
-    optimizer = torch.optim.Adam([{"params": [m.W], "weight_decay": DECAY}, {"params": [m.b, m.c]}], lr=RATE)
+    optimizer = torch.optim.Adam([{"params": [m.W], "weight_decay": DECAY}, {"params": [m.b, m.c]}],
+                                 lr=RATE)
     total = epochs * (len(train) // BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total)
     wall = cpu = 0.0
@@ -64,40 +70,61 @@ def run(name, seed, epochs, train, test):
 
 
 def summary(images, curves):
-    """Mean over images of the log-likelihood averaged over seeds, its error over images, and the spread over seeds."""
+    """Mean over images of the log-likelihood averaged over seeds, its error over images, and the spread
+    over seeds.
+    """
     estimate = Estimate.of(torch.stack(images).mean(0).double())
-    return {"value": estimate.value, "stderr": estimate.stderr, "spread_over_seeds": statistics.stdev(curves)}
+    return {"value": estimate.value, "stderr": estimate.stderr,
+            "spread_over_seeds": statistics.stdev(curves)}
 
 
 def main():
     parser = arguments(__doc__, RESULTS / "digits.json", threads=1)
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each method, at least 2 (default 5)")
-    parser.add_argument("--epochs", type=int, default=300, help="passes over the training set (default 300)")
+    parser.add_argument("--seeds", type=int, default=5,
+                        help="runs of each method, at least 2 (default 5)")
+    parser.add_argument("--epochs", type=int, default=300,
+                        help="passes over the training set (default 300)")
     options = parser.parse_args()
-    if options.seeds < 2 or options.epochs < 1: parser.error("--seeds must be at least 2 and --epochs at least 1")
+    if options.seeds < 2 or options.epochs < 1:
+        parser.error("--seeds must be at least 2 and --epochs at least 1")
     torch.set_num_threads(options.threads)
     train, test = (binarize(x, 7.5 / 16) for x in digits())
     result = {**header("nats per image", "numpy", "scikit-learn"),
-              "settings": {"hidden": H, "batch": BATCH, "optimizer": "Adam", "rate": RATE, "decay_of_weights": DECAY,
+              "settings": {"hidden": H, "batch": BATCH, "optimizer": "Adam", "rate": RATE,
+                           "decay_of_weights": DECAY,
                            "epochs": options.epochs, "seeds": options.seeds, "threads": options.threads,
                            "train_images": len(train), "test_images": len(test)}, "methods": {}}
     bias = base_rate(train)
     result["independent pixels"] = {name: {"value": e.value, "stderr": e.stderr} for name, e in
-                                    ((n, Estimate.of(independent_log_prob(x, bias).double())) for n, x in (("train", train), ("test", test)))}
+                                    ((n, Estimate.of(independent_log_prob(x, bias).double()))
+                                     for n, x in (("train", train), ("test", test)))}
     names = ("exact", "CD-1", "CD-10", "PCD-1", "PCD-1, centred")
     runs = {name: [] for name in names}
-    for seed, name in tqdm([(seed, name) for seed in range(options.seeds) for name in names], disable=None):
+    for seed, name in tqdm([(seed, name) for seed in range(options.seeds) for name in names],
+                           disable=None):
         runs[name].append(run(name, seed, options.epochs, train, test))
     for name in names:
         curves = [curve for curve, _ in runs[name]]
         result["methods"][name] = {
-            **{split: summary([both[i] for _, both in runs[name]], [c[split][-1] for c in curves]) for i, split in enumerate(("train", "test"))},
-            "milliseconds_per_update": {clock: 1e3 * statistics.median(c[f"{clock}_seconds"][-1] for c in curves)
-                                        / (options.epochs * math.ceil(len(train) / BATCH)) for clock in ("wall", "cpu")},
-            "curves": curves}
+            **{
+                split: summary([both[i] for _, both in runs[name]], [c[split][-1] for c in curves])
+                for i, split in enumerate(("train", "test"))
+            },
+            "milliseconds_per_update": {
+                clock: 1e3
+                * statistics.median(c[f"{clock}_seconds"][-1] for c in curves)
+                / (options.epochs * math.ceil(len(train) / BATCH))
+                for clock in ("wall", "cpu")
+            },
+            "curves": curves,
+        }
         row = result["methods"][name]
-        print(f"{name:23} train {row['train']['value']:.2f}  test {row['test']['value']:.2f} ± {row['test']['stderr']:.2f} (images), "
-              f"spread over seeds {row['test']['spread_over_seeds']:.2f}, {row['milliseconds_per_update']['wall']:.2f} ms per update")
+        print(
+            f"{name:23} train {row['train']['value']:.2f}  test {row['test']['value']:.2f} ± "
+            f"{row['test']['stderr']:.2f} (images), "
+            f"spread over seeds {row['test']['spread_over_seeds']:.2f}, "
+            f"{row['milliseconds_per_update']['wall']:.2f} ms per update"
+        )
     write(options.out, result)
 
 

@@ -1,4 +1,5 @@
-"""What every script here shares: its common options, what is recorded of a run, and the file of results."""
+"""What every script here shares: its common options, what is recorded of a run, and the file of results.
+"""
 import argparse
 import importlib.metadata
 import json
@@ -13,11 +14,17 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def arguments(doc: str, out: Path | None, threads: int | None = None) -> argparse.ArgumentParser:
-    """A parser with `--out` and, where a number of `threads` is given, `--threads`; `doc` is shown whole by `--help`."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=out, help=f"where to write the results (default {out.name if out else None})")
+    """A parser with `--out` and, where a number of `threads` is given, `--threads`; `doc` is shown whole
+    by `--help`.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=out,
+                        help=f"where to write the results (default {out.name if out else None})")
     if threads is not None:
-        parser.add_argument("--threads", type=int, default=threads, help=f"threads of PyTorch (default {threads})")
+        parser.add_argument("--threads", type=int, default=threads,
+                            help=f"threads of PyTorch (default {threads})")
     return parser
 
 

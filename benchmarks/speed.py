@@ -1,15 +1,18 @@
-"""Milliseconds per parameter update: rbmdiff, its peers, and the floor of its matrix products alone, interleaved in one run.
+"""Milliseconds per parameter update: rbmdiff, its peers, and the floor of its matrix products alone,
+interleaved in one run.
 
-    python benchmarks/speed.py [--out benchmarks/results/speed.json] [--threads 2] [--rounds 15] [--no-likelihood]
+    python benchmarks/speed.py [--out FILE] [--threads 2] [--rounds 15] [--no-likelihood]
 
-One update is one step of persistent contrastive divergence with k Gibbs steps (PCD-k) on one batch of 0/1 images, with as many chains
-as images, and one step of plain gradient ascent. All contenders start from the same weights and data. A round runs every contender
-for at least 30 ms, after a call that is not timed; numbers are medians over the rounds, with the 10th and 90th percentile.
+One update is one step of persistent contrastive divergence with k Gibbs steps (PCD-k) on one batch of
+0/1 images, with as many chains as images, and one step of plain gradient ascent. All contenders start
+from the same weights and data. A round runs every contender for at least 30 ms, after a call that is not
+timed; numbers are medians over the rounds, with the 10th and 90th percentile.
 
-The textbook estimate of PCD-k needs 2k + 4 products of a batch with the weights: 2k for the chains, one each for the hidden means of
-data and chains, two for the gradient. Chains that end with hidden states (rbms, "hidden chain") save one.
-What is not installed is skipped with a line. The last part trains a machine on the 8x8 digits with products in float32 and in bfloat16
-and compares test log-likelihoods by annealed importance sampling.
+The textbook estimate of PCD-k needs 2k + 4 products of a batch with the weights: 2k for the chains, one
+each for the hidden means of data and chains, two for the gradient. Chains that end with hidden states
+(rbms, "hidden chain") save one. What is not installed is skipped with a line. The last part trains a
+machine on the 8x8 digits with products in float32 and in bfloat16 and compares test log-likelihoods by
+annealed importance sampling.
 """
 import math
 import os
@@ -19,14 +22,16 @@ import time
 
 from record import RESULTS, arguments, versions, write
 
-SIZES = ((784, 500, 100), (784, 1024, 512), (64, 128, 128))                             # visible, hidden, batch
+# visible, hidden, batch
+SIZES = ((784, 500, 100), (784, 1024, 512), (64, 128, 128))
 RATE = 1e-3
 parser = arguments(__doc__, RESULTS / "speed.json", threads=os.cpu_count())
 parser.add_argument("--rounds", type=int, default=15)
 parser.add_argument("--block", type=float, default=0.03, help="least seconds of a timed block")
 parser.add_argument("--no-likelihood", action="store_true")
 options = parser.parse_args()
-if options.threads < os.cpu_count() and hasattr(os, "sched_setaffinity"):          # JAX heeds nothing else
+# JAX heeds nothing else
+if options.threads < os.cpu_count() and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.threads:])
 
 import torch
@@ -43,7 +48,8 @@ from rbmdiff.models.rbm import RBM
 def start(D, H, B):
     """Weights, data and chains, the same for every contender."""
     g = torch.Generator().manual_seed(0)
-    return 0.01 * torch.randn(D, H, generator=g), *((torch.rand(B, D, generator=g) < p).float() for p in (0.2, 0.5))
+    return 0.01 * torch.randn(D, H, generator=g), *((torch.rand(B, D, generator=g) < p).float()
+                                                    for p in (0.2, 0.5))
 
 
 def ours(D, H, B, k, products=None, numba=True, **sgd):
@@ -65,7 +71,9 @@ def ours(D, H, B, k, products=None, numba=True, **sgd):
 
 
 def by_hand(D, H, B, k):
-    """The step as one would write it in PyTorch on a good day: stacked gradient, uniform numbers compared, no torch.bernoulli."""
+    """The step as one would write it in PyTorch on a good day: stacked gradient, uniform numbers
+    compared, no torch.bernoulli.
+    """
     W, v, x = start(D, H, B)
     b, c = torch.zeros(D), torch.zeros(H)
     up = lambda field: (torch.rand_like(field) < torch.sigmoid(field)).float()
@@ -77,7 +85,11 @@ def by_hand(D, H, B, k):
         s = torch.cat([v, x])
         q = torch.sigmoid(torch.addmm(c, s, W)) / B
         q[B:].neg_()
-        W.addmm_(s.T, q, alpha=RATE), b.add_((v.mean(0) - x.mean(0)), alpha=RATE), c.add_(q.sum(0), alpha=RATE)
+        (
+            W.addmm_(s.T, q, alpha=RATE),
+            b.add_((v.mean(0) - x.mean(0)), alpha=RATE),
+            c.add_(q.sum(0), alpha=RATE),
+        )
 
     return update
 
@@ -85,11 +97,18 @@ def by_hand(D, H, B, k):
 def floor(D, H, B, k, kind):
     """The matrix products of an update, nothing else: 2k + 4 of them."""
     W, v, _ = start(D, H, B)
-    q, h, dtype = torch.rand(2 * B, H), (torch.rand(B, H) < 0.3).float(), torch.bfloat16 if kind == "bfloat16" else torch.float32
+    q, h, dtype = (
+        torch.rand(2 * B, H),
+        (torch.rand(B, H) < 0.3).float(),
+        torch.bfloat16 if kind == "bfloat16" else torch.float32,
+    )
     W, v, s, q, h = (x.to(dtype) for x in (W, v, torch.cat([v, v]), q, h))
-    sT, onednn = s.T.contiguous(), getattr(torch.ops.mkldnn, "_linear_pointwise", None) if kind == "oneDNN" else None
+    sT, onednn = s.T.contiguous(), getattr(torch.ops.mkldnn, "_linear_pointwise",
+                                           None) if kind == "oneDNN" else None
     if kind == "oneDNN" and onednn is None: raise ImportError("oneDNN's float32 product")
-    product = (lambda x, w: onednn(x, w, None, "none", [], "")) if onednn else lambda x, w: torch.mm(x, w.T)
+    product = (
+        (lambda x, w: onednn(x, w, None, "none", [], "")) if onednn else lambda x, w: torch.mm(x, w.T)
+    )
 
     @torch.no_grad()
     def update():
@@ -100,13 +119,16 @@ def floor(D, H, B, k, kind):
 
 
 def rbms(D, H, B, k):
-    """The package `rbms`: its persistent chains start and end with hidden states, hence one product less."""
+    """The package `rbms`: its persistent chains start and end with hidden states, hence one product
+    less.
+    """
     from rbms.bernoulli_bernoulli.classes import BBRBM
     from rbms.training.pcd import fit_batch_pcd
     W, v, _ = start(D, H, B)
     m, weights = BBRBM(weight_matrix=W, vbias=torch.zeros(D), hbias=torch.zeros(H)), torch.ones(B)
     for p in m.parameters(): p.grad = torch.zeros_like(p)
-    optimizer, chains = torch.optim.SGD(m.parameters(), lr=RATE, maximize=True, fused=True), m.init_chains(B)
+    optimizer, chains = torch.optim.SGD(m.parameters(), lr=RATE, maximize=True,
+                                        fused=True), m.init_chains(B)
 
     @torch.no_grad()
     def update():
@@ -148,7 +170,10 @@ def jax_lines(D, H, B, k, hidden_chain):
         steps = (v.T @ q - x.T @ h_mean) / B, v.mean(0) - x.mean(0), q.mean(0) - h_mean.mean(0)
         return tuple(p + RATE * s for p, s in zip(p, steps)), (x, h), key
 
-    step, (W, v, x) = jax.jit(step, donate_argnums=(0, 2)), (jnp.array(t.numpy()) for t in start(D, H, B))
+    step, (W, v, x) = (
+        jax.jit(step, donate_argnums=(0, 2)),
+        (jnp.array(t.numpy()) for t in start(D, H, B)),
+    )
     p, state, key = (W, jnp.zeros(D), jnp.zeros(H)), (x, jnp.zeros((B, H))), random.key(0)
 
     def update():
@@ -175,13 +200,16 @@ CONTENDERS = {
     "floor bfloat16": lambda *a: floor(*a, "bfloat16"),
 }
 RATIOS = (("rbmdiff", "floor float32, torch.mm"), ("rbmdiff", "floor float32, oneDNN"),
-          ("rbmdiff, bfloat16", "floor float32, oneDNN"), ("rbmdiff, bfloat16", "floor bfloat16"), ("rbms", "rbmdiff"),
+          ("rbmdiff, bfloat16", "floor float32, oneDNN"), ("rbmdiff, bfloat16", "floor bfloat16"),
+          ("rbms", "rbmdiff"),
           ("scikit-learn", "rbmdiff"), ("PyTorch by hand", "rbmdiff"), ("JAX, visible chain", "rbmdiff"),
           ("JAX, hidden chain", "rbmdiff"))
 
 
 def measure(size, k, missing):
-    """Milliseconds of an update of every contender: median, 10th and 90th percentile over interleaved rounds."""
+    """Milliseconds of an update of every contender: median, 10th and 90th percentile over interleaved
+    rounds.
+    """
     updates, repeats, times = {}, {}, {}
     for name, make in CONTENDERS.items():
         try: update = make(*size, k)
@@ -193,7 +221,11 @@ def measure(size, k, missing):
         for _ in range(3): update()
         begin = time.perf_counter()
         update()
-        updates[name], repeats[name], times[name] = update, 1 + int(options.block / (time.perf_counter() - begin)), []
+        updates[name], repeats[name], times[name] = (
+            update,
+            1 + int(options.block / (time.perf_counter() - begin)),
+            [],
+        )
     for _ in range(options.rounds):
         for name, update in updates.items():
             update()                                                # wakes its threads, fills its caches
@@ -201,11 +233,14 @@ def measure(size, k, missing):
             for _ in range(repeats[name]): update()
             times[name].append(1e3 * (time.perf_counter() - begin) / repeats[name])
     deciles = {name: statistics.quantiles(t, n=10, method="inclusive") for name, t in times.items()}
-    return {name: {"median": statistics.median(t), "p10": deciles[name][0], "p90": deciles[name][-1], "least": min(t)} for name, t in times.items()}
+    return {name: {"median": statistics.median(t), "p10": deciles[name][0], "p90": deciles[name][-1],
+                   "least": min(t)} for name, t in times.items()}
 
 
 def likelihood(products, seed, epochs=30):
-    """Test log-likelihood of a 64x64 machine trained on the digits by PCD-1: value and standard error of log Z."""
+    """Test log-likelihood of a 64x64 machine trained on the digits by PCD-1: value and standard error of
+    log Z.
+    """
     g, (train, test) = torch.Generator().manual_seed(seed), (binarize(x, 7.5 / 16) for x in digits())
     m, chains = RBM(64, 64, generator=g), (torch.rand(512, 64, generator=g) < train.mean(0)).float()
     m.b.data, total = base_rate(train), epochs * math.ceil(len(train) / 100)
@@ -221,19 +256,33 @@ def likelihood(products, seed, epochs=30):
 
 
 def compare_formats(seeds=6):
-    """Mean test log-likelihood over seeds, with its standard error, for products in float32 and bfloat16."""
-    runs = {name: [likelihood(p, seed) for seed in range(seeds)] for name, p in (("float32", None), ("bfloat16", torch.bfloat16))}
-    mean = {name: Estimate.of(torch.tensor([value for value, _ in r], dtype=torch.float64)) for name, r in runs.items()}
-    difference, error = mean["bfloat16"].value - mean["float32"].value, math.hypot(*(e.stderr for e in mean.values()))
+    """Mean test log-likelihood over seeds, with its standard error, for products in float32 and
+    bfloat16.
+    """
+    runs = {name: [likelihood(p, seed) for seed in range(seeds)]
+            for name, p in (("float32", None), ("bfloat16", torch.bfloat16))}
+    mean = {name: Estimate.of(torch.tensor([value for value, _ in r], dtype=torch.float64))
+            for name, r in runs.items()}
+    difference, error = (
+        mean["bfloat16"].value - mean["float32"].value,
+        math.hypot(*(e.stderr for e in mean.values())),
+    )
     print(f"\ntest log-likelihood of 64x64 machines on the digits, nats, {seeds} seeds: "
-          + ", ".join(f"{name} {e}" for name, e in mean.items()) + f"; difference {difference:.3f} ± {error:.3f}")
-    return {"seeds": seeds, "runs": {name: [{"value": x, "ais_stderr": se} for x, se in r] for name, r in runs.items()},
-            **{name: {"value": e.value, "stderr": e.stderr} for name, e in mean.items()}, "difference": {"value": difference, "stderr": error}}
+          + ", ".join(f"{name} {e}" for name, e in mean.items())
+          + f"; difference {difference:.3f} ± {error:.3f}")
+    return {
+        "seeds": seeds,
+        "runs": {name: [{"value": x, "ais_stderr": se} for x, se in r] for name, r in runs.items()},
+        **{name: {"value": e.value, "stderr": e.stderr} for name, e in mean.items()},
+        "difference": {"value": difference, "stderr": error},
+    }
 
 
 def environment():
     """What the numbers depend on."""
-    try: cpu = next(line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+    try:
+        cpu = next(line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo")
+                   if line.startswith("model name"))
     except (OSError, StopIteration): cpu = platform.processor() or platform.machine()
     return {"cpu": cpu, "cpus": os.cpu_count(), "threads": options.threads,
             "versions": versions("numpy", "numba", "rbms", "scikit-learn", "jax")}
@@ -246,17 +295,26 @@ def main():
         threadpool_limits(options.threads)
     except ImportError: pass
     load = os.getloadavg() if hasattr(os, "getloadavg") else None
-    result = {"command": f"python benchmarks/speed.py --threads {options.threads} --rounds {options.rounds} --block {options.block}", "unit": "milliseconds per update", **environment(),
-              "rounds": options.rounds, "load_average_before": load, "sizes": {}}
+    result = {
+        "command": f"python benchmarks/speed.py --threads {options.threads} --rounds {options.rounds} "
+                   f"--block {options.block}",
+        "unit": "milliseconds per update",
+        **environment(),
+        "rounds": options.rounds,
+        "load_average_before": load,
+        "sizes": {},
+    }
     print(f"{result['cpu']}, {options.threads} threads, load average {load}\n{result['versions']}")
     missing = set()
     for size in SIZES:
         for k in (1, 10):
             label, table = f"{size[0]}x{size[1]}x{size[2]} k={k}", measure(size, k, missing)
-            ratios = {f"{a} / {b}": table[a]["median"] / table[b]["median"] for a, b in RATIOS if a in table and b in table}
+            ratios = {f"{a} / {b}": table[a]["median"] / table[b]["median"] for a, b in RATIOS
+                      if a in table and b in table}
             result["sizes"][label] = {"times": table, "ratios": ratios}
             print(f"\n{label:38} {'median':>9} {'p10':>9} {'p90':>9}  ms per update")
-            for name, t in table.items(): print(f"  {name:36} {t['median']:9.3f} {t['p10']:9.3f} {t['p90']:9.3f}")
+            for name, t in table.items():
+                print(f"  {name:36} {t['median']:9.3f} {t['p10']:9.3f} {t['p90']:9.3f}")
             for name, ratio in ratios.items(): print(f"    {name:60} {ratio:6.2f}", flush=True)
     if not options.no_likelihood: result["likelihood"] = compare_formats()
     result["load_average_after"] = os.getloadavg() if hasattr(os, "getloadavg") else None

@@ -1,13 +1,15 @@
-"""log Z from noise paths against annealed importance sampling at equal work, and the price of samples of a machine that is stuck.
+"""log Z from noise paths against annealed importance sampling at equal work, and the price of samples of
+a machine that is stuck.
 
-    python benchmarks/tilted.py [--out benchmarks/results/tilted.json] [--runs 20] [--samples 20000] [--threads 1]
+    python benchmarks/tilted.py [--out FILE] [--runs 20] [--samples 20000] [--threads 1]
 
-log Z: a 64x12 machine of the binary 8x8 digits (CD-1, as in the chapter), whose log Z is known by enumeration; both methods are run
-`runs` times at each amount of work, counted in products of one row with the weight matrix. Both use 50 rows; the noise path starts from
-50 test digits, annealing from independent pixels. Mixing: ten visible and three hidden spins, two modes, known spectral gap; samples by
-each method, their distance from the enumerated distribution, and effective draws per second of processor time. For Gibbs sampling the
-latter follow from the exact autocorrelation time of the sum of spins, for annealing from the weights; a method that draws from another
-distribution has none.
+log Z: a 64x12 machine of the binary 8x8 digits (CD-1, as in the chapter), whose log Z is known by
+enumeration; both methods are run `runs` times at each amount of work, counted in products of one row
+with the weight matrix. Both use 50 rows; the noise path starts from 50 test digits, annealing from
+independent pixels. Mixing: ten visible and three hidden spins, two modes, known spectral gap; samples by
+each method, their distance from the enumerated distribution, and effective draws per second of processor
+time. For Gibbs sampling the latter follow from the exact autocorrelation time of the sum of spins, for
+annealing from the weights; a method that draws from another distribution has none.
 """
 import time
 
@@ -85,12 +87,15 @@ def two_modes(w=1.8, c=0.7, D=10):
 def autocorrelation_time(m, V, p):
     """Exact autocorrelation time of the sum of spins under block Gibbs, in steps."""
     T, f = transition_matrix(m), V.sum(1) - p @ V.sum(1)
-    sums = torch.linalg.solve(torch.eye(len(p), dtype=f.dtype) - T + p, T @ f)  # of all powers of the kernel, applied to f
+    # of all powers of the kernel, applied to f
+    sums = torch.linalg.solve(torch.eye(len(p), dtype=f.dtype) - T + p, T @ f)
     return (1 + 2 * ((p * f) @ sums) / (p @ f**2)).item()
 
 
 def mixing(n):
-    """Every way to sample the stuck machine: share of the larger mode, distance, effective draws per second."""
+    """Every way to sample the stuck machine: share of the larger mode, distance, effective draws per
+    second.
+    """
     m, V, schedule = two_modes(), states(10, "spin"), LinearBeta()
     p, grid, g = m.log_prob(V).exp(), time_grid(schedule, 50), torch.Generator().manual_seed(0)
     tau = autocorrelation_time(m, V, p)
@@ -102,18 +107,23 @@ def mixing(n):
         v = draw()
         seconds = time.process_time() - clock
         e, count = drift(v, p, "spin"), effective(v) if callable(effective) else effective
-        methods[name] = {"share": ((v.sum(-1) > 0).double() + (v.sum(-1) == 0) / 2).mean().item(), "drift": {"value": e.value, "stderr": e.stderr},
-                         "seconds": seconds, "effective_per_second": None if count is None else count / seconds}
+        methods[name] = {"share": ((v.sum(-1) > 0).double() + (v.sum(-1) == 0) / 2).mean().item(),
+                         "drift": {"value": e.value, "stderr": e.stderr},
+                         "seconds": seconds, "effective_per_second": None if count is None
+                         else count / seconds}
         print(name, methods[name])
         return v
 
     def from_noise(predict):
-        x = ancestral(predict, schedule, torch.randn(n, 10, dtype=torch.float64, generator=g), grid, generator=g)
+        x = ancestral(predict, schedule, torch.randn(n, 10, dtype=torch.float64, generator=g), grid,
+                      generator=g)
         return torch.where(x > 0, 1.0, -1.0).double()
 
     def trip(v):
         chain = WarmGibbs(m, schedule, average=False, v=v[None], generator=g)
-        x = schedule.alpha(grid[0]) * v + schedule.sigma(grid[0]) * torch.randn(v.shape, dtype=v.dtype, generator=g)
+        x = schedule.alpha(grid[0]) * v + schedule.sigma(grid[0]) * torch.randn(
+            v.shape, dtype=v.dtype, generator=g
+        )
         ancestral(chain, schedule, x, grid, generator=g)
         return chain.v[0]
 
@@ -130,7 +140,8 @@ def mixing(n):
     judge("trip to noise and back, from exact draws", lambda: trip(exact), None)
     judge("trip to noise and back, from the Gibbs ones", lambda: trip(after), None)
     for chains, steps in ((1, 1), (1, 4), (4, 4)):
-        judge(f"warm means, {chains} chains, {steps} steps a call", lambda: from_noise(WarmGibbs(m, schedule, chains, steps, generator=g)), None)
+        judge(f"warm means, {chains} chains, {steps} steps a call",
+              lambda: from_noise(WarmGibbs(m, schedule, chains, steps, generator=g)), None)
     judge("exact above sigma = alpha, warm below", lambda: handed_over(1.0), n)
     judge("exact denoiser, 50 calls", lambda: from_noise(predictor(m, schedule)), n)
     judge("annealed in temperature, resampled", annealed, lambda v: methods.pop("ess"))
@@ -140,10 +151,13 @@ def mixing(n):
 
 def main():
     parser = arguments(__doc__, RESULTS / "tilted.json", threads=1)
-    parser.add_argument("--runs", type=int, default=20, help="repetitions of each estimate of log Z, at least 2 (default 20)")
-    parser.add_argument("--samples", type=int, default=20000, help="samples of the stuck machine by each method (default 20000)")
+    parser.add_argument("--runs", type=int, default=20,
+                        help="repetitions of each estimate of log Z, at least 2 (default 20)")
+    parser.add_argument("--samples", type=int, default=20000,
+                        help="samples of the stuck machine by each method (default 20000)")
     options = parser.parse_args()
-    if options.runs < 2 or options.samples < 100: parser.error("--runs must be at least 2 and --samples at least 100")
+    if options.runs < 2 or options.samples < 100:
+        parser.error("--runs must be at least 2 and --samples at least 100")
     torch.set_num_threads(options.threads)
     result = {**header("nats; seconds of processor time"),
               "settings": {"runs": options.runs, "samples": options.samples, "threads": options.threads},

@@ -2,8 +2,9 @@
 
     python benchmarks/versions.py OLD NEW [--out FILE] [--threads 2] [--rounds 15]
 
-OLD and NEW are the roots of two checkouts. Each runs in a process of its own; the two take turns, block by block, so that both see the
-same weather on the machine. A number is the median over rounds of NEW / OLD, with the 10th and 90th percentile.
+OLD and NEW are the roots of two checkouts. Each runs in a process of its own; the two take turns, block
+by block, so that both see the same weather on the machine. A number is the median over rounds of NEW /
+OLD, with the 10th and 90th percentile.
 """
 import json
 from pathlib import Path
@@ -14,8 +15,10 @@ import time
 
 from record import arguments, write
 
-SIZES = ((20, 16, 10), (64, 12, 100), (64, 128, 128), (784, 500, 100), (784, 1024, 512))     # visible, hidden, batch
-CASES = [*(f"pcd {D}x{H}x{B} k={k} {kind}" for D, H, B in SIZES for k in (1, 10) for kind in ("bernoulli", "gaussian")),
+# visible, hidden, batch
+SIZES = ((20, 16, 10), (64, 12, 100), (64, 128, 128), (784, 500, 100), (784, 1024, 512))
+CASES = [*(f"pcd {D}x{H}x{B} k={k} {kind}" for D, H, B in SIZES for k in (1, 10)
+           for kind in ("bernoulli", "gaussian")),
          "ais 784x500x100", "exact 64x12", "log_prob 64x12", "tilted 64x12x100", "deis 20"]
 
 
@@ -48,16 +51,20 @@ def other(case: str):
     from rbmdiff.models.rbm import RBM
     g = torch.Generator().manual_seed(0)
     large, small = RBM(784, 500), RBM(64, 12)
-    v, x, schedule = (torch.rand(1500, 64, generator=g) < 0.2).float(), torch.randn(100, 64, generator=g), LinearBeta()
+    v, x, schedule = (torch.rand(1500, 64, generator=g)
+                      < 0.2).float(), torch.randn(100, 64, generator=g), LinearBeta()
     grid = time_grid(schedule, 20)
     no_grad = torch.no_grad()
     return {"ais": lambda: ais(large, 100, 10, g), "exact": lambda: exact_gradient(small, v),
-            "log_prob": lambda: no_grad(small.log_prob)(v), "tilted": lambda: no_grad(denoise)(small, x, 0.7, 0.7),
+            "log_prob": lambda: no_grad(small.log_prob)(v),
+            "tilted": lambda: no_grad(denoise)(small, x, 0.7, 0.7),
             "deis": lambda: deis(lambda x, t: 0.3 * x, schedule, x, grid)}[case.split()[0]]
 
 
 def worker(threads: int) -> None:
-    """Time a block of calls for every line on standard input: the name of a case and how often to call it."""
+    """Time a block of calls for every line on standard input: the name of a case and how often to call
+    it.
+    """
     import torch
     torch.set_num_threads(threads)
     steps = {}
@@ -78,8 +85,17 @@ def main() -> None:
     options = parser.parse_args()
     command = [sys.executable, __file__, "--worker", str(options.threads)]
     roots = {"old": options.old, "new": options.new}
-    workers = {name: subprocess.Popen(command, cwd=root, env={"PYTHONPATH": str(root.resolve()), "PATH": ""}, text=True,
-                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE) for name, root in roots.items()}
+    workers = {
+        name: subprocess.Popen(
+            command,
+            cwd=root,
+            env={"PYTHONPATH": str(root.resolve()), "PATH": ""},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for name, root in roots.items()
+    }
 
     def block(name: str, case: str, count: int) -> float:
         workers[name].stdin.write(json.dumps([case, count]) + "\n")
@@ -90,14 +106,21 @@ def main() -> None:
     for case in CASES:
         count = max(1, round(0.05 / block("old", case, 3)))
         block("new", case, 3)
-        rounds = [{name: block(name, case, count) for name in ("old", "new")[:: 1 if i % 2 else -1]} for i in range(options.rounds)]
+        rounds = [{name: block(name, case, count) for name in ("old", "new")[:: 1 if i % 2 else -1]}
+                  for i in range(options.rounds)]
         ratios = sorted(r["new"] / r["old"] for r in rounds)
         low, high = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]
         old = statistics.median(r["old"] for r in rounds)
-        results[case] = {"ratio": statistics.median(ratios), "low": low, "high": high, "old_ms": 1e3 * old}
-        print(f"{case:34} {1e3 * old:9.3f} ms   new / old {results[case]['ratio']:.3f}  ({low:.3f} to {high:.3f})", flush=True)
+        results[case] = {"ratio": statistics.median(ratios), "low": low, "high": high,
+                         "old_ms": 1e3 * old}
+        print(
+            f"{case:34} {1e3 * old:9.3f} ms   new / old {results[case]['ratio']:.3f}  ({low:.3f} to "
+            f"{high:.3f})",
+            flush=True,
+        )
     if options.out:
-        conditions = {"command": "python benchmarks/versions.py OLD NEW", "threads": options.threads, "rounds": options.rounds}
+        conditions = {"command": "python benchmarks/versions.py OLD NEW", "threads": options.threads,
+                      "rounds": options.rounds}
         write(options.out, conditions | {"cases": results})
 
 

@@ -1,7 +1,8 @@
 """Build the book: every notebook executed, pages rendered by Jupyter Book, plain notebooks beside them.
 
 `python book/build.py` starts from nothing; `--incremental` keeps book/_build and does only what changed.
-The sources are never written to: executed copies are staged in book/_build/source and rendered from there.
+The sources are never written to: executed copies are staged in book/_build/source and rendered from
+there.
 """
 import argparse
 from concurrent.futures import ThreadPoolExecutor
@@ -16,26 +17,29 @@ import subprocess
 import sys
 import time
 
-import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+import nbformat
 import yaml
 
 BOOK = Path(__file__).resolve().parent
 ROOT, BUILD = BOOK.parent, BOOK / "_build"
 STAGE, HTML = BUILD / "source", BUILD / "html"
 sys.path.insert(0, str(BOOK / "_ext"))
-from forms import figure, for_book, for_jupyter, skipped, source, split
+from forms import figure, for_book, for_jupyter, source
 from labels import collect
 import pages
 
-INSTALL = "%pip install -q rbmdiff fastcore  # fastcore: @patch, which adds a method to a class in a later cell"
-KERNEL = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+INSTALL = ("%pip install -q rbmdiff fastcore  "
+           "# fastcore: @patch, which adds a method to a class in a later cell")
+KERNEL = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+          "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--incremental", action="store_true", help="keep book/_build and do only what changed")
+    parser.add_argument("--incremental", action="store_true",
+                        help="keep book/_build and do only what changed")
     if not parser.parse_args().incremental: shutil.rmtree(BUILD, ignore_errors=True)
     os.environ.update(KERNEL)
     start, chapters = time.perf_counter(), contents()
@@ -47,7 +51,8 @@ def main() -> None:
     stage(notebooks, executed, timings)
     render()
     for chapter, nb in notebooks.items():
-        write(HTML / f"notebooks/{chapter}.ipynb", json.dumps(for_jupyter(nb, INSTALL), indent=1, ensure_ascii=False) + "\n")
+        write(HTML / f"notebooks/{chapter}.ipynb",
+              json.dumps(for_jupyter(nb, INSTALL), indent=1, ensure_ascii=False) + "\n")
     report(timings, time.perf_counter() - start)
 
 
@@ -70,14 +75,19 @@ def execute_all(notebooks: dict[str, dict]) -> dict[str, dict]:
 
 
 def execute(chapter: str, nb: dict) -> dict:
-    """Outputs and seconds of one chapter, from the last build if neither its code nor the package has changed."""
+    """Outputs and seconds of one chapter, from the last build if neither its code nor the package has
+    changed.
+    """
     stored, key = BUILD / f"executed/{chapter}.json", code_key(nb)
     if stored.is_file() and (last := json.loads(stored.read_text("utf8")))["key"] == key: return last
     node, start, error = nbformat.from_dict(for_book(nb)), time.perf_counter(), ""
     folder = {"metadata": {"path": str((ROOT / "nbs" / chapter).parent)}}
-    client = NotebookClient(node, kernel_name="python3", timeout=600, skip_cells_with_tag="skip-execution", resources=folder)
+    client = NotebookClient(node, kernel_name="python3", timeout=600,
+                            skip_cells_with_tag="skip-execution", resources=folder)
     try: client.execute()
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as failure: error = re.sub(r"\x1b\[[0-9;]*m", "", str(failure))  # without terminal colours
+    except (CellExecutionError, CellTimeoutError,
+            # without terminal colours
+            DeadKernelError) as failure: error = re.sub(r"\x1b\[[0-9;]*m", "", str(failure))
     seconds = round(time.perf_counter() - start, 1)
     print(f"{seconds:8.1f} s  {chapter}", flush=True)
     cells = [{k: c.get(k) for k in ("id", "metadata", "outputs", "execution_count")} for c in node.cells]
@@ -100,17 +110,25 @@ def output_problems(chapter: str, run: dict) -> list[str]:
         place, outputs = f"nbs/{chapter}.ipynb, cell {number} (id {cell['id']})", cell["outputs"] or []
         images = [o for o in outputs if any(kind.startswith("image/") for kind in o.get("data", {}))]
         _, caption, alt = figure(cell)
-        if any(o["output_type"] == "error" for o in outputs): problems.append(f"{place} failed\n{run['error']}")
+        if any(o["output_type"] == "error" for o in outputs):
+            problems.append(f"{place} failed\n{run['error']}")
         if any(o.get("name") == "stderr" and "Warning" in o["text"] for o in outputs):
-            problems.append(f"{place} warned: " + "".join(o["text"] for o in outputs if o.get("name") == "stderr").strip())
-        if images and not caption: problems.append(f"{place}: figure without caption (mystnb: figure: caption)")
-        if images and not alt: problems.append(f"{place}: figure without alternative text (mystnb: image: alt)")
+            problems.append(
+                f"{place} warned: "
+                + "".join(o["text"] for o in outputs if o.get("name") == "stderr").strip()
+            )
+        if images and not caption:
+            problems.append(f"{place}: figure without caption (mystnb: figure: caption)")
+        if images and not alt:
+            problems.append(f"{place}: figure without alternative text (mystnb: image: alt)")
     if run["error"] and not problems: problems.append(f"nbs/{chapter}.ipynb failed\n{run['error']}")
     return problems
 
 
 def stage(notebooks: dict, executed: dict, timings: dict) -> None:
-    """Write everything that Jupyter Book reads; leave unchanged files alone and remove those of earlier builds."""
+    """Write everything that Jupyter Book reads; leave unchanged files alone and remove those of earlier
+    builds.
+    """
     own = [p for kind in ("*.md", "*.bib", "*.png", "_static/*") for p in BOOK.glob(kind)]
     files = {p.relative_to(BOOK).as_posix(): p.read_bytes() for p in own}
     for chapter, nb in notebooks.items():
@@ -121,7 +139,9 @@ def stage(notebooks: dict, executed: dict, timings: dict) -> None:
     files["environment-table.txt"] = pages.environment(timings)
     files |= pages.reference(ROOT, notebooks)
     for name, content in files.items(): write(STAGE / name, content)
-    for path in [p for p in STAGE.rglob("*") if p.is_file() and p.relative_to(STAGE).as_posix() not in files]: path.unlink()
+    for path in [p for p in STAGE.rglob("*") if p.is_file()
+                 and p.relative_to(STAGE).as_posix() not in files]:
+        path.unlink()
 
 
 def with_outputs(nb: dict, run: dict) -> dict:
@@ -136,7 +156,8 @@ def with_outputs(nb: dict, run: dict) -> dict:
 def render() -> None:
     """Jupyter Book, every warning an error. After a failure the next build reads every page again."""
     command = [Path(sys.executable).with_name("jupyter-book"), "build", STAGE, "--path-output", BOOK,
-               "--config", BOOK / "_config.yml", "--toc", BOOK / "_toc.yml", "-W", "-n", "--keep-going", "-q"]
+               "--config", BOOK / "_config.yml", "--toc", BOOK / "_toc.yml", "-W", "-n", "--keep-going",
+               "-q"]
     if subprocess.run(command).returncode:
         shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)
         raise SystemExit("ERROR: the book was not built")
@@ -146,7 +167,8 @@ def report(timings: dict[str, float], seconds: float) -> None:
     """Print what took long and store it."""
     stored = {"chapters": timings, "total": round(seconds, 1), "python": platform.python_version()}
     write(BUILD / "timings.json", json.dumps(stored, indent=1) + "\n")
-    for chapter, value in sorted(timings.items(), key=lambda item: -item[1])[:3]: print(f"slowest {value:6.1f} s  {chapter}")
+    for chapter, value in sorted(timings.items(), key=lambda item: -item[1])[:3]:
+        print(f"slowest {value:6.1f} s  {chapter}")
     print(f"book built in {seconds:.1f} s: {HTML / 'index.html'}")
 
 

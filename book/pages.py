@@ -15,14 +15,16 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 from forms import source
 from labels import module_of
 
-ROOMS = {"foundations": "blue", "models": "vermilion", "sampling": "green", "learning": "purple", "diffusion": "orange", "bridge": "sky",
+ROOMS = {"foundations": "blue", "models": "vermilion", "sampling": "green", "learning": "purple",
+         "diffusion": "orange", "bridge": "sky",
          "practice": "yellow"}
 BOX, GAP, ROW = (178, 46), 26, 96
 
 
 def title(nb: dict) -> str:
     """The title of a chapter."""
-    text = next(source(c) for c in nb["cells"] if c["cell_type"] == "markdown" and source(c).startswith("# "))
+    text = next(source(c) for c in nb["cells"] if c["cell_type"] == "markdown"
+                and source(c).startswith("# "))
     return text.split("\n")[0][2:].strip()
 
 
@@ -42,11 +44,14 @@ def direct(needs: dict[str, list[str]]) -> dict[str, list[str]]:
     """The prerequisites that are not already implied by another one."""
     def implied(chapter):
         return {c for p in needs[chapter] for c in [p, *implied(p)]}
-    return {c: [p for p in ps if not any(p in implied(q) for q in ps if q != p)] for c, ps in needs.items()}
+    return {c: [p for p in ps if not any(p in implied(q) for q in ps if q != p)]
+            for c, ps in needs.items()}
 
 
 def rows(needs: dict[str, list[str]]) -> list[list[str]]:
-    """Chapters by depth: each row needs only rows above it. Within a row, near the chapters that it needs."""
+    """Chapters by depth: each row needs only rows above it. Within a row, near the chapters that it
+    needs.
+    """
     def depth(chapter):
         return 1 + max(map(depth, needs[chapter]), default=-1)
 
@@ -63,77 +68,106 @@ def chapter_map(notebooks: dict[str, dict]) -> str:
     needs, colours = direct(prerequisites(notebooks)), palette()
     levels = rows(needs)
     width = max([len(row) for row in levels] + [3]) * (BOX[0] + GAP) + GAP
-    at = {c: (width * (i + 0.5) / len(row), 8 + r * ROW) for r, row in enumerate(levels) for i, c in enumerate(row)}
+    at = {c: (width * (i + 0.5) / len(row), 8 + r * ROW) for r, row in enumerate(levels)
+          for i, c in enumerate(row)}
     arrows = "".join(arrow(at[p], at[c]) for c in needs for p in needs[c])
     boxes = "".join(box(c, title(notebooks[c]), colours[ROOMS[c.split("/")[0]]], *at[c]) for c in needs)
     names = {c: title(nb).split(":")[0] for c, nb in notebooks.items()}
-    alt = ". ".join(f"{names[c]} needs {' and '.join(names[p] for p in needs[c]) or 'nothing'}" for c in needs)
+    alt = ". ".join(f"{names[c]} needs {' and '.join(names[p] for p in needs[c]) or 'nothing'}"
+                    for c in needs)
     rooms = [r for r in ROOMS if any(c.startswith(r + "/") for c in needs)]
-    legend = " ".join(f'<span style="border-left: .5em solid {colours[ROOMS[r]]}">{r}</span>' for r in rooms)
-    return (f'<figure class="chapter-map"><div><svg viewBox="0 0 {width} {len(levels) * ROW - ROW + BOX[1] + 16}" width="{width}" role="img" '
-            f'aria-label="{escape(alt)}."><defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
-            f'orient="auto"><path d="M0 0L8 4L0 8z" fill="context-stroke"/></marker></defs>{arrows}{boxes}</svg></div>'
-            f"<figcaption>Chapters and what they need. An arrow leads from a chapter to one that builds on it; what an earlier arrow already "
-            f"implies is left out. Rooms: {legend}</figcaption></figure>\n")
+    legend = " ".join(f'<span style="border-left: .5em solid {colours[ROOMS[r]]}">{r}</span>'
+                      for r in rooms)
+    return (
+        f'<figure class="chapter-map"><div><svg viewBox="0 0 {width} '
+        f'{len(levels) * ROW - ROW + BOX[1] + 16}" width="{width}" role="img" '
+        f'aria-label="{escape(alt)}."><defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" '
+        f'markerWidth="7" markerHeight="7" '
+        f'orient="auto"><path d="M0 0L8 4L0 8z" '
+        f'fill="context-stroke"/></marker></defs>{arrows}{boxes}</svg></div>'
+        f"<figcaption>Chapters and what they need. An arrow leads from a chapter to one that builds on "
+        f"it; what an earlier arrow already "
+        f"implies is left out. Rooms: {legend}</figcaption></figure>\n"
+    )
 
 
 def palette() -> dict[str, str]:
-    """The colours of `foundations.plot`, read instead of imported, because torch takes seconds to load."""
+    """The colours of `foundations.plot`, read, not imported, because torch takes seconds to load."""
     tree = ast.parse(Path(find_spec("rbmdiff.foundations.plot").origin).read_text("utf8"))
-    return next(ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "COLORS")
+    return next(ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign)
+                and ast.unparse(n.targets[0]) == "COLORS")
 
 
 def arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
     """A curve from the bottom of one box to the top of another."""
     (x0, y0), (x1, y1) = (start[0], start[1] + BOX[1]), end
     bend = (y1 - y0) / 2
-    return f'<path d="M{x0:.0f} {y0:.0f}C{x0:.0f} {y0 + bend:.0f} {x1:.0f} {y1 - bend:.0f} {x1:.0f} {y1 - 2:.0f}" marker-end="url(#head)"/>'
+    curve = f"M{x0:.0f} {y0:.0f}C{x0:.0f} {y0 + bend:.0f} {x1:.0f} {y1 - bend:.0f} {x1:.0f} {y1 - 2:.0f}"
+    return f'<path d="{curve}" marker-end="url(#head)"/>'
 
 
 def box(chapter: str, name: str, colour: str, x: float, y: float) -> str:
     """A chapter: a link with its title in at most two lines."""
     left = x - BOX[0] / 2
     lines = textwrap.wrap(name.split(":")[0], 22, max_lines=2, placeholder=" …")
-    text = "".join(f'<tspan x="{x + 4:.0f}" dy="{18 if i else 0}">{escape(line)}</tspan>' for i, line in enumerate(lines))
-    return (f'<a href="{chapter}.html"><rect x="{left:.0f}" y="{y}" width="{BOX[0]}" height="{BOX[1]}" rx="4"/>'
-            f'<rect class="room" x="{left:.0f}" y="{y}" width="7" height="{BOX[1]}" style="fill: {colour}"/>'
-            f'<text x="{x + 4:.0f}" y="{y + (28 if len(lines) == 1 else 19)}">{text}</text></a>')
+    text = "".join(f'<tspan x="{x + 4:.0f}" dy="{18 if i else 0}">{escape(line)}</tspan>'
+                   for i, line in enumerate(lines))
+    return (
+        f'<a href="{chapter}.html"><rect x="{left:.0f}" y="{y}" width="{BOX[0]}" height="{BOX[1]}" '
+        f'rx="4"/>'
+        f'<rect class="room" x="{left:.0f}" y="{y}" width="7" height="{BOX[1]}" style="fill: {colour}"/>'
+        f'<text x="{x + 4:.0f}" y="{y + (28 if len(lines) == 1 else 19)}">{text}</text></a>'
+    )
 
 
 def environment(timings: dict[str, float]) -> str:
     """Two tables in markdown: what the book ran on, and how long each chapter took."""
-    rows = [("Python", platform.python_version()), *((name, version(name)) for name in ("torch", "numpy", "matplotlib", "scikit-learn")),
+    rows = [("Python", platform.python_version()),
+            *((name, version(name)) for name in ("torch", "numpy", "matplotlib", "scikit-learn")),
             ("processor", f"{platform.machine()}, {os.cpu_count()} cores"),
             ("threads a chapter", os.environ.get("OMP_NUM_THREADS", "default"))]
     table = "| what | value |\n|---|---|\n" + "".join(f"| {a} | {b} |\n" for a, b in rows)
     seconds = "".join(f"| [{c}]({c}.ipynb) | {s:.1f} |\n" for c, s in timings.items())
-    return f"{table}\n| chapter | seconds |\n|---|---:|\n{seconds}| **all, one after the other** | **{sum(timings.values()):.1f}** |\n"
+    total = f"| **all, one after the other** | **{sum(timings.values()):.1f}** |\n"
+    return f"{table}\n| chapter | seconds |\n|---|---:|\n{seconds}{total}"
 
 
 def reference(root: Path, notebooks: dict[str, dict]) -> dict[str, str]:
     """File name to markdown: one page a module, and one that lists them."""
-    modules = {chapter: module for chapter, nb in notebooks.items() if (module := module_of(nb)) and (root / module).is_file()}
+    modules = {chapter: module for chapter, nb in notebooks.items() if (module := module_of(nb))
+               and (root / module).is_file()}
     files, entries = {}, ""
     for chapter, module in modules.items():
-        tree, name = ast.parse((root / module).read_text("utf8")), module.removeprefix("rbmdiff/")[:-3].replace("/", ".")
+        tree = ast.parse((root / module).read_text("utf8"))
+        name = module.removeprefix("rbmdiff/")[:-3].replace("/", ".")
         classes = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
         summary = plain(ast.get_docstring(tree) or "").split("\n\n")[0]
-        files[f"api/{name}.md"] = (f"# {name}\n\n{summary}\n\nChapter: [{title(notebooks[chapter])}](../{chapter}.ipynb).\n\n"
-                                   + "".join(entry(node, module, classes) for node in public(tree)))
+        files[f"api/{name}.md"] = (
+            f"# {name}\n\n{summary}\n\nChapter: [{title(notebooks[chapter])}](../{chapter}.ipynb).\n\n"
+            + "".join(entry(node, module, classes) for node in public(tree))
+        )
         entries += f"- [{name}]({name}.md): {summary}\n"
-    files["api/index.md"] = f"# Reference of the package\n\nEvery public name, from the docstrings of the package `rbmdiff`.\n\n{entries}"
+    files["api/index.md"] = (
+        f"# Reference of the package\n\nEvery public name, from the docstrings of the package "
+        f"`rbmdiff`.\n\n{entries}"
+    )
     return files
 
 
 def public(tree: ast.Module) -> list[ast.stmt]:
     """The functions and classes of a module that nbdev lists in `__all__`."""
-    names = next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"), [])
+    names = next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign)
+                  and ast.unparse(n.targets[0]) == "__all__"), [])
     shown = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in names]
-    return [n for n in shown if not any(ast.unparse(d) == "overload" for d in n.decorator_list)]  # types of the function below
+    # types of the function below
+    return [n for n in shown if not any(ast.unparse(d) == "overload" for d in n.decorator_list)]
 
 
-def entry(node: ast.FunctionDef | ast.ClassDef, module: str, classes: dict[str, ast.ClassDef], owner: str = "") -> str:
-    """Heading, signature, docstring and place of a function or class, then its methods and the names of inherited ones."""
+def entry(node: ast.FunctionDef | ast.ClassDef, module: str, classes: dict[str, ast.ClassDef],
+          owner: str = "") -> str:
+    """Heading, signature, docstring and place of a function or class, then its methods and the names of
+    inherited ones.
+    """
     heading = f"{'###' if owner else '##'} {owner}{node.name}"
     text = (f"{heading}\n\n```python\n{signature(node, classes)}\n```\n\n"
             f"{plain(ast.get_docstring(node) or '')}\n\n<small>{module}:{node.lineno}</small>\n\n")
@@ -145,7 +179,8 @@ def entry(node: ast.FunctionDef | ast.ClassDef, module: str, classes: dict[str, 
 def methods(node: ast.ClassDef) -> dict[str, ast.FunctionDef]:
     """The methods and properties in the body of a class by name; of a property only the reading half."""
     functions = [n for n in node.body if isinstance(n, ast.FunctionDef)]
-    return {n.name: n for n in functions if not any(ast.unparse(d).endswith((".setter", ".deleter")) for d in n.decorator_list)}
+    return {n.name: n for n in functions
+            if not any(ast.unparse(d).endswith((".setter", ".deleter")) for d in n.decorator_list)}
 
 
 def public_method(node: ast.FunctionDef) -> bool:
@@ -171,11 +206,16 @@ def inherited(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
 
 
 def signature(node: ast.FunctionDef | ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
-    """`f(x: Tensor) -> Tensor`, `x: Tensor` of a property, a class with the arguments of its constructor. Decorators above."""
+    """`f(x: Tensor) -> Tensor`, `x: Tensor` of a property, a class with the arguments of its
+    constructor. Decorators above.
+    """
     decorators = [f"@{ast.unparse(d)}" for d in node.decorator_list]
     if isinstance(node, ast.ClassDef): text = f"class {node.name}({constructor(node, classes)})"
-    elif "@property" in decorators: text = node.name + (f": {ast.unparse(node.returns)}" if node.returns else "")
-    else: text = f"{node.name}({arguments(node)})" + (f" -> {ast.unparse(node.returns)}" if node.returns else "")
+    elif "@property" in decorators:
+        text = node.name + (f": {ast.unparse(node.returns)}" if node.returns else "")
+    else:
+        text = f"{node.name}({arguments(node)})" + (f" -> {ast.unparse(node.returns)}" if node.returns
+                                                    else "")
     return "\n".join(decorators + textwrap.wrap(text, 100, subsequent_indent="    "))
 
 
@@ -195,4 +235,5 @@ def arguments(function: ast.FunctionDef) -> str:
 def plain(docstring: str) -> str:
     """A docstring as markdown that shows its text as it stands; `code` and links keep their meaning."""
     pieces = re.split(r"(`[^`]+`|https?://[^\s)>,]+)", inspect.cleandoc(docstring))
-    return "".join(p if i % 2 else re.sub(r"([\\*_$<>\[\]{}|#~^])", r"\\\1", p) for i, p in enumerate(pieces))
+    return "".join(p if i % 2 else re.sub(r"([\\*_$<>\[\]{}|#~^])", r"\\\1", p)
+                   for i, p in enumerate(pieces))

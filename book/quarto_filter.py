@@ -1,4 +1,5 @@
-"""Notebook filter of Quarto (`ipynb-filters` in _quarto.yml): notebook JSON in on stdin, out on stdout."""
+"""Notebook filter of Quarto (`ipynb-filters` in _quarto.yml): notebook JSON in on stdin, out on stdout.
+"""
 import json
 from pathlib import Path
 import sys

@@ -1,8 +1,9 @@
-"""Notebooks to package: nbdev_export, nbdev_clean, `@patch` methods folded into their classes, stubs of the rooms.
+"""Notebooks to package: nbdev_export, nbdev_clean, `@patch` methods folded into their classes, stubs of
+the rooms.
 
-In a notebook a class grows cell by cell: `@patch` (fastcore) adds a method beside its equation. In the package the same
-method stands in the class, so that help, editors and type checkers see one flat class and fastcore is not needed.
-Run from the root of the project.
+In a notebook a class grows cell by cell: `@patch` (fastcore) adds a method beside its equation. In the
+package the same method stands in the class, so that help, editors and type checkers see one flat class
+and fastcore is not needed. Run from the root of the project.
 """
 import ast
 from pathlib import Path
@@ -26,7 +27,10 @@ def owner(function: ast.FunctionDef) -> str:
     """Name of the class that a patched function belongs to: the annotation of its first argument."""
     arguments = [*function.args.posonlyargs, *function.args.args]
     if not arguments or not isinstance(arguments[0].annotation, ast.Name):
-        raise ValueError(f"line {function.lineno}: the first argument of the patched {function.name} must name its class")
+        raise ValueError(
+            f"line {function.lineno}: "
+            f"the first argument of the patched {function.name} must name its class"
+        )
     return arguments[0].annotation.id
 
 
@@ -36,19 +40,25 @@ def statements(function: ast.FunctionDef) -> list[str]:
 
 
 def method(function: ast.FunctionDef, lines: list[str]) -> str:
-    """Source of a patched function as a method: without `@patch` and without the annotation of its first argument."""
+    """Source of a patched function as a method: without `@patch`, its first argument without annotation.
+    """
     patch, first = patched(function), [*function.args.posonlyargs, *function.args.args][0]
-    source = {number: lines[number - 1] for number in range(function.decorator_list[0].lineno, function.end_lineno + 1)}
+    source = {number: lines[number - 1]
+              for number in range(function.decorator_list[0].lineno, function.end_lineno + 1)}
     row = source[first.lineno].encode()
     head, tail = row[:first.col_offset], row[first.annotation.end_col_offset:]
     source[first.lineno] = (head + first.arg.encode() + tail).decode()
     options = [k.arg for k in getattr(patch, "keywords", []) if k.value.value is True]
     source[patch.lineno] = "".join(KINDS[o] for o in options if o in KINDS)
     if "set_prop" in options: source[patch.lineno] = f"@{function.name}.setter"
-    text = textwrap.indent("\n".join(line for n, line in source.items() if line or n > function.lineno), "    ")
+    text = textwrap.indent("\n".join(line for n, line in source.items() if line or n > function.lineno),
+                           "    ")
     moved = ast.parse(f"class _:\n{text}").body[0].body[0]
     if statements(moved) == statements(function): return text
-    raise ValueError(f"line {function.lineno}: {function.name} holds a string over several lines, which would be indented")
+    raise ValueError(
+        f"line {function.lineno}: {function.name} holds a string over several lines, "
+        "which would be indented"
+    )
 
 
 def fold(text: str) -> str:
@@ -61,9 +71,13 @@ def fold(text: str) -> str:
         if not patched(node): continue
         name = owner(node)
         if name not in classes or classes[name].lineno > node.lineno:
-            raise ValueError(f"line {node.lineno}: {node.name} patches {name}, which is not defined above it")
+            raise ValueError(
+                f"line {node.lineno}: {node.name} patches {name}, which is not defined above it"
+            )
         if classes[name].body[0].lineno == classes[name].lineno:
-            raise ValueError(f"line {classes[name].lineno}: class {name} must not stand on one line, it is patched")
+            raise ValueError(
+                f"line {classes[name].lineno}: class {name} must not stand on one line, it is patched"
+            )
         first = node.decorator_list[0].lineno
         mark = next((line for line in reversed(lines[:first]) if line.startswith(MARK)), MARK)
         methods = moved.setdefault(name, [])
@@ -76,7 +90,9 @@ def fold(text: str) -> str:
 
 
 def without_empty_cells(text: str) -> str:
-    """The module without the marks of cells of which nothing is left, and without empty lines below a mark."""
+    """The module without the marks of cells of which nothing is left, and without empty lines below a
+    mark.
+    """
     head, *cells = text.split(f"\n{MARK}")
     split = [cell.split("\n", 1) for cell in cells]
     full = [f"{mark}\n{code.strip(chr(10))}" for mark, code in split if code.strip()]
@@ -84,15 +100,18 @@ def without_empty_cells(text: str) -> str:
 
 
 def write_stubs(package: Path) -> None:
-    """Write the stub of every room, the list of its modules; `lazy_loader` reads it, and so do editors."""
+    """Write the stub of every room, the list of its modules; `lazy_loader` reads it, and so do editors.
+    """
     for room in sorted(path.parent for path in package.glob("*/__init__.py")):
         modules = sorted(path.stem for path in room.glob("*.py") if path.stem != "__init__")
-        (room / "__init__.pyi").write_text("".join(f"from . import {m} as {m}\n" for m in modules), "utf8")
+        (room / "__init__.pyi").write_text("".join(f"from . import {m} as {m}\n" for m in modules),
+                                           "utf8")
 
 
 def main() -> int:
     """Export, clean and fold in the current folder; 1 if a module cannot be folded."""
-    for command in ("nbdev_export", "nbdev_clean"): subprocess.run([Path(sys.executable).with_name(command)], check=True)
+    for command in ("nbdev_export", "nbdev_clean"):
+        subprocess.run([Path(sys.executable).with_name(command)], check=True)
     for path in sorted(Path("rbmdiff").rglob("*.py")):
         text = path.read_text("utf8")
         try: folded = fold(text)

@@ -10,27 +10,38 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 ALPHA = ["code|#| default_exp foundations.alpha",
-         "markdown|# Alpha: the first\n\n> A line about it.\n\n**You will learn** one thing.\n\n**Prerequisites** None.",
-         "markdown|(sec-alpha-square)=\n\n## A square\n\n$$\ny = x^2\n$$ (eq-alpha-square)\n\nText after {eq}`eq-alpha-square`.",
-         'code|#| export\ndef square(x):\n    """The square [eq-alpha-square]."""\n    return x * x  # [eq-alpha-square]',
+         "markdown|# Alpha: the first\n\n> A line about it.\n\n**You will learn** one "
+         "thing.\n\n**Prerequisites** None.",
+         "markdown|(sec-alpha-square)=\n\n## A square\n\n$$\ny = x^2\n$$ (eq-alpha-square)\n\nText "
+         "after {eq}`eq-alpha-square`.",
+         'code|#| export\ndef square(x):\n    """The square [eq-alpha-square]."""\n    return x * x  # '
+         '[eq-alpha-square]',
          "code|# check [eq-alpha-square]: three squared\nassert square(3) == 9\nprint(square(3))",
          ":::{admonition} Solution 1\n:class: dropdown\nIt is $9$.\n:::"]
 BETA = ["code|#| default_exp models.beta",
         "markdown|# Beta\n\n> A second one.\n\n**Prerequisites** [Alpha](../foundations/alpha.ipynb)",
-        "markdown|$$ z = 2 y $$ (eq-beta-double)\n\nfrom {eq}`eq-alpha-square` in {ref}`sec-alpha-square`, {cite:p}`hinton2002`; see {numref}`fig-beta-line`.",
+        "markdown|$$ z = 2 y $$ (eq-beta-double)\n\nfrom {eq}`eq-alpha-square` in "
+        "{ref}`sec-alpha-square`, {cite:p}`hinton2002`; see {numref}`fig-beta-line`.",
         "code|#| export\ndef double(y): return 2 * y  # [eq-beta-double]",
         "code|# check [eq-beta-double] and [eq-alpha-square]: by hand\nassert double(3) == 6",
         "code|#| eval: false\nraise SystemExit('not run')",
         "code|#| hide\nhidden = 1",
         "figure|from matplotlib import pyplot as plt\nplt.plot([0, 1]);"]
-FIGURE = {"mystnb": {"figure": {"name": "fig-beta-line", "caption": "A line."}, "image": {"alt": "A rising line"}}}
+FIGURE = {"mystnb": {"figure": {"name": "fig-beta-line", "caption": "A line."},
+                     "image": {"alt": "A rising line"}}}
 
 
 def notebook(cells: list[str], metadata: dict = FIGURE) -> dict:
-    """A notebook from `kind|source` lines; a `figure` is a code cell with `metadata`. Cell ids are c1, c2, …"""
+    """A notebook from `kind|source` lines; a `figure` is a code cell with `metadata`. Cell ids are c1,
+    c2, …
+    """
     made = []
     for number, cell in enumerate(cells, 1):
-        kind, text = cell.split("|", 1) if cell.split("|")[0] in ("code", "markdown", "figure") else ("markdown", cell)
+        kind, text = (
+            cell.split("|", 1)
+            if cell.split("|")[0] in ("code", "markdown", "figure")
+            else ("markdown", cell)
+        )
         base = {"id": f"c{number}", "metadata": metadata if kind == "figure" else {}, "source": text}
         made.append({"cell_type": "markdown", **base} if kind == "markdown" else
                     {"cell_type": "code", "outputs": [], "execution_count": None, **base})
@@ -44,10 +55,12 @@ def save(root: Path, chapter: str, cells: list[str], metadata: dict = FIGURE) ->
     for p in (path, module): p.parent.mkdir(parents=True, exist_ok=True)
     nb = notebook(cells, metadata)
     path.write_text(json.dumps(nb))
-    exported = [c for c in nb["cells"] if c["cell_type"] == "code" and c["source"].startswith("#| export\n")]
+    exported = [c for c in nb["cells"] if c["cell_type"] == "code"
+                and c["source"].startswith("#| export\n")]
     names = [c["source"].split("def ")[1].split("(")[0] for c in exported if "def " in c["source"]]
     module.write_text(f'"""Summary of {chapter}."""\n\n# %% auto #0\n__all__ = {names}\n\n' + "".join(
-        f"# %% ../../nbs/{chapter}.ipynb #{c['id']}\n{c['source'].split(chr(10), 1)[1]}\n\n" for c in exported))
+        f"# %% ../../nbs/{chapter}.ipynb #{c['id']}\n{c['source'].split(chr(10), 1)[1]}\n\n"
+        for c in exported))
 
 
 def make_book(root: Path) -> None:
@@ -57,7 +70,8 @@ def make_book(root: Path) -> None:
     chapters = "- caption: Rooms\n  numbered: true\n  chapters:\n  - file: foundations/alpha\n  - file: models/beta\n"
     start, end = toc.index("- caption: Foundations"), toc.index("- caption: Reference")
     (root / "book/_toc.yml").write_text(toc[:start] + chapters + toc[end:])
-    index, lost = root / "book/index.md", r"\[([^\]]+)\]\((?:\w+/\w+\.ipynb|errata\.md)\)"            # chapters that it does not have
+    # chapters that it does not have
+    index, lost = root / "book/index.md", r"\[([^\]]+)\]\((?:\w+/\w+\.ipynb|errata\.md)\)"
     index.write_text(re.sub(lost, r"\1", index.read_text()))
     (root / "book/errata.md").write_text("# Errata of the sources\n\nThe small book has none.\n")
     save(root, "foundations/alpha", ALPHA)
@@ -66,4 +80,5 @@ def make_book(root: Path) -> None:
 
 def build(root: Path, *options: str) -> subprocess.CompletedProcess:
     """Run book/build.py of the small book."""
-    return subprocess.run([sys.executable, root / "book/build.py", *options], capture_output=True, text=True)
+    return subprocess.run([sys.executable, root / "book/build.py", *options], capture_output=True,
+                          text=True)

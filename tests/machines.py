@@ -1,4 +1,6 @@
-"""Small machines, states and seeds for the tests: always the same numbers, in float64 and without gradient by default."""
+"""Small machines, states and seeds for the tests: always the same numbers, in float64 and without
+gradient by default.
+"""
 import torch
 from torch import Tensor
 
@@ -15,12 +17,15 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
     return torch.randn(shape, dtype=torch.float64, generator=seeded(seed)).to(dtype)
 
 
-def machine(D: int = 5, H: int = 3, visible="bernoulli", hidden="bernoulli", seed: int = 0, scale: float = 0.7,
-            dtype: torch.dtype = torch.float64, *, widths: tuple[float, float] = (0.5, 1.5), device=None) -> RBM:
-    """A machine with normal parameters of standard deviation `scale`, and widths uniform between the two `widths`.
+def machine(D: int = 5, H: int = 3, visible="bernoulli", hidden="bernoulli", seed: int = 0,
+            scale: float = 0.7,
+            dtype: torch.dtype = torch.float64, *, widths: tuple[float, float] = (0.5, 1.5),
+            device=None) -> RBM:
+    """A machine with normal parameters of standard deviation `scale`, and widths uniform between the two
+    `widths`.
 
-    The parameters are drawn in float64, one after the other in their order, so that a machine in float32 is the same
-    machine, rounded. Its parameters ask for no gradient; `machine(…).requires_grad_()` does.
+    The parameters are drawn in float64, one after the other in their order, so that a machine in float32
+    is the same machine, rounded. Its parameters ask for no gradient; `machine(…).requires_grad_()` does.
     """
     generator = seeded(seed)
     rbm = RBM(D, H, visible, hidden, dtype=dtype).requires_grad_(False)
@@ -41,7 +46,9 @@ def widen(rbm: RBM, sigma: Tensor | float) -> RBM:
 
 
 def some_states(shape, visible="bernoulli", seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
-    """States of units that are 0 or 1, -1 or 1, real, or that have a tuple of `levels`, all levels about equally often."""
+    """States of units that are 0 or 1, -1 or 1, real, or that have a tuple of `levels`, all levels about
+    equally often.
+    """
     x = normal(*((shape,) if isinstance(shape, int) else shape), seed=seed, dtype=dtype)
     if str(visible) == "gaussian": return x
     levels = {"bernoulli": (0.0, 1.0), "spin": (-1.0, 1.0)}.get(str(visible)) or tuple(visible.levels)

@@ -16,7 +16,8 @@ def page(root: Path, name: str) -> str:
 
 def sources(root: Path) -> dict[str, str]:
     """Digest of every file outside book/_build."""
-    files = [p for p in root.rglob("*") if p.is_file() and "_build" not in p.parts and "__pycache__" not in p.parts]
+    files = [p for p in root.rglob("*") if p.is_file() and "_build" not in p.parts
+             and "__pycache__" not in p.parts]
     return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
@@ -28,41 +29,63 @@ def test_sources_stay_untouched(small_book, tmp_path):
 
 def test_directives_are_gone_and_mapped(small_book):
     beta = page(small_book, "models/beta")
-    assert "#|" not in beta and "default_exp" not in beta and "hidden = 1" not in re.sub("<[^>]*>", "", beta)
+    assert (
+        "#|" not in beta
+        and "default_exp" not in beta
+        and "hidden = 1" not in re.sub("<[^>]*>", "", beta)
+    )
     assert "not run" in beta
 
 
 def test_label_in_code_links_to_the_equation(small_book):
     assert 'id="equation-eq-alpha-square"' in page(small_book, "foundations/alpha")
-    assert '[<a class="equation-label" href="#equation-eq-alpha-square">eq-alpha-square</a>]' in page(small_book, "foundations/alpha")
-    assert 'href="../foundations/alpha.html#equation-eq-alpha-square">eq-alpha-square</a>]' in page(small_book, "models/beta")
-    assert 'href="../foundations/alpha.html#equation-eq-alpha-square">eq-alpha-square</a>]' in page(small_book, "api/foundations.alpha")
+    assert '[<a class="equation-label" href="#equation-eq-alpha-square">eq-alpha-square</a>]' in page(
+        small_book, "foundations/alpha"
+    )
+    assert 'href="../foundations/alpha.html#equation-eq-alpha-square">eq-alpha-square</a>]' in page(
+        small_book, "models/beta"
+    )
+    assert 'href="../foundations/alpha.html#equation-eq-alpha-square">eq-alpha-square</a>]' in page(
+        small_book, "api/foundations.alpha"
+    )
 
 
 def test_equation_links_to_code_and_checks(small_book):
-    line = re.search(r'<p class="equation-links">.*?</p>', page(small_book, "foundations/alpha"), re.DOTALL)[0]
+    line = re.search(r'<p class="equation-links">.*?</p>', page(small_book, "foundations/alpha"),
+                     re.DOTALL)[0]
     assert 'href="#cell-c4"' in line and ">square<" in line and "rbmdiff/foundations/alpha.py:9" in line
-    assert 'href="#cell-c5"' in line and 'href="../models/beta.html#cell-c5"' in line and "by hand" in line
-    assert 'id="cell-c4"' in page(small_book, "foundations/alpha") and 'id="cell-c5"' in page(small_book, "models/beta")
+    assert (
+        'href="#cell-c5"' in line and 'href="../models/beta.html#cell-c5"' in line and "by hand" in line
+    )
+    assert 'id="cell-c4"' in page(small_book, "foundations/alpha") and 'id="cell-c5"' in page(
+        small_book, "models/beta"
+    )
     module = (small_book / "rbmdiff/foundations/alpha.py").read_text().split("\n")
     assert module[9 - 1].endswith("# [eq-alpha-square]")
 
 
 def test_index_lists_number_label_statement_function_check(small_book):
     index = page(small_book, "equations")
-    for wanted in ("(1.1)", "(2.1)", "eq-alpha-square", "y = x^2", ">square<", "three squared", "z = 2 y", ">double<", "mathjax/tex-chtml.js"):
+    for wanted in ("(1.1)", "(2.1)", "eq-alpha-square", "y = x^2", ">square<", "three squared",
+                   "z = 2 y", ">double<", "mathjax/tex-chtml.js"):
         assert wanted in index
 
 
 def test_timings_and_environment(small_book):
     timings = json.loads((small_book / "book/_build/timings.json").read_text())
     assert set(timings["chapters"]) == {"foundations/alpha", "models/beta"} and timings["total"] > 0
-    assert ">numpy<" in page(small_book, "environment") and ">models/beta<" in page(small_book, "environment").replace("</span>", "<")
+    assert ">numpy<" in page(small_book, "environment") and ">models/beta<" in page(
+        small_book, "environment"
+    ).replace("</span>", "<")
 
 
 def test_map_is_drawn_from_prerequisites(small_book):
     drawn = page(small_book, "map")
-    assert "Alpha needs nothing. Beta needs Alpha." in drawn and 'href="models/beta.html"' in drawn and "<figcaption>" in drawn
+    assert (
+        "Alpha needs nothing. Beta needs Alpha." in drawn
+        and 'href="models/beta.html"' in drawn
+        and "<figcaption>" in drawn
+    )
 
 
 def test_plain_notebook_stands_beside_the_page(small_book):
@@ -77,22 +100,33 @@ def test_incremental_builds_stop_and_recover(small_book):
         save(small_book, "models/beta", wrong)
         for _ in range(2):  # a stop is not forgotten by a second try
             done = build(small_book, "--incremental")
-            assert done.returncode and "nbs/models/beta.ipynb, cell 5 (id c5): label eq-beta-treble is unknown" in done.stderr
+            assert (
+                done.returncode
+                and "nbs/models/beta.ipynb, cell 5 (id c5): label eq-beta-treble is unknown"
+                in done.stderr
+            )
             assert "equation eq-beta-double has no check" in done.stderr
 
         save(small_book, "models/beta", [c.replace("by hand", "three doubled") for c in BETA])
         done = build(small_book, "--incremental")
         assert done.returncode == 0, done.stdout + done.stderr
-        for name in ("equations", "foundations/alpha"):  # the index, and the page of the equation, which has not changed itself
+        # the index, and the page of the equation, which has not changed itself
+        for name in ("equations", "foundations/alpha"):
             assert "three doubled" in page(small_book, name) and "by hand" not in page(small_book, name)
 
-        save(small_book, "models/beta", wrong)  # the extension stops by itself too, although no page is read anew
-        render = subprocess.run([sys.executable, "-c", "import build; build.render()"], cwd=small_book / "book", capture_output=True, text=True)
+        # the extension stops by itself too, although no page is read anew
+        save(small_book, "models/beta", wrong)
+        render = subprocess.run([sys.executable, "-c", "import build; build.render()"],
+                                cwd=small_book / "book", capture_output=True, text=True)
         assert render.returncode and "label eq-beta-treble is unknown" in render.stderr
     finally:
         save(small_book, "models/beta", BETA)
         done = build(small_book, "--incremental")
-    assert done.returncode == 0 and "by hand" in page(small_book, "equations") and "three doubled" not in page(small_book, "equations")
+    assert (
+        done.returncode == 0
+        and "by hand" in page(small_book, "equations")
+        and "three doubled" not in page(small_book, "equations")
+    )
 
 
 def test_figure_without_caption_stops(small_book, tmp_path):
@@ -100,5 +134,8 @@ def test_figure_without_caption_stops(small_book, tmp_path):
     shutil.copytree(small_book, root, ignore=shutil.ignore_patterns(".doctrees", "html"))
     save(root, "models/beta", BETA, {"mystnb": {"figure": {"name": "fig-beta-line"}}})
     done = build(root, "--incremental")
-    assert done.returncode and "nbs/models/beta.ipynb, cell 8 (id c8): figure without caption" in done.stderr
+    assert (
+        done.returncode
+        and "nbs/models/beta.ipynb, cell 8 (id c8): figure without caption" in done.stderr
+    )
     assert "cell 8 (id c8): figure without alternative text" in done.stderr

@@ -34,12 +34,16 @@ def test_a_right_book_has_no_problems(tmp_path):
 
 
 @pytest.mark.parametrize("cells, number, old, new, place, what", [
-    (ALPHA, 4, "# [eq-alpha-square]", "# [eq-alpha-sqare]", "cell 4 (id c4)", "label eq-alpha-sqare is unknown"),
-    (ALPHA, 4, "The square [eq-alpha-square]", "The square [eq-other]", "cell 4 (id c4)", "label eq-other is unknown"),
-    (ALPHA, 5, "[eq-alpha-square]", "[eq-alpha-cube]", "cell 5 (id c5)", "label eq-alpha-cube is unknown"),
+    (ALPHA, 4, "# [eq-alpha-square]", "# [eq-alpha-sqare]", "cell 4 (id c4)",
+     "label eq-alpha-sqare is unknown"),
+    (ALPHA, 4, "The square [eq-alpha-square]", "The square [eq-other]", "cell 4 (id c4)",
+     "label eq-other is unknown"),
+    (ALPHA, 5, "[eq-alpha-square]", "[eq-alpha-cube]", "cell 5 (id c5)",
+     "label eq-alpha-cube is unknown"),
     (ALPHA, 4, "  # [eq-alpha-square]", "", "cell 3 (id c3)", "equation eq-alpha-square has no code"),
     (ALPHA, 4, "#| export", "#| notest", "cell 3 (id c3)", "equation eq-alpha-square has no code"),
-    (ALPHA, 3, "$$ (eq-alpha-square)", "$$ (eq-alpha-square)\n\n$$ y $$ (eq-beta-double)", "nbs/models/beta.ipynb, cell 3 (id c3)",
+    (ALPHA, 3, "$$ (eq-alpha-square)", "$$ (eq-alpha-square)\n\n$$ y $$ (eq-beta-double)",
+     "nbs/models/beta.ipynb, cell 3 (id c3)",
      "label eq-beta-double is already defined in nbs/foundations/alpha.ipynb, cell 3"),
 ])
 def test_each_stop_names_file_cell_and_label(tmp_path, cells, number, old, new, place, what):
@@ -48,25 +52,32 @@ def test_each_stop_names_file_cell_and_label(tmp_path, cells, number, old, new, 
 
 
 @pytest.mark.parametrize("old, new", [("# check [eq-beta-double] and", "# check"), ("# check", "# compare"),
-                                      ("# check", "#| eval: false\n# check"), ("# check", "#| hide\n# check")])
+                                      ("# check", "#| eval: false\n# check"),
+                                      ("# check", "#| hide\n# check")])
 def test_equation_without_check_stops(tmp_path, old, new):
     found = problems(tmp_path, beta=change(BETA, 5, old, new))
-    assert any("nbs/models/beta.ipynb, cell 3 (id c3): equation eq-beta-double has no check" in p for p in found), found
+    assert any("nbs/models/beta.ipynb, cell 3 (id c3): equation eq-beta-double has no check" in p
+               for p in found), found
 
 
 def test_module_out_of_step_stops(tmp_path):
     assert problems(tmp_path) == []
     (tmp_path / "rbmdiff/models/beta.py").write_text("")
-    assert any("not found in rbmdiff/models/beta.py; run 'make export'" in p for p in collect(tmp_path, CHAPTERS)[1])
+    assert any("not found in rbmdiff/models/beta.py; run 'make export'" in p
+               for p in collect(tmp_path, CHAPTERS)[1])
 
 
 GAMMA = ["code|#| default_exp models.beta",
-         "markdown|# Gamma\n\n> Grows cell by cell.\n\n$$ y = 2 x $$ (eq-gamma-double)\n\n$$ z = 3 x $$ (eq-gamma-triple)",
+         "markdown|# Gamma\n\n> Grows cell by cell.\n\n$$ y = 2 x $$ (eq-gamma-double)\n\n$$ z = 3 x $$ "
+         "(eq-gamma-triple)",
          "code|#| export\nclass A:\n    def __init__(self, x):\n        self.x = x",
-         "code|#| export\ndef other(x): return 2 * x  # [eq-gamma-double]\n\n@patch\ndef double(self: A):\n"
+         "code|#| export\ndef other(x): return 2 * x  # [eq-gamma-double]\n\n@patch\ndef double(self: "
+         "A):\n"
          "    y = 2 * self.x  # [eq-gamma-double]\n    return y",
-         "code|#| export\n@patch(as_prop=True)\ndef triple(self: A):\n    return 3 * self.x  # [eq-gamma-triple]",
-         "code|# check [eq-gamma-double] and [eq-gamma-triple]: by hand\nassert A(1).double() == 2 and A(1).triple == 3"]
+         "code|#| export\n@patch(as_prop=True)\ndef triple(self: A):\n    return 3 * self.x  # "
+         "[eq-gamma-triple]",
+         "code|# check [eq-gamma-double] and [eq-gamma-triple]: by hand\nassert A(1).double() == 2 and "
+         "A(1).triple == 3"]
 
 
 def test_patched_methods_are_found_in_the_folded_class(tmp_path):
@@ -82,8 +93,11 @@ def test_patched_methods_are_found_in_the_folded_class(tmp_path):
     assert lines[other.line - 1] == "def other(x): return 2 * x  # [eq-gamma-double]"
     assert lines[double.line - 1] == "        y = 2 * self.x  # [eq-gamma-double]"
     assert lines[triple.line - 1] == "        return 3 * self.x  # [eq-gamma-triple]"
-    module.write_text(module.read_text().replace("        y = 2 * self.x", "        y = self.x + self.x"))
-    assert any("not found in rbmdiff/models/beta.py; run 'make export'" in p for p in collect(tmp_path, ["models/beta"])[1])
+    module.write_text(
+        module.read_text().replace("        y = 2 * self.x", "        y = self.x + self.x")
+    )
+    assert any("not found in rbmdiff/models/beta.py; run 'make export'" in p
+               for p in collect(tmp_path, ["models/beta"])[1])
 
 
 def test_enclosing_names():
@@ -95,13 +109,23 @@ def test_enclosing_names():
 
 def test_outputs_that_stop():
     from build import output_problems
-    cell = {"id": "c1", "metadata": {}, "outputs": [{"output_type": "display_data", "data": {"image/svg+xml": ""}}]}
-    captioned = {**cell, "metadata": {"mystnb": {"figure": {"caption": "A line."}, "image": {"alt": "A line"}}}}
-    warned = {"id": "c1", "metadata": {}, "outputs": [{"output_type": "stream", "name": "stderr", "text": "x.py:1: UserWarning: no"}]}
-    failed = {"id": "c1", "metadata": {}, "outputs": [{"output_type": "error", "ename": "E", "evalue": "", "traceback": []}]}
-    count = [len(output_problems("models/beta", {"error": "", "cells": [c]})) for c in (captioned, cell, warned, failed)]
+    cell = {"id": "c1", "metadata": {},
+            "outputs": [{"output_type": "display_data", "data": {"image/svg+xml": ""}}]}
+    captioned = {
+        **cell,
+        "metadata": {"mystnb": {"figure": {"caption": "A line."}, "image": {"alt": "A line"}}},
+    }
+    warned = {"id": "c1", "metadata": {}, "outputs": [{"output_type": "stream", "name": "stderr",
+                                                       "text": "x.py:1: UserWarning: no"}]}
+    failed = {"id": "c1", "metadata": {},
+              "outputs": [{"output_type": "error", "ename": "E", "evalue": "", "traceback": []}]}
+    count = [len(output_problems("models/beta", {"error": "", "cells": [c]}))
+             for c in (captioned, cell, warned, failed)]
     assert count == [0, 2, 1, 1]
-    assert "nbs/models/beta.ipynb, cell 1 (id c1)" in output_problems("models/beta", {"error": "", "cells": [cell]})[0]
+    assert (
+        "nbs/models/beta.ipynb, cell 1 (id c1)"
+        in output_problems("models/beta", {"error": "", "cells": [cell]})[0]
+    )
 
 
 def test_the_book_itself_has_no_problems():

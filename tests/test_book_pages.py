@@ -1,4 +1,5 @@
-"""The pages that the build writes: map, reference of the package; the front matter and the references."""
+"""The pages that the build writes: map, reference of the package; the front matter and the references.
+"""
 import ast
 import json
 import re
@@ -44,21 +45,25 @@ class Point:
 
 def chapters(**prerequisites):
     """Chapters by name, each with links to the ones that it needs."""
-    return {f"models/{name}": notebook([f"markdown|# {name.title()}: more", "markdown|**Prerequisites** " + ", ".join(f"[x]({n}.ipynb)" for n in needs)])
+    return {f"models/{name}": notebook([f"markdown|# {name.title()}: more", "markdown|**Prerequisites** "
+                                        + ", ".join(f"[x]({n}.ipynb)" for n in needs)])
             for name, needs in prerequisites.items()}
 
 
 def test_prerequisites_and_rows():
     books = chapters(a=[], b=["a"], c=["a", "b"], d=["a", "../other/none"])
     needs = pages.prerequisites(books)
-    assert needs == {"models/a": [], "models/b": ["models/a"], "models/c": ["models/a", "models/b"], "models/d": ["models/a"]}
+    assert needs == {"models/a": [], "models/b": ["models/a"], "models/c": ["models/a", "models/b"],
+                     "models/d": ["models/a"]}
     assert pages.direct(needs)["models/c"] == ["models/b"]
     assert pages.rows(pages.direct(needs)) == [["models/a"], ["models/b", "models/d"], ["models/c"]]
 
 
 def test_map_has_a_link_a_caption_and_words_for_every_chapter():
     drawn = pages.chapter_map(chapters(a=[], b=["a"]))
-    assert drawn.count("<a href=") == 2 and 'role="img" aria-label="A needs nothing. B needs A."' in drawn
+    assert (
+        drawn.count("<a href=") == 2 and 'role="img" aria-label="A needs nothing. B needs A."' in drawn
+    )
     assert "<figcaption>" in drawn and drawn.count("marker-end") == 1
 
 
@@ -66,7 +71,8 @@ def files_of(folder, module):
     """The pages of a package of one module."""
     (folder / "rbmdiff/models").mkdir(parents=True)
     (folder / "rbmdiff/models/a.py").write_text(module)
-    return pages.reference(folder, {"models/a": notebook(["code|#| default_exp models.a", "markdown|# The letter A"])})
+    return pages.reference(folder, {"models/a": notebook(["code|#| default_exp models.a",
+                                                          "markdown|# The letter A"])})
 
 
 def test_reference_page(tmp_path):
@@ -75,8 +81,17 @@ def test_reference_page(tmp_path):
     assert re.findall(r"^##+ (.*)$", page, re.MULTILINE) == [
         "f", "Model", "Model.load", "Model.mean", "Model.silent", "Model.sigma", "Model.__call__",
         "Child", "Child.mean", "Point"]
-    assert "f(x: Tensor, k=1) -> Tensor\n" in page and "class Model(n: int)\n" in page and "@classmethod\nload(path: str)" in page
-    assert "New." in page and "Old." not in page and "[The letter A](../models/a.ipynb)" in page and "rbmdiff/models/a.py:3" in page
+    assert (
+        "f(x: Tensor, k=1) -> Tensor\n" in page
+        and "class Model(n: int)\n" in page
+        and "@classmethod\nload(path: str)" in page
+    )
+    assert (
+        "New." in page
+        and "Old." not in page
+        and "[The letter A](../models/a.ipynb)" in page
+        and "rbmdiff/models/a.py:3" in page
+    )
     assert r"Of `x` \[..., D\] and 2\*\*k \[eq-a-b\]; see https://a.example/b_c." in page
     assert "[models.a](models.a.md): Summary line." in files["api/index.md"]
 
@@ -90,7 +105,10 @@ def test_inherited_methods_are_named_and_the_constructor_is_that_of_the_base(tmp
     page = files_of(tmp_path, MODULE)["api/models.a.md"]
     child = page[page.index("## Child"):page.index("## Point")]
     assert "class Child(n: int)\n" in child and "Newest." in child and "New.\n" not in child
-    assert "Inherited from `Model`: `load`, `silent`, `sigma`, `__call__`.\n\nInherited: `shared`.\n" in child
+    assert (
+        "Inherited from `Model`: `load`, `silent`, `sigma`, `__call__`.\n\nInherited: `shared`.\n"
+        in child
+    )
     assert page[:page.index("## Child")].count("Inherited: `shared`.") == 1
     assert "@dataclass\nclass Point(x: float, y: float = 0.0)" in page[page.index("## Point"):]
 
@@ -101,18 +119,21 @@ def test_long_signatures_are_folded():
 
 
 def test_an_overloaded_function_is_listed_once():
-    tree = ast.parse("__all__ = ['f']\n@overload\ndef f(x: int) -> int: ...\n@overload\ndef f(x: str) -> str: ...\ndef f(x): 'Doc.'")
+    tree = ast.parse("__all__ = ['f']\n@overload\ndef f(x: int) -> int: ...\n@overload\ndef f(x: str) "
+                     "-> str: ...\ndef f(x): 'Doc.'")
     assert [ast.get_docstring(n) for n in pages.public(tree)] == ["Doc."]
 
 
 def test_every_chapter_stands_after_its_prerequisites():
     order = build.contents()
-    needs = pages.prerequisites({c: json.loads((ROOT / f"nbs/{c}.ipynb").read_text("utf8")) for c in order})
+    needs = pages.prerequisites({c: json.loads((ROOT / f"nbs/{c}.ipynb").read_text("utf8"))
+                                 for c in order})
     assert all(order.index(p) < order.index(c) for c in order for p in needs[c])
 
 
 def test_every_citation_is_in_the_references():
-    text = "".join(source(c) for p in (ROOT / "nbs").rglob("*.ipynb") for c in json.loads(p.read_text("utf8"))["cells"])
+    text = "".join(source(c) for p in (ROOT / "nbs").rglob("*.ipynb")
+                   for c in json.loads(p.read_text("utf8"))["cells"])
     cited = {key.strip() for keys in re.findall(r"\{cite:p\}`([^`]+)`", text) for key in keys.split(",")}
     entries = (ROOT / "book/references.bib").read_text("utf8")
     known = re.findall(r"^@\w+\{(\w+),", entries, re.MULTILINE)
@@ -120,5 +141,9 @@ def test_every_citation_is_in_the_references():
 
 
 def test_every_reference_has_author_title_year():
-    for key, body in re.findall(r"^@\w+\{(\w+),(.*?)^\}", (ROOT / "book/references.bib").read_text("utf8"), re.MULTILINE | re.DOTALL):
+    for key, body in re.findall(
+        r"^@\w+\{(\w+),(.*?)^\}",
+        (ROOT / "book/references.bib").read_text("utf8"),
+        re.MULTILINE | re.DOTALL,
+    ):
         assert "title = " in body and "author = " in body and re.search(r"year = \{\d{4}\}", body), key

@@ -10,7 +10,8 @@ NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpo
 
 
 def cells(path, kind):
-    return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
+    return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"]
+            if c["cell_type"] == kind]
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda p: f"{p.parent.name}/{p.stem}")
@@ -25,16 +26,22 @@ def test_module_is_named_like_the_notebook(chapter):
 def test_opening_and_closing(chapter):
     text = cells(chapter, "markdown")
     assert re.match(r"# .+\n\n> .+", text[0]), "title cell: '# Title', a blank line, '> summary'"
-    assert all(f"**{word}**" in "\n".join(text[:3]) for word in ("You will learn", "Prerequisites", "Symbols"))
+    assert all(f"**{word}**" in "\n".join(text[:3])
+               for word in ("You will learn", "Prerequisites", "Symbols"))
     headings = re.findall(r"^## (.+)$", "\n".join(text), re.M)
     assert headings[-3].startswith("Summary") and headings[-2:] == ["Exercises", "References"]
 
 
 def test_exercises_have_folded_solutions(chapter):
     text = "\n".join(cells(chapter, "markdown"))
-    exercises, solutions = (re.findall(rf"^:::\{{admonition\}} {word} (\d)$", text, re.M) for word in ("Exercise", "Solution"))
-    assert exercises == solutions == [str(n + 1) for n in range(len(exercises))] and 3 <= len(exercises) <= 6
-    assert len(re.findall(r"^:::\{admonition\} Solution \d\n:class: dropdown$", text, re.M)) == len(solutions)
+    exercises, solutions = (re.findall(rf"^:::\{{admonition\}} {word} (\d)$", text, re.M)
+                            for word in ("Exercise", "Solution"))
+    assert (
+        exercises == solutions == [str(n + 1) for n in range(len(exercises))]
+        and 3 <= len(exercises) <= 6
+    )
+    assert len(re.findall(r"^:::\{admonition\} Solution \d\n:class: dropdown$", text,
+                          re.M)) == len(solutions)
 
 
 def test_cells_are_short(chapter):

@@ -1,4 +1,6 @@
-"""Folding: what `@patch` adds to a class in a later cell of a notebook stands in the class in the package."""
+"""Folding: what `@patch` adds to a class in a later cell of a notebook stands in the class in the
+package.
+"""
 import ast
 import importlib.util
 import inspect
@@ -88,10 +90,21 @@ def test_methods_work_and_belong_to_their_class():
     _, names = folded()
     A, B = names["A"], names["B"]
     a = A(4)
-    assert (a.next(), a.next(3), a.half, A.of("ff", base=16).x, a.slow(), B(3).only()) == (5, 7, 2.0, 255, 16, "π3")
+    assert (a.next(), a.next(3), a.half, A.of("ff", base=16).x, a.slow(), B(3).only()) == (
+        5,
+        7,
+        2.0,
+        255,
+        16,
+        "π3",
+    )
     a.half = 5.0
     assert a.x == 10.0
-    assert A.next.__qualname__ == "A.next" and A.of.__qualname__ == "A.of" and B.only.__qualname__ == "B.only"
+    assert (
+        A.next.__qualname__ == "A.next"
+        and A.of.__qualname__ == "A.of"
+        and B.only.__qualname__ == "B.only"
+    )
     assert isinstance(vars(A)["half"], property) and isinstance(vars(A)["of"], classmethod)
     assert type(vars(A)["slow"]).__name__ == "_lru_cache_wrapper" and isinstance(B.of("7"), B)
     assert not hasattr(A, "only") and "next" not in names and "patch" not in names
@@ -107,7 +120,8 @@ def test_docstrings_and_signatures_are_kept():
 def test_helper_stays_at_the_level_of_the_module():
     source, names = folded()
     tree = ast.parse(source)
-    assert [n.name for n in tree.body if isinstance(n, ast.FunctionDef)] == ["helper"] and names["helper"](1) == 2
+    assert [n.name for n in tree.body
+            if isinstance(n, ast.FunctionDef)] == ["helper"] and names["helper"](1) == 2
     assert "@patch" not in source and "\n# %% ../nbs/a.ipynb #c3\ndef helper" in source
 
 
@@ -119,9 +133,11 @@ def test_each_method_stands_below_the_mark_of_its_cell():
         number = next(n for n, line in enumerate(lines) if text in line)
         return marks[max(n for n in marks if n < number)]
 
-    found = [cell(text) for text in ("def __init__", "def helper", "def next", "[eq-a-next]", "def half", "def of", "def slow", "def only")]
+    found = [cell(text) for text in ("def __init__", "def helper", "def next", "[eq-a-next]", "def half",
+                                     "def of", "def slow", "def only")]
     assert found == ["c2", "c3", "c3", "c3", "c5", "c6", "c6", "c7"]
-    assert sum(line.strip() == "# %% ../nbs/a.ipynb #c5" for line in lines) == 1       # of a cell all of which has moved, one mark
+    # of a cell all of which has moved, one mark
+    assert sum(line.strip() == "# %% ../nbs/a.ipynb #c5" for line in lines) == 1
 
 
 def test_folding_again_changes_nothing():
@@ -137,7 +153,8 @@ def test_a_module_without_patches_is_left_as_it_is():
 @pytest.mark.parametrize("text", [
     "# %% a #c1\n@patch\ndef f(self: A): pass\n\n# %% a #c2\nclass A: pass\n",          # defined below
     "# %% a #c1\n@patch\ndef f(self: A): pass\n",                                       # not defined
-    "# %% a #c1\nfrom b import A\n\n# %% a #c2\n@patch\ndef f(self: A): pass\n",        # of another module
+    # of another module
+    "# %% a #c1\nfrom b import A\n\n# %% a #c2\n@patch\ndef f(self: A): pass\n",
 ])
 def test_class_that_is_not_defined_above_is_refused(text):
     with pytest.raises(ValueError, match="f patches A, which is not defined above it"): export.fold(text)
@@ -164,16 +181,24 @@ def test_string_over_several_lines_is_refused():
 def test_marks_that_begin_alike_are_told_apart():
     cells = (f"# %% a #c{n}\n@patch\ndef f{n}(self: A): return {n}\n\n" for n in (10, 1, 11))
     lines = export.fold("# %% a #c0\nclass A:\n    pass\n\n" + "".join(cells)).split("\n")
-    assert [line.strip() for line in lines if "# %%" in line] == [f"# %% a #c{n}" for n in (0, 10, 1, 11)]
+    assert [line.strip() for line in lines if "# %%" in line] == [
+        f"# %% a #c{n}" for n in (0, 10, 1, 11)
+    ]
 
 
 def test_error_names_the_module(tmp_path):
     (tmp_path / "nbs").mkdir()
-    for name in ("settings.ini", "pyproject.toml"): (tmp_path / name).write_text((SCRIPT.parents[1] / name).read_text())
-    cells = ["code|#| default_exp bad", "markdown|# Bad\n\n> Bad.", "code|#| export\n@patch\ndef f(self: Missing): pass"]
+    for name in ("settings.ini", "pyproject.toml"):
+        (tmp_path / name).write_text((SCRIPT.parents[1] / name).read_text())
+    cells = ["code|#| default_exp bad", "markdown|# Bad\n\n> Bad.",
+             "code|#| export\n@patch\ndef f(self: Missing): pass"]
     (tmp_path / "nbs/bad.ipynb").write_text(json.dumps(notebook(cells)))
     done = subprocess.run([sys.executable, SCRIPT], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and "rbmdiff/bad.py: line" in done.stderr and "f patches Missing" in done.stderr
+    assert (
+        done.returncode == 1
+        and "rbmdiff/bad.py: line" in done.stderr
+        and "f patches Missing" in done.stderr
+    )
 
 
 def test_stubs_of_the_rooms(tmp_path):
@@ -181,4 +206,6 @@ def test_stubs_of_the_rooms(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     export.write_stubs(tmp_path)
-    assert (tmp_path / "models/__init__.pyi").read_text() == "from . import energy as energy\nfrom . import rbm as rbm\n"
+    assert (
+        tmp_path / "models/__init__.pyi"
+    ).read_text() == "from . import energy as energy\nfrom . import rbm as rbm\n"

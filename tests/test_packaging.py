@@ -9,7 +9,8 @@ import venv
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DEPENDENCIES = ["torch", "numpy", "matplotlib", "scikit-learn", "safetensors", "tqdm", "lazy-loader", "pooch"]
+DEPENDENCIES = ["torch", "numpy", "matplotlib", "scikit-learn", "safetensors", "tqdm", "lazy-loader",
+                "pooch"]
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys, rbmdiff
@@ -29,15 +30,19 @@ def run(*command, **kwargs):
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory):
-    """An environment that holds the wheel and what it asks for, nothing else; and a folder outside the tree."""
+    """An environment that holds the wheel and what it asks for, nothing else; and a folder outside the
+    tree.
+    """
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "book", "dist", "build", "*.egg-info", "_proc"))
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "book", "dist", "build",
+                                                                "*.egg-info", "_proc"))
     run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, source)
     venv.create(folder / "env", with_pip=True)
     wheel, = folder.glob("*.whl")
     environment = {**os.environ, "PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
-    run(folder / "env/bin/pip", "install", "--quiet", "--disable-pip-version-check", wheel, env=environment)
+    run(folder / "env/bin/pip", "install", "--quiet", "--disable-pip-version-check", wheel,
+        env=environment)
     return folder
 
 
@@ -47,8 +52,10 @@ def test_wheel_imports_every_module_without_nbdev_or_jupyter(empty):
 
 
 def test_installed_packages_are_only_what_a_user_needs(empty):
-    installed = run(empty / "env/bin/pip", "list", "--format=freeze", "--disable-pip-version-check").lower()
-    assert not [name for name in ("nbdev", "fastcore", "ipython", "jupyter", "sphinx", "pytest", "numba") if f"\n{name}" in installed]
+    installed = run(empty / "env/bin/pip", "list", "--format=freeze",
+                    "--disable-pip-version-check").lower()
+    assert not [name for name in ("nbdev", "fastcore", "ipython", "jupyter", "sphinx", "pytest", "numba")
+                if f"\n{name}" in installed]
 
 
 def test_command_runs(empty):
@@ -58,9 +65,12 @@ def test_command_runs(empty):
 
 def test_stubs_and_the_mark_of_types_are_in_the_wheel(empty):
     package = next((empty / "env/lib").glob("python*/site-packages/rbmdiff"))
-    installed = {str(path.relative_to(package)) for path in package.rglob("*") if path.suffix in (".pyi", ".typed")}
-    assert installed == {"py.typed"} | {str(path.relative_to(ROOT / "rbmdiff")) for path in (ROOT / "rbmdiff").rglob("*.pyi")}
-    assert "RBM" in run(empty / "env/bin/python", "-c", "import rbmdiff; print(rbmdiff.RBM.__name__, *dir(rbmdiff))", cwd=empty)
+    installed = {str(path.relative_to(package)) for path in package.rglob("*")
+                 if path.suffix in (".pyi", ".typed")}
+    assert installed == {"py.typed"} | {str(path.relative_to(ROOT / "rbmdiff"))
+                                        for path in (ROOT / "rbmdiff").rglob("*.pyi")}
+    assert "RBM" in run(empty / "env/bin/python", "-c",
+                        "import rbmdiff; print(rbmdiff.RBM.__name__, *dir(rbmdiff))", cwd=empty)
 
 
 def test_run_time_dependencies_are_explained():

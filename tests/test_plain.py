@@ -1,8 +1,10 @@
-"""The plain notebooks outside the repository, each continued by lines that hand its objects to the functions of the package.
+"""The plain notebooks outside the repository, each continued by lines that hand its objects to the
+functions of the package.
 
-A notebook defines its classes anew, in `__main__`. A machine, a schedule, a solver of the notebook must be one for the package
-all the same: the package checks what an object has, not whose class it is. Here the exported cells are run, which define the
-classes, and then the lines below. With RBMDIFF_PLAIN=full in the environment every cell of every chapter is run first.
+A notebook defines its classes anew, in `__main__`. A machine, a schedule, a solver of the notebook must
+be one for the package all the same: the package checks what an object has, not whose class it is. Here
+the exported cells are run, which define the classes, and then the lines below. With RBMDIFF_PLAIN=full
+in the environment every cell of every chapter is run first.
 """
 from concurrent.futures import ThreadPoolExecutor
 import json
@@ -47,7 +49,8 @@ cloud = PackageMixture(torch.tensor([0.4, 0.6], dtype=f64), torch.tensor([[1.0, 
 predict, grid, x = cloud.predictor(schedule), package_grid(schedule, 8), normal(6, 2)
 """
 CONTINUED = {
-    "foundations/core": MACHINES + """
+    "foundations/core": MACHINES
+    + """
 from rbmdiff.foundations.core import read_tensors as package_read
 from rbmdiff.learning.partition import log_likelihood
 m = random(package_rbm.RBM(5, 3, dtype=f64))
@@ -60,7 +63,8 @@ write_tensors("x.safetensors", "Own", {"a": v}, {"k": 1})
 tensors, meta = package_read("x.safetensors", "Own")
 same(tensors["a"], v)
 """,
-    "foundations/units": MACHINES + """
+    "foundations/units": MACHINES
+    + """
 from rbmdiff.foundations import units as package
 from rbmdiff.learning.contrastive import cd_gradient, exact_gradient
 from rbmdiff.learning.partition import ais
@@ -81,7 +85,8 @@ for visible, hidden in pairs:
         same(gradient, cd_gradient(other, v, generator=seeded())[0][name])
     assert ais(m, 10, 10, seeded()).value == ais(other, 10, 10, seeded()).value
 """,
-    "models/rbm": MACHINES + """
+    "models/rbm": MACHINES
+    + """
 from rbmdiff.bridge import tilted
 from rbmdiff.learning.contrastive import cd_gradient, exact_gradient
 from rbmdiff.learning.partition import ais, log_likelihood, reverse_ais
@@ -101,7 +106,8 @@ for visible, hidden in (("bernoulli", "bernoulli"), ("spin", "spin"), ("gaussian
     same(tilted.denoise(m, normal(3, 8), 0.7, 0.7), tilted.denoise(other, normal(3, 8), 0.7, 0.7))
     own(tilted.posterior(m, normal(3, 8), 0.7, 0.7))
 """,
-    "learning/partition": MACHINES + """
+    "learning/partition": MACHINES
+    + """
 from rbmdiff.learning.partition import log_likelihood as package_likelihood
 m = random(package_rbm.RBM(6, 3, dtype=f64))
 z = ais(m, 10, 20, seeded())
@@ -109,14 +115,17 @@ own(z)
 v = m.sample(20, generator=seeded())
 assert package_likelihood(m, v, z).value == log_likelihood(m, v, z).value
 """,
-    "bridge/tilted": MACHINES + CLOUD + """
+    "bridge/tilted": MACHINES
+    + CLOUD
+    + """
 from rbmdiff.diffusion.solvers import ancestral
 m = random(package_rbm.RBM(6, 3, "spin", "spin", dtype=f64))
 warm = WarmGibbs(m, schedule, chains=2, generator=seeded())
 own(warm)
 assert ancestral(warm, schedule, normal(4, 6), grid, generator=seeded()).shape == (4, 6)
 """,
-    "bridge/meanfield": MACHINES + """
+    "bridge/meanfield": MACHINES
+    + """
 from rbmdiff.bridge import meanfield as package
 from rbmdiff.diffusion.schedule import LinearBeta as PackageLinearBeta
 schedule, v = PackageLinearBeta(), (normal(40, 5) > 0).double()
@@ -134,7 +143,8 @@ own(model)
 v = torch.where(normal(6, 5) > 0, 1.0, -1.0).float()
 with torch.no_grad(): assert package_bound(model, schedule, v, n=4, sets=2, generator=seeded()).n == 6
 """,
-    "diffusion/schedule": CLOUD + """
+    "diffusion/schedule": CLOUD
+    + """
 from rbmdiff.diffusion.deis import deis
 from rbmdiff.diffusion.elbo import elbo
 from rbmdiff.diffusion.objective import denoising_loss
@@ -146,7 +156,8 @@ for run in (lambda s: deis(cloud.predictor(s), s, x, grid), lambda s: ancestral(
             lambda s: denoising_loss(predict, s, x, 0.5, generator=seeded()), lambda s: package_grid(s, 5)):
     same(run(mine), run(schedule))
 """,
-    "diffusion/sde": CLOUD + """
+    "diffusion/sde": CLOUD
+    + """
 from rbmdiff.diffusion import sde as package
 from rbmdiff.diffusion.matrix import matrix_deis
 mine, theirs = scalar_sde(schedule, 2), package.scalar_sde(schedule, 2)
@@ -156,7 +167,8 @@ assert kl[0].value == kl[1].value > 0
 zero = lambda x, t: 0 * x
 same(matrix_deis(zero, mine, x, grid, order=0), matrix_deis(zero, theirs, x, grid, order=0))
 """,
-    "diffusion/oracle": CLOUD + """
+    "diffusion/oracle": CLOUD
+    + """
 from rbmdiff.diffusion.deis import deis
 from rbmdiff.diffusion.elbo import elbo
 from rbmdiff.diffusion.likelihood import log_likelihood
@@ -169,13 +181,15 @@ for run in (lambda m: deis(m.predictor(schedule), schedule, x, grid),
             lambda m: denoising_loss(m.predictor(schedule), schedule, x, 0.5, generator=seeded())):
     same(run(mine), run(cloud))
 """,
-    "diffusion/objective": CLOUD + """
+    "diffusion/objective": CLOUD
+    + """
 from rbmdiff.diffusion.deis import deis
 checked = CheckedNetwork(predict)
 own(checked)
 same(deis(checked, schedule, x, grid), deis(predict, schedule, x, grid))
 """,
-    "diffusion/networks": CLOUD + """
+    "diffusion/networks": CLOUD
+    + """
 from rbmdiff.diffusion import networks as package
 from rbmdiff.diffusion.deis import deis
 from rbmdiff.diffusion.objective import denoising_step
@@ -189,7 +203,8 @@ for network, data in ((MLP(2, 8, 1, generator=seeded()), x.float()), (UNet(1, (4
     again = package.Preconditioned(getattr(package, type(network).__name__).load("network.safetensors"), schedule)
     with torch.no_grad(): same(deis(model, schedule, data, grid), deis(again, schedule, data, grid))
 """,
-    "diffusion/solvers": CLOUD + """
+    "diffusion/solvers": CLOUD
+    + """
 from rbmdiff.diffusion import solvers as package
 from rbmdiff.diffusion.deis import deis as package_deis
 for name in ("ddim", "ancestral", "euler_maruyama", "reverse_diffusion"):
@@ -201,21 +216,24 @@ last = list(ddim.states(predict, schedule, x, grid))[-1]
 own(last)
 assert float(last.t) == float(grid[-1])
 """,
-    "diffusion/deis": CLOUD + """
+    "diffusion/deis": CLOUD
+    + """
 from rbmdiff.diffusion import deis as package
 whole = package.deis(predict, schedule, x, grid, order=2)
 half = list(deis.states(predict, schedule, x, grid[:5], order=2))[-1]
 own(half.history)
 same(package.deis(predict, schedule, half.x, grid[4:], order=2, history=half.history), whole)
 """,
-    "diffusion/elbo": CLOUD + """
+    "diffusion/elbo": CLOUD
+    + """
 from rbmdiff.diffusion.weights import weighted_loss as package_loss
 levels = AdaptiveLevels(schedule, 1e-3)
 own(levels)
 for _ in range(2): loss = package_loss(predict, schedule, x, levels=levels, generator=seeded())
 assert loss.shape == (6,) and float(levels.total.sum()) > 0
 """,
-    "diffusion/ddpm": CLOUD + """
+    "diffusion/ddpm": CLOUD
+    + """
 from rbmdiff.diffusion import ddpm as package
 mine, theirs = linear_chain(20), package.linear_chain(20)
 own(mine)
@@ -240,17 +258,20 @@ mine.save("state.safetensors")
 again = fresh(package.TrainState)
 again.load("state.safetensors")
 assert run(again, 4) == run(mine, 4)
-"""}
+""",
+}
 
 
 def chapters() -> list[str]:
     """All chapters of the book."""
-    return sorted(str(p.relative_to(ROOT / "nbs").with_suffix("")) for p in (ROOT / "nbs").rglob("*.ipynb")
+    return sorted(str(p.relative_to(ROOT / "nbs").with_suffix(""))
+                  for p in (ROOT / "nbs").rglob("*.ipynb")
                   if ".ipynb_checkpoints" not in p.parts)
 
 
 def script(chapter: str, full: bool) -> str:
-    """The code of the plain notebook: all cells, or those that are exported and the import of `patch`."""
+    """The code of the plain notebook: all cells, or those that are exported and the import of `patch`.
+    """
     nb = json.loads((ROOT / f"nbs/{chapter}.ipynb").read_text("utf8"))
     wanted = {c["id"] for c in nb["cells"] if c["cell_type"] == "code" and (
         full or exported(split(source(c))[0]) or "import patch" in source(c))}
@@ -260,17 +281,20 @@ def script(chapter: str, full: bool) -> str:
 
 
 def run(folder: Path, chapter: str, full: bool) -> subprocess.CompletedProcess:
-    """Run a chapter and what continues it in a process of its own, in a folder outside the repository."""
+    """Run a chapter and what continues it in a process of its own, in a folder outside the repository.
+    """
     path = folder / "notebook.py"
     path.write_text("\n\n".join([script(chapter, full), START, CONTINUED.get(chapter, "")]), "utf8")
     environment = {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, path], cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run([sys.executable, path], cwd=folder, env=environment, capture_output=True,
+                          text=True)
 
 
 @pytest.fixture(scope="module")
 def finished(request, tmp_path_factory):
     """The runs of the chapters whose tests are selected, two at a time."""
-    items = [item for item in request.session.items if item.path == Path(__file__) and hasattr(item, "callspec")]
+    items = [item for item in request.session.items if item.path == Path(__file__)
+             and hasattr(item, "callspec")]
     wanted = [item.callspec.params["chapter"] for item in items]
     folders = [tmp_path_factory.mktemp("plain") for _ in wanted]
     assert not any(folder.is_relative_to(ROOT) for folder in folders)
@@ -285,6 +309,7 @@ def test_objects_of_the_notebook_are_objects_for_the_package(chapter, finished):
 
 def test_the_process_is_one_in_which_the_classes_are_those_of_the_notebook(tmp_path, monkeypatch):
     """The control: lines that fail, fail the run, and the lines see the notebook's names."""
-    monkeypatch.setitem(CONTINUED, "foundations/core", "import rbmdiff\nassert Estimate is rbmdiff.Estimate")
+    monkeypatch.setitem(CONTINUED, "foundations/core",
+                        "import rbmdiff\nassert Estimate is rbmdiff.Estimate")
     done = run(tmp_path, "foundations/core", False)
     assert done.returncode == 1 and "AssertionError" in done.stderr

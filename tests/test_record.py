@@ -18,7 +18,10 @@ def test_header_tells_command_unit_and_versions(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/elsewhere/digits.py", "--resume", "--out", "two words.json"])
     header = record.header("nats", "numpy", "no-such-package", without=("--resume",))
     assert list(header) == ["command", "unit", "versions"]
-    assert header["command"] == "python benchmarks/digits.py --out 'two words.json'" and header["unit"] == "nats"
+    assert (
+        header["command"] == "python benchmarks/digits.py --out 'two words.json'"
+        and header["unit"] == "nats"
+    )
     assert list(header["versions"]) == ["python", "torch", "numpy", "rbmdiff"]
     assert header["versions"]["python"] == platform.python_version()
     assert header["versions"]["rbmdiff"] == rbmdiff.__version__

@@ -1,4 +1,6 @@
-"""What `make check` refuses: hand edits, stale modules, unclean notebooks, two notebooks with one module."""
+"""What `make check` refuses: hand edits, stale modules, unclean notebooks, two notebooks with one
+module.
+"""
 import json
 from pathlib import Path
 import shutil
@@ -52,8 +54,10 @@ def test_two_notebooks_with_one_module(tree):
 
 
 def test_hand_written_files_are_kept(tree):
-    hand = {"__init__.py": '"""Doc."""\nimport math\n\n__version__ = "0.1.0"\nroot = math.sqrt\n', "__main__.py": "x = 1\n",
-            "__init__.pyi": "x: int\n", "foundations/__init__.py": "from . import core\n", "py.typed": ""}
+    hand = {"__init__.py": '"""Doc."""\nimport math\n\n__version__ = "0.1.0"\nroot = math.sqrt\n',
+            "__main__.py": "x = 1\n",
+            "__init__.pyi": "x: int\n", "foundations/__init__.py": "from . import core\n",
+            "py.typed": ""}
     for name, text in hand.items(): (tree / "rbmdiff" / name).write_text(text)
     assert problems(tree) == []
     subprocess.run([sys.executable, EXPORT], cwd=tree, check=True)

@@ -37,10 +37,13 @@ def test_main_name_is_what_its_module_holds(name):
 
 
 def test_a_name_stays_what_it_is_when_modules_of_that_name_are_loaded():
-    names = sorted(set(MAIN) & {module.name.split(".")[-1] for module in pkgutil.walk_packages(rbmdiff.__path__, "rbmdiff.")})
+    names = sorted(set(MAIN) & {module.name.split(".")[-1]
+                                for module in pkgutil.walk_packages(rbmdiff.__path__, "rbmdiff.")})
     assert {"deis", "elbo", "gibbs", "train"} <= set(names)
-    lines = ["import importlib, pkgutil, rbmdiff", f"early = [getattr(rbmdiff, name) for name in {names}]",
-             "for m in pkgutil.walk_packages(rbmdiff.__path__, 'rbmdiff.'): importlib.import_module(m.name)",
+    lines = ["import importlib, pkgutil, rbmdiff",
+             f"early = [getattr(rbmdiff, name) for name in {names}]",
+             "for m in pkgutil.walk_packages(rbmdiff.__path__, 'rbmdiff.'): "
+             "importlib.import_module(m.name)",
              f"print(all(map(callable, early)), early == [getattr(rbmdiff, name) for name in {names}])"]
     assert fresh(*lines) == "True True"
 
@@ -48,18 +51,22 @@ def test_a_name_stays_what_it_is_when_modules_of_that_name_are_loaded():
 def test_dir_lists_rooms_and_main_names():
     assert dir(rbmdiff) == rbmdiff.__all__ == sorted(in_stub(PACKAGE))
     assert [name for name, module in in_stub(PACKAGE).items() if not module] == ROOMS
-    assert {"RBM", "gibbs", "ais", "cd_gradient", "train", "LinearBeta", "deis", "UNet", "Mixture", "Estimate"} <= set(MAIN)
+    assert {"RBM", "gibbs", "ais", "cd_gradient", "train", "LinearBeta", "deis", "UNet", "Mixture",
+            "Estimate"} <= set(MAIN)
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_room_lists_its_modules(room):
     modules = sorted(module.name for module in pkgutil.iter_modules([str(PACKAGE / room)]))
-    assert in_stub(PACKAGE / room) == dict.fromkeys(modules, ""), f"rbmdiff/{room}/__init__.pyi must list the modules of the room"
+    assert in_stub(PACKAGE / room) == dict.fromkeys(modules, ""), (
+        f"rbmdiff/{room}/__init__.pyi must list the modules of the room"
+    )
     assert dir(getattr(rbmdiff, room)) == modules
 
 
 def test_modules_are_reached_from_the_top():
-    assert fresh("import rbmdiff", "print(rbmdiff.models.rbm.RBM is rbmdiff.RBM, rbmdiff.models.rbm.__name__)") == "True rbmdiff.models.rbm"
+    assert fresh("import rbmdiff", "print(rbmdiff.models.rbm.RBM is rbmdiff.RBM, "
+                                   "rbmdiff.models.rbm.__name__)") == "True rbmdiff.models.rbm"
 
 
 def test_unknown_names_are_refused():
@@ -76,7 +83,12 @@ def test_import_loads_nothing():
 
 def test_import_is_quick():
     """Under 50 ms more than starting Python: best of seven, measured inside the process."""
-    lines = "import time", "start = time.perf_counter()", "import rbmdiff", "print(time.perf_counter() - start)"
+    lines = (
+        "import time",
+        "start = time.perf_counter()",
+        "import rbmdiff",
+        "print(time.perf_counter() - start)",
+    )
     assert min(float(fresh(*lines)) for _ in range(7)) < 0.05
 
 

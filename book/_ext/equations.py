@@ -1,7 +1,9 @@
-"""Sphinx extension: the index of equations. Labels in code lead to the equation, equations lead to code and check.
+"""Sphinx extension: the index of equations. Labels in code lead to the equation, equations lead to code
+and check.
 
-The table comes from `labels.collect`, which reads the notebooks afresh in every build. Whenever it, or the numbering,
-differs from the table of the last build, all pages are written again (not read again), so that no link goes stale.
+The table comes from `labels.collect`, which reads the notebooks afresh in every build. Whenever it, or
+the numbering, differs from the table of the last build, all pages are written again (not read again), so
+that no link goes stale.
 """
 import html
 from pathlib import Path
@@ -25,11 +27,14 @@ class EquationIndex(SphinxDirective):
     """`{equation-index}`: number, label, statement, functions and checks of every labelled equation."""
 
     def run(self) -> list[nodes.Node]:
-        return [equation_index("", nodes.math_block())]  # the maths inside makes Sphinx load MathJax on this page
+        # the maths inside makes Sphinx load MathJax on this page
+        return [equation_index("", nodes.math_block())]
 
 
 def update(app, env) -> list[str]:
-    """Read the table, report what is wrong, and name the pages to write again: all of them if anything moved."""
+    """Read the table, report what is wrong, and name the pages to write again: all of them if anything
+    moved.
+    """
     root = Path(app.srcdir, app.config.equations_root).resolve()
     chapters = [doc for doc in reading_order(env) if (root / f"nbs/{doc}.ipynb").is_file()]
     table, problems = collect(root, chapters)
@@ -53,18 +58,22 @@ class EquationLinks(SphinxPostTransform):
 
     def run(self) -> None:
         self.table, self.doc = self.env.equations, self.env.docname
-        places = {p.cell.number: p.cell for e in self.table.values() for p in (*e.code, *e.checks) if p.cell.chapter == self.doc}
+        places = {p.cell.number: p.cell for e in self.table.values() for p in (*e.code, *e.checks)
+                  if p.cell.chapter == self.doc}
         for node in self.document.findall(nodes.container):
             cell = places.get(node.get("cell_index", -2) + 1)
             if cell and node.get("nb_element") == "cell_code": node["ids"].append(f"cell-{cell.id}")
         for node in list(self.document.findall(nodes.math_block)):
-            if node.get("label") in self.table: node.parent.insert(node.parent.index(node) + 1, self.links(self.table[node["label"]]))
+            if node.get("label") in self.table:
+                node.parent.insert(node.parent.index(node) + 1, self.links(self.table[node["label"]]))
         for node in list(self.document.findall(equation_index)):
             node.replace_self([entry for e in self.table.values() for entry in self.entry(e)])
 
     def link(self, cell: Cell, child: nodes.Node) -> nodes.reference:
         """Reference to a code cell of any page."""
-        page = "" if cell.chapter == self.doc else self.app.builder.get_relative_uri(self.doc, cell.chapter)
+        page = (
+            "" if cell.chapter == self.doc else self.app.builder.get_relative_uri(self.doc, cell.chapter)
+        )
         return nodes.reference("", "", child, internal=True, refuri=f"{page}#cell-{cell.id}")
 
     def links(self, equation: Equation) -> nodes.paragraph:
@@ -73,7 +82,8 @@ class EquationLinks(SphinxPostTransform):
         for function in dict.fromkeys(code.function for code in equation.code):
             places = [code for code in equation.code if code.function == function]
             lines = ", ".join(str(code.line) for code in places)
-            line += [self.link(places[0].cell, nodes.literal("", function)), nodes.Text(f" {places[0].file}:{lines} · ")]
+            line += [self.link(places[0].cell, nodes.literal("", function)),
+                     nodes.Text(f" {places[0].file}:{lines} · ")]
         line += nodes.strong("", "check ")
         for i, check in enumerate(equation.checks):
             line += [nodes.Text("; " if i else ""), self.link(check.cell, nodes.Text(check.text))]
@@ -81,7 +91,8 @@ class EquationLinks(SphinxPostTransform):
 
     def entry(self, equation: Equation) -> list[nodes.Node]:
         """One equation of the index: number and label, statement, links."""
-        number = addnodes.pending_xref("", nodes.literal("", equation.label), refdomain="math", reftype="eq",
+        number = addnodes.pending_xref("", nodes.literal("", equation.label), refdomain="math",
+                                       reftype="eq",
                                        reftarget=equation.label, refdoc=self.doc, refwarn=True)
         head = nodes.paragraph("", "", number, nodes.Text(" "), nodes.literal("", equation.label))
         statement = nodes.math_block(equation.statement, equation.statement, nowrap=False, number=None)
@@ -89,11 +100,17 @@ class EquationLinks(SphinxPostTransform):
 
 
 def link_labels(app, page: str, template: str, context: dict, doctree) -> None:
-    """Every known `[eq-…]` in code, in docstrings and in the API reference becomes a link to its equation."""
+    """Every known `[eq-…]` in code, in docstrings and in the API reference becomes a link to its
+    equation.
+    """
     def anchor(m):
         equation = app.env.equations.get(m[1])
         if equation is None: return m[0]
-        target = app.builder.get_relative_uri(page, equation.cell.chapter) if page != equation.cell.chapter else ""
+        target = (
+            app.builder.get_relative_uri(page, equation.cell.chapter)
+            if page != equation.cell.chapter
+            else ""
+        )
         return f'[<a class="equation-label" href="{html.escape(target)}#equation-{m[1]}">{m[1]}</a>]'
     if "body" in context: context["body"] = LABEL.sub(anchor, context["body"])
 

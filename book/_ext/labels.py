@@ -1,7 +1,8 @@
-"""The index of equations as data: which label is stated where, coded where, checked where, and what is wrong.
+"""The index of equations as data: which label is stated where, coded where, checked where, and what is
+wrong.
 
-It is read from the notebooks alone, in milliseconds, so it is always right: the build reads it before it executes
-anything, and the Sphinx extension `equations` reads it again and shows it on the pages.
+It is read from the notebooks alone, in milliseconds, so it is always right: the build reads it before it
+executes anything, and the Sphinx extension `equations` reads it again and shows it on the pages.
 """
 import ast
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ CHECK = re.compile(r"# check ((?:(?:,| and)?\s*\[eq-[\w-]+\])+)\s*:\s*(.*)")
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a chapter; `number` counts all cells from 1. Prints as a place that an author can find."""
+    """A cell of a chapter; `number` counts all cells from 1. Prints as a place that an author can find.
+    """
     chapter: str
     number: int
     id: str
@@ -54,30 +56,41 @@ class Equation:
 
 
 def collect(root: Path, chapters: list[str]) -> tuple[dict[str, Equation], list[str]]:
-    """All labelled equations of the chapters, in order, and the list of everything that is wrong with them."""
-    table, problems, books = {}, [], [(c, json.loads((root / f"nbs/{c}.ipynb").read_text("utf8"))) for c in chapters]
+    """All labelled equations of the chapters, in order, and the list of everything that is wrong with
+    them.
+    """
+    table, problems, books = {}, [], [(c, json.loads((root / f"nbs/{c}.ipynb").read_text("utf8")))
+                                      for c in chapters]
     for chapter, nb in books:
         for cell, data in cells(chapter, nb, "markdown"):
             for statement, label in MATH.findall(source(data)):
-                if label in table: problems.append(f"{cell}: label {label} is already defined in {table[label].cell}")
+                if label in table:
+                    problems.append(f"{cell}: label {label} is already defined in {table[label].cell}")
                 elif label: table[label] = Equation(label, cell, statement.strip())
     for chapter, nb in books:
         for cell, data in cells(chapter, nb, "code"):
             problems += read_code(root, module_of(nb), cell, source(data), table)
     for e in table.values():
-        if not e.code: problems.append(f"{e.cell}: equation {e.label} has no code: no exported line ends in '# [{e.label}]'")
-        if not e.checks: problems.append(f"{e.cell}: equation {e.label} has no check: no cell that is run and shown "
+        if not e.code:
+            problems.append(
+                f"{e.cell}: equation {e.label} has no code: no exported line ends in '# [{e.label}]'"
+            )
+        if not e.checks:
+            problems.append(f"{e.cell}: equation {e.label} has no check: no cell that is run and shown "
                                          f"begins with '# check [{e.label}]: …'")
     return table, problems
 
 
 def cells(chapter: str, nb: dict, kind: str) -> list[tuple[Cell, dict]]:
     """The cells of one kind with their places."""
-    return [(Cell(chapter, i, c.get("id", "none")), c) for i, c in enumerate(nb["cells"], 1) if c["cell_type"] == kind]
+    return [(Cell(chapter, i, c.get("id", "none")), c) for i, c in enumerate(nb["cells"], 1)
+            if c["cell_type"] == kind]
 
 
 def module_of(nb: dict) -> str:
-    """File of the module that a notebook exports, such as rbmdiff/models/rbm.py; empty if it exports none."""
+    """File of the module that a notebook exports, such as rbmdiff/models/rbm.py; empty if it exports
+    none.
+    """
     names = [split(source(c))[0].get("default_exp") for c in nb["cells"] if c["cell_type"] == "code"]
     name = next(filter(None, names), None)
     return f"rbmdiff/{name.replace('.', '/')}.py" if name else ""
@@ -93,7 +106,8 @@ def read_code(root: Path, module: str, cell: Cell, text: str, table: dict[str, E
     if check and not exported(directives) and not skipped(directives) and "hide" not in directives:
         for label in LABEL.findall(check[1]):
             if label in table: table[label].checks.append(Check(cell, check[2].strip()))
-    return problems + [f"{cell}: label {label} is unknown: no equation of the book defines it" for label in unknown]
+    return problems + [f"{cell}: label {label} is unknown: no equation of the book defines it"
+                       for label in unknown]
 
 
 def enter_code(root: Path, module: str, cell: Cell, body: str, table: dict[str, Equation]) -> list[str]:
@@ -105,14 +119,18 @@ def enter_code(root: Path, module: str, cell: Cell, body: str, table: dict[str, 
         if rest is None: rest = cell_lines(root / module, cell.id)
         place = next((n for n, text in rest if text.strip() == line.strip()), None)
         if place is None: return [f"{cell}: not found in {module}; run 'make export'"]
-        rest = [(n, text) for n, text in rest if n != place]             # a line may stand in a cell twice
+        # a line may stand in a cell twice
+        rest = [(n, text) for n, text in rest if n != place]
         for label in LABEL.findall(mark[1]):
-            if label in table: table[label].code.append(Code(cell, enclosing(body, number), module, place))
+            if label in table:
+                table[label].code.append(Code(cell, enclosing(body, number), module, place))
     return []
 
 
 def cell_lines(module: Path, identity: str) -> list[tuple[int, str]]:
-    """The numbered lines of an exported cell in the module: a part of it may stand in the body of a class."""
+    """The numbered lines of an exported cell in the module: a part of it may stand in the body of a
+    class.
+    """
     found, inside = [], False
     for number, line in enumerate(module.read_text("utf8").split("\n") if module.is_file() else [], 1):
         if line.lstrip().startswith("# %%"): inside = line.endswith(f" #{identity}")
@@ -121,14 +139,20 @@ def cell_lines(module: Path, identity: str) -> list[tuple[int, str]]:
 
 
 def enclosing(body: str, line: int) -> str:
-    """Name of the function around a line, after its class; the target of the assignment if there is none."""
-    nodes = [n for n in ast.walk(ast.parse(body)) if getattr(n, "lineno", line + 1) <= line <= getattr(n, "end_lineno", 0)]
-    named = sorted((n for n in nodes if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))), key=lambda n: n.lineno)
+    """Name of the function around a line, after its class; the target of the assignment if there is
+    none.
+    """
+    nodes = [n for n in ast.walk(ast.parse(body))
+             if getattr(n, "lineno", line + 1) <= line <= getattr(n, "end_lineno", 0)]
+    named = sorted((n for n in nodes if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef,
+                                                       ast.ClassDef))), key=lambda n: n.lineno)
     targets = [n.targets[0] for n in nodes if isinstance(n, ast.Assign)]
     return ".".join(qualified(n) for n in named) or (ast.unparse(targets[0]) if targets else "module")
 
 
 def qualified(node: ast.FunctionDef | ast.ClassDef) -> str:
-    """Name of a function or class; that of a method added by `@patch` with the class that its first argument names."""
+    """Name of a function or class; that of a method added by `@patch` with the class that its first
+    argument names.
+    """
     patch = any(ast.unparse(d).split("(")[0] == "patch" for d in node.decorator_list)
     return f"{ast.unparse(node.args.args[0].annotation)}.{node.name}" if patch else node.name
