@@ -484,7 +484,7 @@ def test_a_clamped_machine_is_a_conditional(visible, hidden):
 
 @pytest.mark.parametrize("v, mask, match", (
     (torch.zeros(4), [True] * 4, "mask must clamp some"), (torch.zeros(4), [False] * 4, "mask must clamp some"), (torch.zeros(4), [True] * 3, "mask must be a bool"),
-    (torch.zeros(4), [1, 0, 0, 0], "mask must be a bool"), (torch.zeros(2, 2, 4), [True, False, False, False], "v have shape"),
+    (torch.zeros(4), [1, 0, 0, 0], "mask must be a bool"), (torch.zeros(2, 2, 4), [True, False, False, False], "v must have shape"),
     (torch.full((4,), 0.5), [True, False, False, False], "v must hold only 0 or 1"), (torch.zeros(3), [True, False, False, False], "v must have shape")))
 def test_bad_clamps(v, mask, match):
     with pytest.raises(ValueError, match=match): RBM(4, 3).clamp(v, torch.tensor(mask))
