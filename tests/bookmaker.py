@@ -67,7 +67,8 @@ def make_book(root: Path) -> None:
     """Two chapters, the real configuration and the front matter of the book."""
     shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("_build", "__pycache__"))
     toc = (root / "book/_toc.yml").read_text()
-    chapters = "- caption: Rooms\n  numbered: true\n  chapters:\n  - file: foundations/alpha\n  - file: models/beta\n"
+    chapters = ("- caption: Rooms\n  numbered: true\n  chapters:\n"
+                "  - file: foundations/alpha\n  - file: models/beta\n")
     start, end = toc.index("- caption: Foundations"), toc.index("- caption: Reference")
     (root / "book/_toc.yml").write_text(toc[:start] + chapters + toc[end:])
     # chapters that it does not have

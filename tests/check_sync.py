@@ -4,9 +4,9 @@ with 1.
 Works on a copy, so that nothing in the tree changes, whatever git thinks of it.
 """
 from collections import Counter
-from pathlib import Path
 import filecmp
 import json
+from pathlib import Path
 import re
 import shutil
 import subprocess

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-from bookmaker import ALPHA, BETA, build, make_book, save
+from bookmaker import BETA, build, make_book, save
 
 
 def page(root: Path, name: str) -> str:

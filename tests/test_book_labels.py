@@ -7,7 +7,6 @@ from bookmaker import ALPHA, BETA, ROOT, save
 from labels import collect, enclosing
 
 sys.path[:0] = [str(ROOT / "book"), str(ROOT / "scripts")]
-from export import fold
 
 CHAPTERS = ["foundations/alpha", "models/beta"]
 
@@ -51,7 +50,8 @@ def test_each_stop_names_file_cell_and_label(tmp_path, cells, number, old, new, 
     assert any(place in p and what in p and p.startswith("nbs/") for p in found), found
 
 
-@pytest.mark.parametrize("old, new", [("# check [eq-beta-double] and", "# check"), ("# check", "# compare"),
+@pytest.mark.parametrize("old, new", [("# check [eq-beta-double] and", "# check"),
+                                      ("# check", "# compare"),
                                       ("# check", "#| eval: false\n# check"),
                                       ("# check", "#| hide\n# check")])
 def test_equation_without_check_stops(tmp_path, old, new):
@@ -81,6 +81,7 @@ GAMMA = ["code|#| default_exp models.beta",
 
 
 def test_patched_methods_are_found_in_the_folded_class(tmp_path):
+    from export import fold
     save(tmp_path, "models/beta", GAMMA)
     module = tmp_path / "rbmdiff/models/beta.py"
     module.write_text(fold(module.read_text()))
@@ -103,7 +104,8 @@ def test_patched_methods_are_found_in_the_folded_class(tmp_path):
 def test_enclosing_names():
     body = "class A:\n    def f(self):\n        return 1\n\nB = {\n    'x': 1}"
     assert [enclosing(body, n) for n in (1, 3, 6)] == ["A", "A.f", "B"]
-    patched = "@patch(cls_method=True)\ndef load(cls: RBM, path):\n    return 1\n\n@patch\n@no_grad()\ndef f(self: Own): return 2\n"
+    patched = ("@patch(cls_method=True)\ndef load(cls: RBM, path):\n    return 1\n\n"
+               "@patch\n@no_grad()\ndef f(self: Own): return 2\n")
     assert [enclosing(patched, n) for n in (3, 7)] == ["RBM.load", "Own.f"]
 
 

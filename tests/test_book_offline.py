@@ -24,7 +24,8 @@ FETCHED = {"script": ["src"], "img": ["src", "srcset"], "iframe": ["src"], "sour
 LINKS = {"stylesheet", "preload", "modulepreload", "prefetch", "preconnect", "dns-prefetch", "icon",
          "manifest"}
 CODE = re.compile(
-    r"(?:fetch|import|importScripts|WebSocket|EventSource|sendBeacon)\(\s*['\"`](?:https?:)?//|\.src\s*=\s*['\"`](?:https?:)?//|THEBE_JS_URL"
+    r"(?:fetch|import|importScripts|WebSocket|EventSource|sendBeacon)\(\s*['\"`](?:https?:)?//"
+    r"|\.src\s*=\s*['\"`](?:https?:)?//|THEBE_JS_URL"
 )
 
 

@@ -172,7 +172,8 @@ def test_class_on_one_line_is_refused():
 
 
 def test_string_over_several_lines_is_refused():
-    text = '# %% a #c0\nclass A:\n    pass\n\n# %% a #c1\n@patch\ndef f(self: A):\n    """Doc\n    string."""\n    return """a\nb"""\n'
+    text = ('# %% a #c0\nclass A:\n    pass\n\n# %% a #c1\n@patch\n'
+            'def f(self: A):\n    """Doc\n    string."""\n    return """a\nb"""\n')
     with pytest.raises(ValueError, match="f holds a string over several lines"): export.fold(text)
     names = folded(text.replace('"""a\nb"""', '("a\\n"\n            "b")'))[1]
     assert names["A"]().f() == "a\nb"

@@ -1,6 +1,6 @@
 """The wheel alone: installed without nbdev and Jupyter, it imports every module and runs its command."""
-from pathlib import Path
 import os
+from pathlib import Path
 import shutil
 import subprocess
 import sys
@@ -15,7 +15,8 @@ DEPENDENCIES = ["torch", "numpy", "matplotlib", "scikit-learn", "safetensors", "
 IMPORT_ALL = """
 import importlib, pkgutil, sys, rbmdiff
 for module in pkgutil.walk_packages(rbmdiff.__path__, "rbmdiff."): importlib.import_module(module.name)
-foreign = {"nbdev", "fastcore", "execnb", "IPython", "ipykernel", "jupyter_core", "pytest", "numba"} & set(sys.modules)
+tools = {"nbdev", "fastcore", "execnb", "IPython", "ipykernel", "jupyter_core", "pytest", "numba"}
+foreign = tools & set(sys.modules)
 assert not foreign, f"imported: {sorted(foreign)}"
 assert "site-packages" in rbmdiff.__file__, rbmdiff.__file__
 print(rbmdiff.__version__)

@@ -33,24 +33,25 @@ MACHINES = """
 from rbmdiff.models import rbm as package_rbm
 def twin(m):
     \"\"\"The machine of the package with the same parameters.\"\"\"
-    other = package_rbm.RBM(*m.W.shape, str(m.visible), str(m.hidden), dtype=m.W.dtype).requires_grad_(False)
+    other = package_rbm.RBM(*m.W.shape, str(m.visible), str(m.hidden), dtype=m.W.dtype)
+    other.requires_grad_(False)
     other.load_state_dict(m.state_dict())
     return other
 def random(m):
-    for p in m.requires_grad_(False).parameters(): p.copy_(torch.randn(p.shape, dtype=p.dtype, generator=seeded(p.numel())) / 2)
+    for p in m.requires_grad_(False).parameters():
+        p.copy_(torch.randn(p.shape, dtype=p.dtype, generator=seeded(p.numel())) / 2)
     return m
 """
 CLOUD = """
 from rbmdiff.diffusion.oracle import Mixture as PackageMixture
 from rbmdiff.diffusion.schedule import LinearBeta as PackageLinearBeta, time_grid as package_grid
 schedule = PackageLinearBeta()
-cloud = PackageMixture(torch.tensor([0.4, 0.6], dtype=f64), torch.tensor([[1.0, 0.5], [-1.0, 0.0]], dtype=f64),
-                       torch.eye(2, dtype=f64).expand(2, 2, 2) / 9)
+weights, means = torch.tensor([0.4, 0.6], dtype=f64), torch.tensor([[1.0, 0.5], [-1.0, 0.0]], dtype=f64)
+cloud = PackageMixture(weights, means, torch.eye(2, dtype=f64).expand(2, 2, 2) / 9)
 predict, grid, x = cloud.predictor(schedule), package_grid(schedule, 8), normal(6, 2)
 """
 CONTINUED = {
-    "foundations/core": MACHINES
-    + """
+    "foundations/core": MACHINES + """
 from rbmdiff.foundations.core import read_tensors as package_read
 from rbmdiff.learning.partition import log_likelihood
 m = random(package_rbm.RBM(5, 3, dtype=f64))
@@ -63,21 +64,22 @@ write_tensors("x.safetensors", "Own", {"a": v}, {"k": 1})
 tensors, meta = package_read("x.safetensors", "Own")
 same(tensors["a"], v)
 """,
-    "foundations/units": MACHINES
-    + """
+    "foundations/units": MACHINES + """
 from rbmdiff.foundations import units as package
 from rbmdiff.learning.contrastive import cd_gradient, exact_gradient
 from rbmdiff.learning.partition import ais
 from rbmdiff.sampling.gibbs import gibbs
-pairs = (Bernoulli(), Spin()), (Gaussian(), Bernoulli()), (Discrete((-1.0, 0.0, 1.0)), Spin()), (Potts(3), Bernoulli())
+def given(unit):
+    if type(unit) is Discrete: return (unit.levels,)
+    return (unit.q,) if type(unit) is Potts else ()
+def theirs(unit): return getattr(package, type(unit).__name__)(*given(unit))
+pairs = [(Bernoulli(), Spin()), (Gaussian(), Bernoulli()), (Discrete((-1.0, 0.0, 1.0)), Spin()),
+         (Potts(3), Bernoulli())]
 for visible, hidden in pairs:
     own(visible, hidden)
     m = random(package_rbm.RBM(6, 3, visible, hidden, dtype=f64))
-    v = m.sample_visible(m.sample_hidden(gibbs(m, m.sample(16, generator=seeded()), 2, seeded()), seeded()), seeded())
-    kinds = (getattr(package, type(unit).__name__) for unit in (visible, hidden))
-    given = [kind(*((unit.levels,) if kind is package.Discrete else (unit.q,) if kind is package.Potts else ()))
-             for kind, unit in zip(kinds, (visible, hidden))]
-    other = package_rbm.RBM(6, 3, *given, dtype=f64).requires_grad_(False)
+    v = gibbs(m, m.sample(16, generator=seeded()), 2, seeded())
+    other = package_rbm.RBM(6, 3, theirs(visible), theirs(hidden), dtype=f64).requires_grad_(False)
     other.load_state_dict(m.state_dict())
     same(m.log_prob(v), other.log_prob(v))
     for name, gradient in exact_gradient(m, v).items(): same(gradient, exact_gradient(other, v)[name])
@@ -85,8 +87,7 @@ for visible, hidden in pairs:
         same(gradient, cd_gradient(other, v, generator=seeded())[0][name])
     assert ais(m, 10, 10, seeded()).value == ais(other, 10, 10, seeded()).value
 """,
-    "models/rbm": MACHINES
-    + """
+    "models/rbm": MACHINES + """
 from rbmdiff.bridge import tilted
 from rbmdiff.learning.contrastive import cd_gradient, exact_gradient
 from rbmdiff.learning.partition import ais, log_likelihood, reverse_ais
@@ -106,8 +107,7 @@ for visible, hidden in (("bernoulli", "bernoulli"), ("spin", "spin"), ("gaussian
     same(tilted.denoise(m, normal(3, 8), 0.7, 0.7), tilted.denoise(other, normal(3, 8), 0.7, 0.7))
     own(tilted.posterior(m, normal(3, 8), 0.7, 0.7))
 """,
-    "learning/partition": MACHINES
-    + """
+    "learning/partition": MACHINES + """
 from rbmdiff.learning.partition import log_likelihood as package_likelihood
 m = random(package_rbm.RBM(6, 3, dtype=f64))
 z = ais(m, 10, 20, seeded())
@@ -115,23 +115,21 @@ own(z)
 v = m.sample(20, generator=seeded())
 assert package_likelihood(m, v, z).value == log_likelihood(m, v, z).value
 """,
-    "bridge/tilted": MACHINES
-    + CLOUD
-    + """
+    "bridge/tilted": MACHINES + CLOUD + """
 from rbmdiff.diffusion.solvers import ancestral
 m = random(package_rbm.RBM(6, 3, "spin", "spin", dtype=f64))
 warm = WarmGibbs(m, schedule, chains=2, generator=seeded())
 own(warm)
 assert ancestral(warm, schedule, normal(4, 6), grid, generator=seeded()).shape == (4, 6)
 """,
-    "bridge/meanfield": MACHINES
-    + """
+    "bridge/meanfield": MACHINES + """
 from rbmdiff.bridge import meanfield as package
 from rbmdiff.diffusion.schedule import LinearBeta as PackageLinearBeta
 schedule, v = PackageLinearBeta(), (normal(40, 5) > 0).double()
-timed = TimedRBM(5, 3, schedule, dtype=f64) if "dtype" in TimedRBM.__init__.__annotations__ else TimedRBM(5, 3, schedule).double()
+timed = TimedRBM(5, 3, schedule).double()
 own(timed)
-same(package.dsm_loss(timed, v, schedule, n=20, generator=seeded()), dsm_loss(timed, v, schedule, n=20, generator=seeded()))
+same(package.dsm_loss(timed, v, schedule, n=20, generator=seeded()),
+     dsm_loss(timed, v, schedule, n=20, generator=seeded()))
 """,
     "bridge/comparison": """
 from rbmdiff.bridge.comparison import binary_bound as package_bound
@@ -143,21 +141,21 @@ own(model)
 v = torch.where(normal(6, 5) > 0, 1.0, -1.0).float()
 with torch.no_grad(): assert package_bound(model, schedule, v, n=4, sets=2, generator=seeded()).n == 6
 """,
-    "diffusion/schedule": CLOUD
-    + """
+    "diffusion/schedule": CLOUD + """
 from rbmdiff.diffusion.deis import deis
 from rbmdiff.diffusion.elbo import elbo
 from rbmdiff.diffusion.objective import denoising_loss
 from rbmdiff.diffusion.solvers import ancestral
 mine = LinearBeta()
 own(mine)
-for run in (lambda s: deis(cloud.predictor(s), s, x, grid), lambda s: ancestral(cloud.predictor(s), s, x, grid, generator=seeded()),
+for run in (lambda s: deis(cloud.predictor(s), s, x, grid),
+            lambda s: ancestral(cloud.predictor(s), s, x, grid, generator=seeded()),
             lambda s: elbo(cloud.predictor(s), s, x, n=4, sets=2, generator=seeded()).log_prob,
-            lambda s: denoising_loss(predict, s, x, 0.5, generator=seeded()), lambda s: package_grid(s, 5)):
+            lambda s: denoising_loss(predict, s, x, 0.5, generator=seeded()),
+            lambda s: package_grid(s, 5)):
     same(run(mine), run(schedule))
 """,
-    "diffusion/sde": CLOUD
-    + """
+    "diffusion/sde": CLOUD + """
 from rbmdiff.diffusion import sde as package
 from rbmdiff.diffusion.matrix import matrix_deis
 mine, theirs = scalar_sde(schedule, 2), package.scalar_sde(schedule, 2)
@@ -167,13 +165,12 @@ assert kl[0].value == kl[1].value > 0
 zero = lambda x, t: 0 * x
 same(matrix_deis(zero, mine, x, grid, order=0), matrix_deis(zero, theirs, x, grid, order=0))
 """,
-    "diffusion/oracle": CLOUD
-    + """
+    "diffusion/oracle": CLOUD + """
 from rbmdiff.diffusion.deis import deis
 from rbmdiff.diffusion.elbo import elbo
 from rbmdiff.diffusion.likelihood import log_likelihood
 from rbmdiff.diffusion.objective import denoising_loss
-mine = Mixture(cloud.log_weights.exp(), cloud.means, torch.eye(2, dtype=f64).expand(2, 2, 2) / 9)
+mine = Mixture(weights, means, torch.eye(2, dtype=f64).expand(2, 2, 2) / 9)
 own(mine)
 for run in (lambda m: deis(m.predictor(schedule), schedule, x, grid),
             lambda m: elbo(m.predictor(schedule), schedule, x, n=4, sets=2, generator=seeded()).log_prob,
@@ -181,30 +178,29 @@ for run in (lambda m: deis(m.predictor(schedule), schedule, x, grid),
             lambda m: denoising_loss(m.predictor(schedule), schedule, x, 0.5, generator=seeded())):
     same(run(mine), run(cloud))
 """,
-    "diffusion/objective": CLOUD
-    + """
+    "diffusion/objective": CLOUD + """
 from rbmdiff.diffusion.deis import deis
 checked = CheckedNetwork(predict)
 own(checked)
 same(deis(checked, schedule, x, grid), deis(predict, schedule, x, grid))
 """,
-    "diffusion/networks": CLOUD
-    + """
+    "diffusion/networks": CLOUD + """
 from rbmdiff.diffusion import networks as package
 from rbmdiff.diffusion.deis import deis
 from rbmdiff.diffusion.objective import denoising_step
 from rbmdiff.foundations.train import TrainState, train
-for network, data in ((MLP(2, 8, 1, generator=seeded()), x.float()), (UNet(1, (4, 8), generator=seeded()), torch.zeros(8, 1, 8, 8))):
+for network, data in ((MLP(2, 8, 1, generator=seeded()), x.float()),
+                      (UNet(1, (4, 8), generator=seeded()), torch.zeros(8, 1, 8, 8))):
     model = Preconditioned(network, schedule)
     own(network, model)
     state = TrainState(model, torch.optim.Adam(model.parameters()), seeded())
     records = list(train(state, data, denoising_step(schedule), 1, 4, progress=False))
     network.save("network.safetensors")
-    again = package.Preconditioned(getattr(package, type(network).__name__).load("network.safetensors"), schedule)
+    kind = getattr(package, type(network).__name__)
+    again = package.Preconditioned(kind.load("network.safetensors"), schedule)
     with torch.no_grad(): same(deis(model, schedule, data, grid), deis(again, schedule, data, grid))
 """,
-    "diffusion/solvers": CLOUD
-    + """
+    "diffusion/solvers": CLOUD + """
 from rbmdiff.diffusion import solvers as package
 from rbmdiff.diffusion.deis import deis as package_deis
 for name in ("ddim", "ancestral", "euler_maruyama", "reverse_diffusion"):
@@ -216,31 +212,30 @@ last = list(ddim.states(predict, schedule, x, grid))[-1]
 own(last)
 assert float(last.t) == float(grid[-1])
 """,
-    "diffusion/deis": CLOUD
-    + """
+    "diffusion/deis": CLOUD + """
 from rbmdiff.diffusion import deis as package
 whole = package.deis(predict, schedule, x, grid, order=2)
 half = list(deis.states(predict, schedule, x, grid[:5], order=2))[-1]
 own(half.history)
 same(package.deis(predict, schedule, half.x, grid[4:], order=2, history=half.history), whole)
 """,
-    "diffusion/elbo": CLOUD
-    + """
+    "diffusion/elbo": CLOUD + """
 from rbmdiff.diffusion.weights import weighted_loss as package_loss
 levels = AdaptiveLevels(schedule, 1e-3)
 own(levels)
 for _ in range(2): loss = package_loss(predict, schedule, x, levels=levels, generator=seeded())
 assert loss.shape == (6,) and float(levels.total.sum()) > 0
 """,
-    "diffusion/ddpm": CLOUD
-    + """
+    "diffusion/ddpm": CLOUD + """
 from rbmdiff.diffusion import ddpm as package
 mine, theirs = linear_chain(20), package.linear_chain(20)
 own(mine)
 zero = lambda x, t: 0 * x
-same(package.sample_chain(zero, mine, x, generator=seeded()), package.sample_chain(zero, theirs, x, generator=seeded()))
+same(package.sample_chain(zero, mine, x, generator=seeded()),
+     package.sample_chain(zero, theirs, x, generator=seeded()))
 same(package.simple_loss(zero, mine, x, seeded()), package.simple_loss(zero, theirs, x, seeded()))
-same(package.variational_bound(zero, mine, x, seeded()).log_prob, package.variational_bound(zero, theirs, x, seeded()).log_prob)
+same(package.variational_bound(zero, mine, x, seeded()).log_prob,
+     package.variational_bound(zero, theirs, x, seeded()).log_prob)
 """,
     "foundations/train": """
 from rbmdiff.diffusion.networks import MLP
@@ -250,7 +245,9 @@ from rbmdiff.foundations import train as package
 def fresh(kind):
     model = MLP(2, 4, 1, generator=seeded())
     return kind(model, torch.optim.Adam(model.parameters()), seeded(), average=0.9)
-def run(state, epochs): return [r.scalars["loss"] for r in package.train(state, normal(8, 2).float(), step, epochs, 4, progress=False)]
+def run(state, epochs):
+    records = package.train(state, normal(8, 2).float(), step, epochs, 4, progress=False)
+    return [record.scalars["loss"] for record in records]
 step, mine, theirs = denoising_step(LinearBeta()), fresh(TrainState), fresh(package.TrainState)
 own(mine)
 assert run(mine, 2) == run(theirs, 2)

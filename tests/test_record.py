@@ -9,7 +9,7 @@ import pytest
 import rbmdiff
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import record  # noqa: E402
+import record
 
 SCRIPTS = sorted(p for p in Path(record.__file__).parent.glob("*.py") if p.name != "record.py")
 

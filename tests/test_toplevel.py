@@ -70,8 +70,8 @@ def test_modules_are_reached_from_the_top():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(AttributeError, match="nonsense"): rbmdiff.nonsense
-    with pytest.raises(AttributeError, match="nonsense"): rbmdiff.models.nonsense
+    with pytest.raises(AttributeError, match="nonsense"): _ = rbmdiff.nonsense
+    with pytest.raises(AttributeError, match="nonsense"): _ = rbmdiff.models.nonsense
 
 
 def test_import_loads_nothing():
