@@ -37,7 +37,7 @@ from rbmdiff.diffusion.objective import denoising_step
 from rbmdiff.diffusion.schedule import LinearBeta, LinearLogSNR
 from rbmdiff.foundations.core import Estimate, read_tensors, write_tensors
 from rbmdiff.foundations.data import base_rate, binarize_stochastic, independent_log_prob, mnist
-from rbmdiff.foundations.train import State, ascend, linear_decay, sgd, train
+from rbmdiff.foundations.train import TrainState, ascend, linear_decay, sgd, train
 from rbmdiff.learning.contrastive import cd_gradient, centred
 from rbmdiff.learning.partition import ais, log_likelihood, reverse_ais
 from rbmdiff.models.rbm import RBM
@@ -104,7 +104,7 @@ def machine(name, options, x, test):
     rbm = RBM(x.shape[1], H, generator=g, device=x.device)
     rbm.b.data, mean_v, gradient = base_rate(x), x.mean(0), gradient_of(name, x.mean(0))
     optimizer = sgd(rbm, 0.2, weight_decay=1e-4)
-    state = State(rbm, optimizer, g, linear_decay(optimizer, options.epochs * len(x) // BATCH), 0.9995)
+    state = TrainState(rbm, optimizer, g, linear_decay(optimizer, options.epochs * len(x) // BATCH), 0.9995)
 
     def step(state, v):
         ascend(state.model, centred(gradient(state, v), mean_v, state.carry["mean_h"]))
@@ -144,7 +144,7 @@ def denoiser(options, x, test):
     """Train the network and keep its averaged weights in RUN; its row."""
     model, g = network(x), torch.Generator(x.device).manual_seed(1)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.01)
-    state = State(model, optimizer, g, linear_decay(optimizer, options.epochs * len(x) // BATCH), 0.9995)
+    state = TrainState(model, optimizer, g, linear_decay(optimizer, options.epochs * len(x) // BATCH), 0.9995)
     step = denoising_step(SCHEDULE, times=low_discrepancy)
     for record in train(state, lambda g: 2 * binarize_stochastic(x, g) - 1, step, options.epochs, BATCH):
         print(record, flush=True)

@@ -33,7 +33,7 @@ from rbmdiff.diffusion.objective import denoising_loss, denoising_step
 from rbmdiff.diffusion.schedule import LinearLogSNR, expand
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import base_rate, binarize, digits, independent_log_prob
-from rbmdiff.foundations.train import State, ascend, train
+from rbmdiff.foundations.train import TrainState, ascend, train
 from rbmdiff.models.rbm import RBM
 from record import RESULTS, arguments, header, write
 
@@ -95,7 +95,7 @@ def start(name, seed, v):
     g = torch.Generator().manual_seed(seed)
     network, b = make(g), base_rate(v, unit="spin").reshape(shape)
     model = Tilted(network, SCHEDULE, b) if is_tilted else Preconditioned(network, SCHEDULE, 1.0)
-    return State(model, torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01), g,
+    return TrainState(model, torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01), g,
                  average=0.999), shape
 
 

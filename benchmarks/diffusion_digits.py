@@ -20,7 +20,7 @@ from rbmdiff.diffusion.oracle import gaussian
 from rbmdiff.diffusion.schedule import LinearLogSNR
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import digits
-from rbmdiff.foundations.train import State, linear_decay, train
+from rbmdiff.foundations.train import TrainState, linear_decay, train
 from record import RESULTS, arguments, header, write
 
 WIDTHS, SCHEDULE, SCALE, LEVELS = (32, 64), LinearLogSNR(-10, 10), 0.7, 17
@@ -75,7 +75,7 @@ def main():
     model = Preconditioned(network, SCHEDULE, SCALE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, betas=(0.9, 0.99))
     decay = linear_decay(optimizer, options.epochs * -(-len(train_k) // BATCH))
-    state = State(model, optimizer, torch.Generator().manual_seed(1000 + options.seed), decay, AVERAGE)
+    state = TrainState(model, optimizer, torch.Generator().manual_seed(1000 + options.seed), decay, AVERAGE)
     curve = [(record.epoch, record.scalars["loss"]) for record in
              train(state, lambda g: images(train_k, g), denoising_step(SCHEDULE, times=even_times),
                    options.epochs, BATCH)]

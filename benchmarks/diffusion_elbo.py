@@ -23,7 +23,7 @@ from rbmdiff.diffusion.schedule import LinearBeta
 from rbmdiff.diffusion.weights import exponential, flat, sech, sigmoid_weight, weighted_loss
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import digits
-from rbmdiff.foundations.train import State, linear_decay, update
+from rbmdiff.foundations.train import TrainState, linear_decay, update
 from record import RESULTS, arguments, command, versions, write
 
 T_MIN, BATCH, RATE, LEVELS = 1e-3, 64, 4e-3, 17
@@ -46,7 +46,7 @@ def fit(weight, seed, updates, train, scale):
     network = Preconditioned(UNet(1, (16, 32), generator=g), schedule, scale)
     levels = AdaptiveLevels(schedule, T_MIN, 40, 0.99)
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
-    state = State(network, optimizer, torch.Generator().manual_seed(1000 + seed),
+    state = TrainState(network, optimizer, torch.Generator().manual_seed(1000 + seed),
                   linear_decay(optimizer, updates), average=0.99)
 
     def step(state, batch):

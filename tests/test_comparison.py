@@ -12,7 +12,7 @@ from rbmdiff.diffusion.objective import denoising_step
 from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, LinearLogSNR
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import base_rate
-from rbmdiff.foundations.train import State, train
+from rbmdiff.foundations.train import TrainState, train
 from rbmdiff.foundations.units import as_unit, states
 from rbmdiff.models.rbm import RBM
 
@@ -146,7 +146,7 @@ def test_tilted_learns_what_independent_pixels_cannot():
     v = torch.where(torch.rand(400, 1, generator=g) < 0.5, 1.0, -1.0).repeat(1, 4)     # four equal spins: entropy log 2
     model = BinaryDenoiser(MLP(4, 16, 1, generator=g), schedule, base_rate(v, unit="spin"))
     before = binary_bound(model, schedule, v, n=16, sets=2, generator=seeded(11))
-    state = State(model, torch.optim.Adam(model.parameters(), 5e-3), g)
+    state = TrainState(model, torch.optim.Adam(model.parameters(), 5e-3), g)
     for _ in train(state, v, denoising_step(schedule), 150, 100, progress=False): pass
     after = binary_bound(model, schedule, v, n=16, sets=2, generator=seeded(11))
     assert abs(before.value + 4 * math.log(2)) < 0.2 and -1.1 < after.value < -0.5

@@ -12,7 +12,7 @@ from rbmdiff.diffusion.oracle import Mixture, gaussian
 from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, LinearLogSNR, time_grid
 from rbmdiff.diffusion.solvers import ancestral, ddim
 from rbmdiff.foundations.core import Estimate
-from rbmdiff.foundations.train import State, train
+from rbmdiff.foundations.train import TrainState, train
 
 F64 = {"dtype": torch.float64}
 
@@ -132,7 +132,7 @@ def test_training_finds_the_best_linear_network():
     """Noise c x, without a time: on N(0, I) the best c is the mean sigma, its loss 3 (1 - c²)."""
     network = torch.nn.Linear(3, 3, **F64)
     network.forward = lambda x, t: torch.nn.functional.linear(x, network.weight, network.bias)
-    state = State(network, torch.optim.Adam(network.parameters(), 0.05), rng())
+    state = TrainState(network, torch.optim.Adam(network.parameters(), 0.05), rng())
     records = list(train(state, torch.randn(500, 3, generator=rng(1), **F64), simple_step(linear_chain(100)), epochs=10))
     best = float(linear_chain(100).sigmas[1:].mean())
     torch.testing.assert_close(network.weight.detach(), best * torch.eye(3, **F64), atol=0.15, rtol=0)

@@ -14,7 +14,7 @@ from rbmdiff.diffusion.schedule import (
     Cosine, Geometric, LinearBeta, LinearLogSNR, Prediction, SinusoidalBeta, SubVP, diffuse)
 from rbmdiff.foundations.core import write_tensors
 from rbmdiff.foundations.data import swiss_roll
-from rbmdiff.foundations.train import State, linear_decay, train
+from rbmdiff.foundations.train import TrainState, linear_decay, train
 
 PREDICTIONS = get_args(Prediction)
 DIGITS = Path(__file__).parents[1] / "benchmarks/results/digits_unet.safetensors"
@@ -184,7 +184,7 @@ def test_files_that_are_refused(tmp_path):
 def run(updates=60):
     model = Preconditioned(MLP(2, 32, 2, generator=gen()), LinearLogSNR(), 0.5)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    return State(model, optimizer, gen(1), linear_decay(optimizer, updates), 0.9)
+    return TrainState(model, optimizer, gen(1), linear_decay(optimizer, updates), 0.9)
 
 
 def go(state, epochs):

@@ -14,7 +14,7 @@ from rbmdiff.diffusion.objective import (
 from rbmdiff.diffusion.oracle import Mixture, gaussian
 from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, Prediction, SubVP, convert
 from rbmdiff.foundations.core import Estimate
-from rbmdiff.foundations.train import State, sgd, train
+from rbmdiff.foundations.train import TrainState, sgd, train
 
 F64 = torch.float64
 PREDICTIONS = get_args(Prediction)
@@ -300,7 +300,7 @@ def test_training_finds_the_score_of_a_gaussian():
     torch.manual_seed(0)
     schedule, model = LinearBeta(), Linear()
     oracle = gaussian(torch.tensor([0.5, -0.5], dtype=F64), torch.tensor([[1.0, 0.6], [0.6, 0.8]], dtype=F64))
-    state = State(model, sgd(model, 0.05), seeded(1))
+    state = TrainState(model, sgd(model, 0.05), seeded(1))
     step = denoising_step(schedule, times=lambda n, g: torch.full((n,), 0.3, dtype=F64))
     rate = torch.optim.lr_scheduler.LinearLR(state.optimizer, 1.0, 0.01, 200)
     state.schedule = rate
@@ -314,7 +314,7 @@ def test_training_finds_the_score_of_a_gaussian():
 def test_step_leaves_the_gradient_of_the_mean_weighted_loss():
     torch.manual_seed(0)
     model, schedule, x0 = Linear(torch.float32), Cosine(), normal(8, 2, dtype=torch.float32)
-    state = State(model, sgd(model, 0.1), seeded(5))
+    state = TrainState(model, sgd(model, 0.1), seeded(5))
     found = denoising_step(schedule, "v", weight=torch.sqrt)(state, x0)
     gradient = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
@@ -359,7 +359,7 @@ def test_the_score_of_a_mixture_by_regression_on_responsibilities():
 def test_cuda(kind):
     g = torch.Generator("cuda").manual_seed(0)
     model, x0 = Linear(torch.float32).cuda(), torch.randn(64, 2, device="cuda", generator=g)
-    state = State(model, sgd(model, 0.01), g)
+    state = TrainState(model, sgd(model, 0.01), g)
     found = denoising_step(LinearBeta(), kind)(state, x0)
     assert found["loss"].is_cuda and found["loss"].isfinite() and model.layer.weight.grad.isfinite().all()
     d, A = x0.cpu(), torch.diag(torch.tensor([1.0, 2.0]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rbmdiff.foundations.core import write_tensors
-from rbmdiff.foundations.train import State, ascend, batches, free_energy_gap, linear_decay, sgd, train, update
+from rbmdiff.foundations.train import TrainState, ascend, batches, free_energy_gap, linear_decay, sgd, train, update
 
 OPTIMIZERS = {"sgd": lambda m: sgd(m, 0.1), "momentum": lambda m: sgd(m, 0.1, 0.9, 1e-3),
               "adam": lambda m: torch.optim.Adam(m.parameters(), lr=0.01, amsgrad=True),
@@ -29,7 +29,7 @@ def new(optimizer="momentum", average=0.9, schedule=True, dtype=torch.float64, w
     model = torch.nn.Linear(width, width, dtype=dtype, device=device)
     for p in model.parameters(): p.data = torch.randn(p.shape, dtype=dtype, device=device, generator=g)
     opt = OPTIMIZERS[optimizer](model)
-    return State(model, opt, g, linear_decay(opt, 60) if schedule else None, average)
+    return TrainState(model, opt, g, linear_decay(opt, 60) if schedule else None, average)
 
 
 def data(dtype=torch.float64, device="cpu"):
@@ -178,8 +178,8 @@ BAD = {
     "no examples": (lambda s: next(train(s, data()[:0], noisy, 1)), ValueError, "data"),
     "nan": (lambda s: next(train(s, data() * math.nan, noisy, 1)), ValueError, "data"),
     "list": (lambda s: next(train(s, [[1.0]], noisy, 1)), TypeError, "data"),
-    "average of one": (lambda s: State(s.model, s.optimizer, s.generator, None, 1.0), ValueError, "average"),
-    "no generator": (lambda s: State(s.model, s.optimizer, None), TypeError, "generator"),
+    "average of one": (lambda s: TrainState(s.model, s.optimizer, s.generator, None, 1.0), ValueError, "average"),
+    "no generator": (lambda s: TrainState(s.model, s.optimizer, None), TypeError, "generator"),
     "zero updates": (lambda s: linear_decay(s.optimizer, 0), ValueError, "updates"),
     "negative rate": (lambda s: sgd(s.model, -1.0), ValueError, "learning rate")}
 
@@ -236,7 +236,7 @@ def test_checkpoint_of_another_run_is_refused(tmp_path, name):
 
 def test_optimizer_without_plain_memory_cannot_be_saved(tmp_path):
     model = torch.nn.Linear(2, 2)
-    state = State(model, torch.optim.LBFGS(model.parameters()), torch.Generator())
+    state = TrainState(model, torch.optim.LBFGS(model.parameters()), torch.Generator())
 
     def closure():
         state.optimizer.zero_grad()

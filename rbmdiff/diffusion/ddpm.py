@@ -22,7 +22,7 @@ from rbmdiff.foundations.core import (
     check_tensor,
     normal,
 )
-from ..foundations.train import State, Step
+from ..foundations.train import TrainState, Step
 
 # %% ../../nbs/diffusion/ddpm.ipynb #9e2b3d4c
 def _check_times(times: Tensor, steps: int) -> Tensor:
@@ -205,7 +205,7 @@ def simple_loss(network: Predict, chain: Chain, x0: Tensor, generator: Stream = 
 
 def simple_step(chain: Chain) -> Step:
     """A step for `foundations.train.train`: gradient of the mean simple loss [eq-ddpm-simple]."""
-    def step(state: State, batch: Tensor) -> dict[str, Tensor | float]:
+    def step(state: TrainState, batch: Tensor) -> dict[str, Tensor | float]:
         loss = simple_loss(state.model, chain, batch, state.generator).mean()
         loss.backward()
         return {"loss": loss.detach()}

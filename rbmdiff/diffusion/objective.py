@@ -26,7 +26,7 @@ from rbmdiff.foundations.core import (
     is_finite,
     uniform,
 )
-from ..foundations.train import State, Step
+from ..foundations.train import TrainState, Step
 
 # %% ../../nbs/diffusion/objective.ipynb #9259223c
 def _check_metric(A: Tensor, d: Tensor) -> None:
@@ -218,7 +218,7 @@ def denoising_step(schedule: Schedule, kind: Prediction = "eps",
     """
     check_choice("kind", kind, get_args(Prediction))
 
-    def step(state: State, batch: Tensor) -> dict[str, Tensor | float]:
+    def step(state: TrainState, batch: Tensor) -> dict[str, Tensor | float]:
         t = times(len(batch), state.generator)
         loss = denoising_loss(state.model, schedule, batch, t, kind, state.generator)
         if weight is not None: loss = weight(t).to(loss) * loss  # [eq-objective-total]
