@@ -1,10 +1,12 @@
-from . import bridge as bridge
-from . import diffusion as diffusion
-from . import foundations as foundations
-from . import learning as learning
-from . import models as models
-from . import practice as practice
-from . import sampling as sampling
+from . import (
+    bridge as bridge,
+    diffusion as diffusion,
+    foundations as foundations,
+    learning as learning,
+    models as models,
+    practice as practice,
+    sampling as sampling,
+)
 from .diffusion.deis import deis as deis
 from .diffusion.elbo import elbo as elbo
 from .diffusion.networks import MLP as MLP, Preconditioned as Preconditioned, UNet as UNet
