@@ -12,7 +12,8 @@ from rbmdiff.foundations import kernels
 from rbmdiff.learning import partition
 from rbmdiff.learning.partition import LogZ, ais, log_likelihood, reverse_ais, temperatures
 from rbmdiff.models import rbm
-from rbmdiff.models.rbm import RBM, states
+from rbmdiff.foundations.units import states
+from rbmdiff.models.rbm import RBM
 
 KINDS = [(v, h) for v in ("bernoulli", "spin", "gaussian") for h in ("bernoulli", "spin")]
 PATH = torch.tensor([0.0, 0.3, 0.6, 1.0], dtype=torch.float64)
@@ -283,8 +284,11 @@ def test_cuda(visible, hidden):
     with pytest.raises(ValueError, match="^base"): ais(m, base=base.cpu())
 
 
-def test_widths_that_are_not_positive():
-    rbm = RBM(4, 3, "gaussian")
-    rbm.sigma.data[1] = -1
-    for call in (lambda: ais(rbm, 5, 5), lambda: reverse_ais(rbm, torch.zeros(5, 4), 5)):
-        with pytest.raises(ValueError, match="rbm.sigma must be positive"): call()
+def test_chains_draw_from_streams_of_their_own():
+    rbm, v = machine(5, 4), (torch.rand(3, 5, generator=torch.Generator().manual_seed(0)) < 0.5).double()
+    together, alone = (ais(rbm, 3, 6, generator=g) for g in ([4, 5, 6], [7, 5, 8]))
+    assert torch.equal(together.states[1], alone.states[1]) and together.log_weights[1] == alone.log_weights[1]
+    assert not torch.equal(together.log_weights, alone.log_weights)
+    back, other = (reverse_ais(rbm, v, 6, generator=g) for g in ([4, 5, 6], [7, 5, 8]))
+    assert back.log_weights[1] == other.log_weights[1]
+    assert ais(rbm, 3, 6, generator=9) == ais(rbm, 3, 6, generator=torch.Generator().manual_seed(9))

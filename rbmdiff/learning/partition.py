@@ -12,40 +12,40 @@ import math
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from ..foundations.core import Estimate, check_count, check_states, check_tensor, cumulant, log_mean_exp
-from ..foundations.kernels import affine, draw
-from ..models.rbm import RBM
+from ..foundations.core import (
+    Estimate, Stream, as_generator, check_count, check_number, check_tensor, log_mean_exp)
+from ..foundations.kernels import affine
+from ..models.rbm import RBM, check_machine
 
 # %% ../../nbs/learning/partition.ipynb #bafbc9ec
 def _log_z0(rbm: RBM, base: Tensor) -> float:
     """log Z of the base machine with visible bias `base` [D] [eq-partition-start]."""
-    if rbm.visible == "gaussian":
-        shift = (base**2 - rbm.b**2) / (2 * rbm.sigma**2)
-        own = torch.log(math.sqrt(2 * math.pi) * rbm.sigma) + shift  # [eq-partition-start]
-    else: own = cumulant(base, rbm.visible)  # [eq-partition-start]
-    return own.double().sum().item() + len(rbm.c) * math.log(2)
-
+    own = rbm.visible.log_norm(base, rbm.b, rbm.sigma).double().sum()  # [eq-partition-start]
+    hidden = rbm.hidden.log_norm(torch.zeros_like(rbm.c, dtype=torch.float64)).sum()
+    return (own + hidden).item()  # [eq-partition-start]
 
 # %% ../../nbs/learning/partition.ipynb #13521866
 @torch.no_grad()
-def _anneal(rbm: RBM, base: Tensor, v: Tensor, betas: Tensor, generator: torch.Generator | None,
+def _anneal(rbm: RBM, base: Tensor, v: Tensor, betas: Tensor, generator: Stream,
             progress: bool) -> tuple[Tensor, Tensor]:
     """Walk `v` [n, D] along `betas`, upwards or downwards: log-ratios [n] in float64, final states [n, D].
 
     Two matrix products a temperature, constant memory.
     [eq-partition-path] [eq-partition-kernel] [eq-partition-weight]
     """
-    tilt = (rbm.b - base) / rbm.sigma**2 if rbm.visible == "gaussian" else rbm.b - base
-    log_w, no_bias = torch.zeros(len(v), dtype=torch.float64, device=v.device), torch.zeros_like(rbm.c)
+    visible, hidden, sigma = rbm.visible, rbm.hidden, rbm.sigma
+    tilt = visible.coupled(rbm.b - base, sigma)
+    log_w = torch.zeros(len(v), dtype=torch.float64, device=v.device)
+    no_bias = torch.zeros_like(rbm.c)
     for now, new in tqdm(pairwise(betas.tolist()), "annealing", len(betas) - 1, disable=not progress):
-        x = rbm._hidden_field(v)
-        gain = cumulant(new * x, rbm.hidden) - cumulant(now * x, rbm.hidden)  # [eq-partition-path]
+        x = rbm.hidden_field(v)
+        gain = hidden.log_norm(new * x) - hidden.log_norm(now * x)  # [eq-partition-path]
         log_w += (new - now) * (v @ tilt) + gain.sum(-1)  # [eq-partition-path] [eq-partition-weight]
-        h = draw(new * x, no_bias, rbm.hidden, generator)  # [eq-partition-kernel]
-        y, bias = affine(new * h, rbm.W), torch.lerp(base, rbm.b, new)  # [eq-partition-kernel]
-        v = rbm._draw_at(y + bias, generator) if rbm.visible == "gaussian" else draw(y, bias, rbm.visible, generator)
+        h = hidden.draw(new * x, no_bias, generator)  # [eq-partition-kernel]
+        bias = torch.lerp(base, rbm.b, new)  # [eq-partition-kernel]
+        v = visible.draw(affine(new * h, rbm.W), bias, generator, sigma)  # [eq-partition-kernel]
     return log_w, v
 
 # %% ../../nbs/learning/partition.ipynb #a164ac93
@@ -56,12 +56,12 @@ def temperatures(n_temperatures: int, power: float = 2.0) -> Tensor:
     below 1 or a power that is not positive.
     """
     check_count("n_temperatures", n_temperatures)
-    if not 0 < power < math.inf: raise ValueError(f"power must be positive and finite, got {power}")
+    check_number("power", power, above=0)
     u = torch.linspace(0, 1, n_temperatures + 1, dtype=torch.float64)
     return 1 - (1 - u) ** power  # [eq-partition-schedule]
 
 # %% ../../nbs/learning/partition.ipynb #9d305410
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LogZ(Estimate):
     """An estimate of log Z in nats with the log-weights [n] (float64) and final states [n, D] of its chains.
 
@@ -88,10 +88,10 @@ class LogZ(Estimate):
 def _checked(rbm: RBM, n_temperatures: int, betas: Tensor | None,
              base: Tensor | None) -> tuple[Tensor, Tensor]:
     """The base bias [D] and the temperatures [K + 1], after the machine and both have been checked."""
-    if not isinstance(rbm, RBM): raise TypeError(f"rbm must be an RBM, got {type(rbm).__name__}")
-    if rbm.b.ndim != 1: raise ValueError(f"rbm must be one machine, got a batch of {len(rbm.b)} tilted ones")
-    for name, parameter in (*rbm.named_parameters(), ("b", rbm.b)): check_tensor(f"rbm.{name}", parameter)
-    rbm._check_sigma()
+    check_machine(rbm)
+    for name, parameter in (*rbm.named_parameters(), ("b", rbm.b)):
+        check_tensor(f"rbm.{name}", parameter)
+    rbm.check_normalisable()
     base = torch.zeros_like(rbm.b) if base is None else base
     check_tensor("base", base, len(rbm.W), like=rbm.W)
     if base.ndim != 1: raise ValueError(f"base must have shape [{len(rbm.W)}], got {list(base.shape)}")
@@ -104,7 +104,7 @@ def _checked(rbm: RBM, n_temperatures: int, betas: Tensor | None,
 
 # %% ../../nbs/learning/partition.ipynb #a41f37d0
 @torch.no_grad()
-def ais(rbm: RBM, n_chains: int = 100, n_temperatures: int = 1000, generator: torch.Generator | None = None,
+def ais(rbm: RBM, n_chains: int = 100, n_temperatures: int = 1000, generator: Stream = None,
         *, base: Tensor | None = None, betas: Tensor | None = None, progress: bool = False) -> LogZ:
     """Annealed importance sampling: log Z in nats, in expectation from below [eq-partition-weight].
 
@@ -115,13 +115,14 @@ def ais(rbm: RBM, n_chains: int = 100, n_temperatures: int = 1000, generator: to
     """
     check_count("n_chains", n_chains, 2)
     base, betas = _checked(rbm, n_temperatures, betas, base)
-    v = rbm._draw_at(base.expand(n_chains, -1), generator)
+    generator = as_generator(generator, rbm.W)
+    v = rbm.visible.draw(base.expand(n_chains, -1), torch.zeros_like(base), generator, rbm.sigma)
     log_ratio, v = _anneal(rbm, base, v, betas, generator, progress)
     return LogZ.from_weights(_log_z0(rbm, base) + log_ratio, v)  # [eq-partition-weight]
 
 # %% ../../nbs/learning/partition.ipynb #305fbfcb
 @torch.no_grad()
-def reverse_ais(rbm: RBM, v: Tensor, n_temperatures: int = 1000, generator: torch.Generator | None = None,
+def reverse_ais(rbm: RBM, v: Tensor, n_temperatures: int = 1000, generator: Stream = None,
                 *, base: Tensor | None = None, betas: Tensor | None = None, progress: bool = False) -> LogZ:
     """Annealing from the machine down to its base: log Z, in expectation from above [eq-partition-reverse].
 
@@ -131,10 +132,10 @@ def reverse_ais(rbm: RBM, v: Tensor, n_temperatures: int = 1000, generator: torc
     Source: Burda et al. (2015), Grosse et al. (2015).
     """
     base, betas = _checked(rbm, n_temperatures, betas, base)
-    check_tensor("v", v, len(rbm.W), like=rbm.W), check_states("v", v, rbm.visible)
+    check_machine(rbm, v=v)
     if v.ndim != 2 or len(v) < 2:
         raise ValueError(f"v must have shape [n_chains, {len(rbm.W)}] with n_chains > 1, got {list(v.shape)}")
-    log_ratio, v = _anneal(rbm, base, v, betas.flip(0), generator, progress)
+    log_ratio, v = _anneal(rbm, base, v, betas.flip(0), as_generator(generator, v), progress)
     return LogZ.from_weights(_log_z0(rbm, base) - log_ratio, v, sign=-1)  # [eq-partition-reverse]
 
 # %% ../../nbs/learning/partition.ipynb #dd1b2c80
@@ -146,10 +147,9 @@ def log_likelihood(rbm: RBM, v: Tensor, log_z: Estimate) -> Estimate:
     `Estimate(log_z.value, 0.0, log_z.n)` to leave the latter out. Raises TypeError or ValueError for a bad
     tensor, values that are not states, a `log_z` that is no Estimate.
     """
-    if not isinstance(rbm, RBM): raise TypeError(f"rbm must be an RBM, got {type(rbm).__name__}")
-    if not isinstance(log_z, Estimate):
+    check_machine(rbm, v=v)
+    if not (hasattr(log_z, "value") and hasattr(log_z, "stderr")):
         raise TypeError(f"log_z must be an Estimate, got {type(log_z).__name__}")
-    check_tensor("v", v, len(rbm.W), like=rbm.W), check_states("v", v, rbm.visible)
     rows = v.reshape(-1, len(rbm.W))
     if len(rows) < 2: raise ValueError(f"v must hold at least two states, got shape {list(v.shape)}")
     fit = Estimate.of(-torch.cat([rbm.free_energy(part) for part in rows.split(4096)]).double())
