@@ -9,7 +9,8 @@ import torch
 
 from rbmdiff.foundations.train import ascend
 from rbmdiff.learning.contrastive import weighted_statistics, cd_gradient, centred, energy_gradient, exact_gradient, expected_cd_gradient
-from rbmdiff.models.rbm import RBM, states
+from rbmdiff.foundations.units import states
+from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling.gibbs import gibbs
 
 KINDS = [(v, h) for v in ("bernoulli", "spin", "gaussian") for h in ("bernoulli", "spin")]
@@ -20,13 +21,13 @@ def machine(D, H, visible="bernoulli", hidden="bernoulli", seed=0, scale=1.0, dt
     g = torch.Generator().manual_seed(seed)
     m = RBM(D, H, visible, hidden, dtype=dtype)
     for p in m.parameters(): p.data = scale * torch.randn(p.shape, dtype=dtype, generator=g)
-    if visible == "gaussian": m.sigma.data = 0.5 + torch.rand(D, dtype=dtype, generator=g)
+    if visible == "gaussian": m.sigma = 0.5 + torch.rand(D, dtype=dtype, generator=g)
     return m
 
 
 def data(m, *shape, seed=1):
     x = torch.randn(*shape, len(m.W), dtype=m.W.dtype, generator=torch.Generator().manual_seed(seed))
-    return {"gaussian": x, "spin": x.sign(), "bernoulli": (x > 0).to(x.dtype)}[m.visible]
+    return {"gaussian": x, "spin": x.sign(), "bernoulli": (x > 0).to(x.dtype)}[str(m.visible)]
 
 
 def by_autograd(m, v):
@@ -363,7 +364,7 @@ BAD = {
     "no machine": (lambda: exact_gradient(torch.nn.Linear(4, 3), V0), TypeError, "rbm must be an RBM"),
     "too large": (lambda: exact_gradient(RBM(30, 26), torch.zeros(1, 30)), ValueError, "25"),
     "too large for a table": (lambda: expected_cd_gradient(RBM(12, 9), torch.zeros(1, 12)), ValueError, "at most 20"),
-    "no table of Gaussians": (lambda: expected_cd_gradient(RBM(2, 2, "gaussian"), torch.zeros(1, 2)), ValueError, "rbm.visible"),
+    "no table of Gaussians": (lambda: expected_cd_gradient(RBM(2, 2, "gaussian"), torch.zeros(1, 2)), ValueError, "rbm must have visible units with a list of states"),
 }
 
 
@@ -371,15 +372,6 @@ BAD = {
 def test_bad_input(case):
     call, error, message = BAD[case]
     with pytest.raises(error, match=message): call()
-
-
-@pytest.mark.parametrize("width", [0.0, -1.0, math.nan])
-def test_widths_must_be_positive(width):
-    m = machine(4, 3, "gaussian")
-    m.sigma.data[1] = width
-    v = torch.zeros(2, 4, dtype=torch.float64)
-    for call in (lambda: cd_gradient(m, v), lambda: exact_gradient(m, v)):
-        with pytest.raises(ValueError, match="rbm.sigma must be positive"): call()
 
 
 @pytest.mark.cuda
