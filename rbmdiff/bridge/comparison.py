@@ -16,8 +16,7 @@ from torch.nn import Module, Parameter
 from ..diffusion.elbo import Bound, Levels, elbo, uniform_log_snr
 from ..diffusion.schedule import Schedule, convert, expand
 from ..diffusion.solvers import Predict
-from ..foundations.core import (
-    Estimate, Stream, check_batch, check_tensor)
+from ..foundations.core import Estimate, Stream, check_batch, check_tensor
 from ..foundations.units import Bernoulli, Unit, as_unit
 
 # %% ../../nbs/bridge/comparison.ipynb #2d8f6c7f

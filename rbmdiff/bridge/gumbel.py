@@ -14,8 +14,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..foundations.core import (
-    Stream, as_generator, check_choice, check_count, check_number, check_tensor, uniform)
+from rbmdiff.foundations.core import (
+    Stream,
+    as_generator,
+    check_choice,
+    check_count,
+    check_number,
+    check_tensor,
+    uniform,
+)
 from ..foundations.units import LIMIT, Bernoulli, chunks
 
 Function = Callable[[Tensor], Tensor]  # from states [..., D] to numbers [...]

@@ -17,7 +17,15 @@ from ..diffusion.networks import as_eps
 from ..diffusion.objective import denoising_loss
 from ..diffusion.schedule import Schedule, expand, time_grid
 from ..diffusion.solvers import euler_maruyama
-from ..foundations.core import Stream, as_generator, check_count, check_number, check_tensor, logit, uniform
+from rbmdiff.foundations.core import (
+    Stream,
+    as_generator,
+    check_count,
+    check_number,
+    check_tensor,
+    logit,
+    uniform,
+)
 from ..foundations.units import Bernoulli
 from ..models.rbm import RBM, check_machine
 

@@ -30,7 +30,8 @@ def logit(m: Tensor) -> Tensor:
     Raises ValueError if any mean is 0, 1 or outside: smooth the means first, and say how.
     """
     if not bool(((m > 0) & (m < 1)).all()):
-        raise ValueError(f"m must lie strictly between 0 and 1, got values in [{float(m.min())}, {float(m.max())}]")
+        raise ValueError("m must lie strictly between 0 and 1, "
+                         f"got values in [{float(m.min())}, {float(m.max())}]")
     return torch.log(m) - torch.log1p(-m)  # [eq-core-logit]
 
 # %% ../../nbs/foundations/core.ipynb #517411f5
@@ -40,14 +41,15 @@ def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
 
 # %% ../../nbs/foundations/core.ipynb #a204acd0
 Stream = torch.Generator | Sequence[torch.Generator | int] | int | None
-"""Where random numbers come from: a generator, a seed, a sequence of one a sample, or None for PyTorch's own."""
+"""Where random numbers come from: a generator, a seed, a sequence of them, or None for PyTorch's own."""
 
 
-def as_generator(generator: Stream, like: Tensor) -> torch.Generator | tuple[torch.Generator, ...] | None:
-    """`generator` with every seed made a generator on the device of `like`; calls of this on its result change nothing.
+def as_generator(generator: Stream,
+                 like: Tensor) -> torch.Generator | tuple[torch.Generator, ...] | None:
+    """`generator` with every seed made a generator on the device of `like`.
 
-    Raises TypeError for anything else than the kinds of `Stream`, ValueError for a generator on another device, or one
-    that stands in the sequence twice.
+    Calls of this on its result change nothing. Raises TypeError for anything else than the kinds of
+    `Stream`, ValueError for a generator on another device, or one that stands in the sequence twice.
     """
     if generator is None: return None
     if isinstance(generator, Sequence) and not isinstance(generator, str):
@@ -80,7 +82,7 @@ def normal(shape: Sequence[int], like: Tensor, generator: Stream = None, dim: in
     """Standard normal numbers; arguments as in `uniform`."""
     return _drawn(torch.randn, shape, like, generator, dim)
 
-
+# %% ../../nbs/foundations/core.ipynb #6c1de0a4
 def _drawn(draw: Callable, shape: Sequence[int], like: Tensor, generator: Stream, dim: int) -> Tensor:
     """`draw` with one stream, or with one for every index of axis `dim`."""
     shape = torch.Size(shape)
@@ -89,7 +91,8 @@ def _drawn(draw: Callable, shape: Sequence[int], like: Tensor, generator: Stream
     if not isinstance(generator, tuple):
         raise TypeError("generator must come from as_generator: a seed would repeat itself")
     if len(shape) < max(dim + 1, -dim) or shape[dim] != len(generator):
-        raise ValueError(f"generator must hold one stream a sample of shape {list(shape)}, it holds {len(generator)}")
+        raise ValueError(f"generator must hold one stream a sample of shape {list(shape)}, "
+                         f"it holds {len(generator)}")
     one = torch.Size(n for i, n in enumerate(shape) if i != dim % len(shape))
     rows = [draw(one, generator=g, dtype=like.dtype, device=like.device) for g in generator]
     return torch.stack(rows, dim % len(shape))
@@ -97,7 +100,7 @@ def _drawn(draw: Callable, shape: Sequence[int], like: Tensor, generator: Stream
 # %% ../../nbs/foundations/core.ipynb #41e3f9e8
 @dataclass(frozen=True, repr=False)
 class Estimate:
-    """A Monte Carlo number: `value`, standard error `stderr`, from `n` independent draws; prints as `value ± se`."""
+    """A Monte Carlo number and its standard error, from `n` independent draws; prints `value ± se`."""
     value: float
     stderr: float
     n: int
@@ -107,7 +110,8 @@ class Estimate:
         """Mean of independent `draws` [n], n > 1, with its standard error [eq-core-stderr]."""
         if draws.ndim != 1 or len(draws) < 2:
             raise ValueError(f"draws must have shape [n] with n > 1, got {list(draws.shape)}")
-        return cls(draws.mean().item(), draws.std().item() / math.sqrt(len(draws)), len(draws))  # [eq-core-stderr]
+        stderr = draws.std().item() / math.sqrt(len(draws))  # [eq-core-stderr]
+        return cls(draws.mean().item(), stderr, len(draws))
 
     def z(self, truth: float) -> float:
         """Distance from `truth` in standard errors."""
@@ -121,13 +125,16 @@ class Estimate:
 
 # %% ../../nbs/foundations/core.ipynb #6b606f3c
 def check_tensor(name: str, x: Tensor, width: int | None = None, like: Tensor | None = None) -> None:
-    """`x` must be a finite, non-empty float32 or float64 tensor [..., width], of the dtype and on the device of `like`.
+    """`x` must be a finite, non-empty float32 or float64 tensor [..., width], like `like`.
 
-    Raises TypeError (not a tensor, dtype) or ValueError (shape, device, NaN or infinity), naming the argument `name`.
+    `like`, if given, has its dtype and its device. Raises TypeError (not a tensor, dtype) or ValueError
+    (shape, device, NaN or infinity), naming the argument `name`.
     """
-    if not isinstance(x, Tensor): raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
     if x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{name} must be float32 or float64, got {x.dtype}; convert it with {name}.float()")
+        raise TypeError(f"{name} must be float32 or float64, got {x.dtype}; "
+                        f"convert it with {name}.float()")
     if width is not None and (x.ndim == 0 or x.shape[-1] != width):
         raise ValueError(f"{name} must have shape [..., {width}], got {list(x.shape)}")
     if x.numel() == 0: raise ValueError(f"{name} must not be empty, got shape {list(x.shape)}")
@@ -143,7 +150,8 @@ def is_finite(x: Tensor) -> bool:
     return math.isfinite(x.detach().sum()) or bool(x.detach().isfinite().all())
 
 # %% ../../nbs/foundations/core.ipynb #c8cdf396
-def check_batch(name: str, x: Tensor, shape: torch.Size | None = None, like: Tensor | None = None) -> None:
+def check_batch(name: str, x: Tensor, shape: torch.Size | None = None,
+                like: Tensor | None = None) -> None:
     """`x` must be a batch [B, ...] that passes `check_tensor`, of the given `shape` if there is one."""
     check_tensor(name, x, like=like)
     if x.ndim < 2: raise ValueError(f"{name} must have shape [B, ...], got {list(x.shape)}")
@@ -152,7 +160,7 @@ def check_batch(name: str, x: Tensor, shape: torch.Size | None = None, like: Ten
 
 # %% ../../nbs/foundations/core.ipynb #dcc33adf
 def check_count(name: str, n: int, least: int = 1) -> None:
-    """`n` must be a whole number of at least `least`: an int, or anything with `__index__`, such as NumPy's."""
+    """`n` must be a whole number of at least `least`: anything with `__index__`, NumPy's too."""
     if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"{name} must be an int, got {type(n).__name__} {n!r}")
     if operator.index(n) < least: raise ValueError(f"{name} must be at least {least}, got {n}")
@@ -160,22 +168,29 @@ def check_count(name: str, n: int, least: int = 1) -> None:
 
 def check_number(name: str, x: float, *, least: float | None = None, above: float | None = None,
                  most: float | None = None, below: float | None = None) -> None:
-    """`x` must be a finite real number with `least` <= x, `above` < x, x <= `most`, x < `below`, as far as given."""
-    if isinstance(x, bool) or not isinstance(x, Real): raise TypeError(f"{name} must be a number, got {type(x).__name__}")
-    wanted = [(f"at least {least}", least is None or x >= least), (f"above {above}", above is None or x > above),
-              (f"at most {most}", most is None or x <= most), (f"below {below}", below is None or x < below)]
+    """`x` must be a finite real number; if given, >= `least`, > `above`, <= `most`, < `below`."""
+    if isinstance(x, bool) or not isinstance(x, Real):
+        raise TypeError(f"{name} must be a number, got {type(x).__name__}")
+    wanted = [(f"at least {least}", least is None or x >= least),
+              (f"above {above}", above is None or x > above),
+              (f"at most {most}", most is None or x <= most),
+              (f"below {below}", below is None or x < below)]
     given = [text for text, _ in wanted if not text.endswith("None")]
     if math.isfinite(x) and all(fits for _, fits in wanted): return
     raise ValueError(f"{name} must be {' and '.join(['finite', *given])}, got {x}")
 
-
+# %% ../../nbs/foundations/core.ipynb #e27b90d3
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """`value` must be one of `choices`."""
-    if value not in choices: raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    if value in choices: return
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 # %% ../../nbs/foundations/core.ipynb #4d294c81
 def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary_path)`, then move the result to `path` in one step; on an error `path` stays as it was."""
+    """Call `write(temporary_path)`, then move the result to `path` in one step.
+
+    On an error `path` stays as it was.
+    """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.touch()
@@ -187,7 +202,10 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict) -> None:
-    """Write named `tensors` and the JSON-able `meta` to a safetensors file of the given `kind`, whole or not at all."""
+    """Write named `tensors` and the JSON-able `meta` to a safetensors file of the given `kind`.
+
+    The file is whole or not there at all.
+    """
     header = {"rbmdiff": json.dumps({"kind": kind, **meta})}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     replace_file(path, lambda temporary: save_file(tensors, temporary, metadata=header))
@@ -211,7 +229,10 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
 
 # %% ../../nbs/foundations/core.ipynb #409a263e
 class Stored(torch.nn.Module):
-    """A module that can be written to a file and read back: `settings` are the keywords of its constructor."""
+    """A module that can be written to a file and read back.
+
+    `settings` are the keywords of its constructor.
+    """
     settings: dict
 
     def save(self, path: str | Path) -> None:

@@ -19,7 +19,8 @@ from torch.nn.functional import linear
 from .core import Stream, uniform
 
 # %% ../../nbs/foundations/kernels.ipynb #0a0e439b
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+_ONEDNN = None
+if torch.backends.mkldnn.is_available(): _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def _tracked() -> bool:
@@ -28,28 +29,32 @@ def _tracked() -> bool:
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x weight' + bias [..., N] of `x` [..., M] and `weight` [N, M], by the quicker library [eq-kernels-rounding].
+    """x weight' + bias [..., N] of `x` [..., M], `weight` [N, M], the quicker way [eq-kernels-rounding].
 
-    The contract of `torch.nn.functional.linear`. `bias` is [N]; one of higher precision, or a batch of them, is
-    added in its own precision and shape. Raises RuntimeError for shapes or dtypes that do not fit, as PyTorch does.
+    The contract of `torch.nn.functional.linear`. `bias` is [N]; one of higher precision, or a batch of
+    them, is added in its own precision and shape. Raises RuntimeError for shapes or dtypes that do not
+    fit, as PyTorch does.
     """
     inside = bias if bias is not None and bias.ndim == 1 and bias.dtype == x.dtype else None
     large = x.numel() >= max(2**21 // len(weight), 4 * x.shape[-1])
-    if (large and _ONEDNN is not None and x.is_cpu and weight.is_cpu and x.dtype == weight.dtype == torch.float32
+    if (large and _ONEDNN is not None and x.is_cpu and weight.is_cpu
+            and x.dtype == weight.dtype == torch.float32
             and x.shape[-1] == weight.shape[-1] and not _tracked()):
         y = _ONEDNN(x.contiguous(), weight, inside, "none", [], "")  # [eq-kernels-rounding]
     else: y = linear(x, weight, inside)  # [eq-kernels-rounding]
     return y if inside is bias else y + bias
 
 # %% ../../nbs/foundations/kernels.ipynb #203416f1
-_PARITY, _WORD = np.uint64(0x1BD11BDAA9FC1A22), np.uint64(64)
+_PARITY = np.uint64(0x1BD11BDAA9FC1A22)
+_WORD = np.uint64(64)
 _TURNS = tuple(tuple(np.uint64(r) for r in half) for half in ((16, 42, 12, 31), (16, 32, 24, 21)))
 
 
 def threefry(key0, key1, a, b, groups: int = 5):
-    """The two words of Threefry-2x64 for counter (`a`, `b`) and key, uint64 [eq-kernels-round] [eq-kernels-threefry].
+    """The two words of Threefry-2x64 for counter (`a`, `b`) and key, uint64.
 
-    Four rounds a group; fewer than the 20 rounds of the standard are for experiments. Source: Salmon et al. (2011).
+    Four rounds a group [eq-kernels-round] [eq-kernels-threefry]; fewer than the 20 rounds of the
+    standard are for experiments. Source: Salmon et al. (2011).
     """
     keys = key0, key1, key0 ^ key1 ^ _PARITY  # [eq-kernels-threefry]
     a, b = a + keys[0], b + keys[1]  # [eq-kernels-threefry]
@@ -61,7 +66,8 @@ def threefry(key0, key1, a, b, groups: int = 5):
     return a, b
 
 # %% ../../nbs/foundations/kernels.ipynb #6fed8a01
-_F, _I = np.float32, np.int32
+_F = np.float32
+_I = np.int32
 _SERIES = tuple(_F(1 / n) for n in (720, 120, 24, 6, 2, 1, 1))
 
 
@@ -69,20 +75,23 @@ def _decay(x):
     """exp(-|x|) of float32 `x`, to a few roundings; 2^-126 beyond |x| = 87 [eq-kernels-exp]."""
     t = np.minimum(np.abs(x) * _F(1.442695), _F(126))
     n = _I(t + _F(0.5))  # [eq-kernels-exp]
-    f, p = (_F(n) - t) * _F(0.6931472), _F(0)  # [eq-kernels-exp]
-    for a in _SERIES: p = p * f + a  # [eq-kernels-exp]
+    f = (_F(n) - t) * _F(0.6931472)  # [eq-kernels-exp]
+    p = _F(0)
+    for a in _SERIES:
+        p = p * f + a  # [eq-kernels-exp]
     return p * _I((_I(127) - n) << _I(23)).view(_F)
 
 
 def _is_up(x, bits):
     """Is a bit with field `x` (float32) one, given 32 random `bits` (int32)? [eq-kernels-threshold]"""
-    e, u = _decay(x), _F(bits & _I(0x7FFFFFFF)) * _F(2**-31) + _F(2**-32)
+    e = _decay(x)
+    u = _F(bits & _I(0x7FFFFFFF)) * _F(2**-31) + _F(2**-32)
     return (x > _F(0)) != (u * (_F(1) + e) < e)  # [eq-kernels-threshold]
 
 # %% ../../nbs/foundations/kernels.ipynb #5c3e4be6
 @cache
 def _instructions():
-    """`take(counter, n)`, a fetch-and-add that threads may share, and `pointer(address)`, for compiled code."""
+    """For compiled code: `take(counter, n)`, a fetch-and-add across threads, and `pointer(address)`."""
     from llvmlite import ir
     from numba import types
     from numba.extending import intrinsic, register_jitable
@@ -94,48 +103,62 @@ def _instructions():
 
     @intrinsic
     def pointer(typing, address):
-        cast = lambda context, builder, signature, args: builder.inttoptr(*args, ir.IntType(8).as_pointer())
+        byte = ir.IntType(8).as_pointer()
+        cast = lambda context, builder, signature, args: builder.inttoptr(*args, byte)
         return types.voidptr(types.int64), cast
 
-    for function in (threefry, _decay, _is_up): register_jitable(inline="always")(function)
+    for function in (threefry, _decay, _is_up):
+        register_jitable(inline="always")(function)
     return take, pointer
 
 # %% ../../nbs/foundations/kernels.ipynb #da38e393
 def _compile(dtype: torch.dtype):
-    """Machine code void(int64 *job) that draws fields of `dtype`, float32 or bfloat16. Takes about a second."""
+    """Machine code void(int64 *job) that draws fields of `dtype`, float32 or bfloat16, in a second."""
     from numba import carray, cfunc, types
     take, pointer = _instructions()
     half = dtype == torch.bfloat16
     kind, one = (np.int16, np.int16(0x3F80)) if half else (_F, _F(1))
-
     def kernel(job):
-        _, rows, cols, key0, key1, period, low, fields, bias = carray(job, 9)
-        x, c = carray(pointer(fields), (rows, cols), kind), carray(pointer(bias), (period, cols), _F)
-        zero, scale, words = kind(low & -0x4080) if half else kind(low), _F(1 - low), np.empty(2 * cols, np.uint64)
+        _, rows, n, key0, key1, period, low, fields, bias = carray(job, 9)
+        x, c = carray(pointer(fields), (rows, n), kind), carray(pointer(bias), (period, n), _F)
+        zero = kind(low & -0x4080) if half else kind(low)
         k0, k1 = np.uint64(key0), np.uint64(key1)
-        start = take(job, 4)
-        while start < rows:
-            for j in range(cols):
-                words[j], words[cols + j] = threefry(k0, k1, np.uint64(j), np.uint64(start))  # [eq-kernels-counter]
-            for i in range(start, min(start + 4, rows)):
-                a, b, bits = x[i], c[i % period], words.view(_I)[(i - start) * cols:]  # [eq-kernels-counter]
-                for j in range(cols):
+        scale, w = _F(1 - low), np.empty(2 * n, np.uint64)
+        at = take(job, 4)
+        while at < rows:
+            for j in range(n):
+                w[j], w[n + j] = threefry(k0, k1, np.uint64(j), np.uint64(at))  # [eq-kernels-counter]
+            for i in range(at, min(at + 4, rows)):
+                a, b, bits = x[i], c[i % period], w.view(_I)[(i - at) * n:]
+                for j in range(n):
                     y = _I(_I(a[j]) << _I(16)).view(_F) if half else a[j]
                     a[j] = one if _is_up(scale * (y + b[j]), bits[j]) else zero
-            start = take(job, 4)
+            at = take(job, 4)
+    signature = types.void(types.CPointer(types.int64))
+    return cfunc(signature, fastmath={"contract", "nsz"}, error_model="numpy")(kernel)
 
-    return cfunc(types.void(types.CPointer(types.int64)), fastmath={"contract", "nsz"}, error_model="numpy")(kernel)
+# %% ../../nbs/foundations/kernels.ipynb #4f0b6d92
+def _threads():
+    """GOMP_parallel of the OpenMP library that PyTorch has loaded, or None where there is none."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        parallel = ctypes.CDLL(str(library)).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    parallel.restype = None
+    return parallel
 
 # %% ../../nbs/foundations/kernels.ipynb #baacca44
 @cache
 def _fused(dtype: torch.dtype):
-    """A function (job, threads) that runs the kernel on PyTorch's threads, or None if numba is not installed."""
-    try: code = _compile(dtype)
-    except ImportError: return None
-    serial, parallel = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address), None
-    try: parallel = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
-    except (OSError, AttributeError): pass
-    else: parallel.argtypes, parallel.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    """A function (job, threads) that runs the kernel on PyTorch's threads; None without numba."""
+    try:
+        code = _compile(dtype)
+    except ImportError:
+        return None
+    serial = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address)
+    parallel = _threads()
 
     def run(job, threads):
         if parallel is None or threads == 1: serial(ctypes.addressof(job))
@@ -149,20 +172,23 @@ _Job = ctypes.c_int64 * 9
 
 def _suits(x: Tensor, bias: Tensor) -> bool:
     """Do the layouts, formats and sizes of fields and bias suit the kernel?"""
-    return (x.numel() >= 2**13 and x.is_cpu and x.dtype in (torch.float32, torch.bfloat16) and bias.is_cpu
+    return (x.numel() >= 2**13 and x.is_cpu
+            and x.dtype in (torch.float32, torch.bfloat16) and bias.is_cpu
             and bias.dtype is torch.float32 and bias.shape == x.shape[x.ndim - bias.ndim:]
             and x.is_contiguous() and bias.is_contiguous() and not _tracked())
 
-
+# %% ../../nbs/foundations/kernels.ipynb #91c5e7da
 def draw_bits(x: Tensor, bias: Tensor, low: int = 0, generator: Stream = None) -> Tensor:
-    """Independent draws of units with states `low` (0 or -1) and 1 and fields `x` + `bias`, like `x` [eq-kernels-counter].
+    """Independent draws of units of states `low` (0 or -1) and 1, fields `x` + `bias`, like `x`.
 
-    `x` [..., N] may be overwritten; fields must be finite. `bias` is [N], has the trailing shape of `x`, or broadcasts.
-    Large fields in float32 or bfloat16 on the CPU take one pass, if numba is installed and derivatives are off.
+    [eq-kernels-counter] `x` [..., N] may be overwritten; fields must be finite. `bias` is [N], has the
+    trailing shape of `x`, or broadcasts. Large fields in float32 or bfloat16 on the CPU take one pass,
+    if numba is installed and derivatives are off.
     """
     run = _fused(x.dtype) if not isinstance(generator, tuple) and _suits(x, bias) else None
     if run is None: return _draw_plainly(x + bias, low, generator).to(x.dtype)
-    n, cols = x.numel(), x.shape[-1]
+    n = x.numel()
+    cols = x.shape[-1]
     keys = torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator).tolist()
     job = _Job(0, n // cols, cols, *keys, bias.numel() // cols, low, x.data_ptr(), bias.data_ptr())
     run(job, min(torch.get_num_threads(), 1 + n // 2**14))

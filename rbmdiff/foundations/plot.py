@@ -10,13 +10,14 @@ __all__ = ['COLORS', 'CYCLE', 'DIVERGING', 'Field', 'luminance', 'contrast', 'di
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
-from typing import Any
 import math
+from typing import Any
 
-from matplotlib import colormaps, cycler, rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 import numpy as np
 import torch
 
@@ -25,19 +26,21 @@ from .core import check_choice, check_count
 # %% ../../nbs/foundations/plot.ipynb #5ff02e86
 COLORS = {"black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73",
           "yellow": "#F0E442", "blue": "#0072B2", "vermilion": "#D55E00", "purple": "#CC79A7"}
-CYCLE = tuple(COLORS[name] for name in ("blue", "vermilion", "green", "black", "purple", "orange", "sky"))
-DIVERGING = LinearSegmentedColormap.from_list("rbmdiff", [COLORS["blue"], "white", COLORS["vermilion"]], 257)
+CYCLE = tuple(COLORS[name]
+              for name in ("blue", "vermilion", "green", "black", "purple", "orange", "sky"))
+_ENDS = [COLORS["blue"], "white", COLORS["vermilion"]]
+DIVERGING = LinearSegmentedColormap.from_list("rbmdiff", _ENDS, 257)
 _GAP = "#B4C0CC"  # between images, neither white nor black
 
 # %% ../../nbs/foundations/plot.ipynb #67afdbf8
 def _linear_rgb(color: str) -> np.ndarray:
-    """Linear red, green and blue [3] in [0, 1] of a colour given by name or hex code [eq-plot-luminance]."""
+    """Linear red, green and blue [3] in [0, 1] of a colour, a name or hex code [eq-plot-luminance]."""
     q = np.array(to_rgb(color))
     return np.where(q <= 0.04045, q / 12.92, ((q + 0.055) / 1.055) ** 2.4)  # [eq-plot-luminance]
 
 
 def luminance(color: str) -> float:
-    """Relative luminance of `color`, 0 for black and 1 for white [eq-plot-luminance]. Source: WCAG 2.2."""
+    """Relative luminance of `color`, 0 for black, 1 for white [eq-plot-luminance]. Source: WCAG 2.2."""
     return float(_linear_rgb(color) @ (0.2126, 0.7152, 0.0722))  # [eq-plot-luminance]
 
 
@@ -79,24 +82,28 @@ def color_distance(first: str, second: str, kind: str = "none") -> float:
     return float(np.linalg.norm(lab[0] - lab[1]))  # [eq-plot-distance]
 
 # %% ../../nbs/foundations/plot.ipynb #f9114dd8
-_STYLE = {"font.size": 9, "axes.labelsize": 9, "axes.titlesize": 9.5, "legend.fontsize": 8,
-         "xtick.labelsize": 8, "ytick.labelsize": 8, "xtick.color": "#444444", "ytick.color": "#444444",
-         "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#444444",
-         "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.6,
-         "figure.facecolor": "#FFFFFF", "axes.facecolor": "#FFFFFF", "axes.prop_cycle": cycler(color=CYCLE)}
+_STYLE: dict[Any, Any] = {
+    "font.size": 9, "axes.labelsize": 9, "axes.titlesize": 9.5, "legend.fontsize": 8,
+    "xtick.labelsize": 8, "ytick.labelsize": 8, "xtick.color": "#444444", "ytick.color": "#444444",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#444444",
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.6,
+    "figure.facecolor": "#FFFFFF", "axes.facecolor": "#FFFFFF",
+    "axes.prop_cycle": cycler(color=CYCLE)}
 
 
 class _Axes(Axes):
     """Axes whose titles and legends have the style too: matplotlib looks it up when they are made."""
 
     def set_title(self, *args: Any, **kwargs: Any) -> Any:
-        with rc_context(_STYLE): return super().set_title(*args, **kwargs)
+        with rc_context(_STYLE):
+            return super().set_title(*args, **kwargs)
 
     def legend(self, *args: Any, **kwargs: Any) -> Any:
-        with rc_context(_STYLE): return super().legend(*args, **{"frameon": False, **kwargs})
+        with rc_context(_STYLE):
+            return super().legend(*args, **{"frameon": False, **kwargs})
 
 # %% ../../nbs/foundations/plot.ipynb #9a7d5498
-class _Shown(Figure):
+class _NotebookFigure(Figure):
     """A figure outside pyplot that a notebook shows as PNG, whatever the backend."""
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
@@ -109,17 +116,17 @@ class _Shown(Figure):
 
 def figure(ncols: int = 1, nrows: int = 1, width: float = 6.5, height: float = 2.6,
            **kwargs: Any) -> tuple[Figure, Any]:
-    """A figure of `width` by `height` inches in all, and its axes: one, or an array as from `plt.subplots`.
+    """A figure of `width` by `height` inches, and its axes: one, or an array as from `plt.subplots`.
 
     Extra keywords go to `Figure.subplots` (`sharex`, `gridspec_kw`, …). No global setting is changed.
     """
     with rc_context(_STYLE):
-        shown = _Shown(figsize=(width, height), dpi=160, layout="constrained")
+        shown = _NotebookFigure(figsize=(width, height), dpi=160, layout="constrained")
         return shown, shown.subplots(nrows, ncols, **{"subplot_kw": {"axes_class": _Axes}, **kwargs})
 
 # %% ../../nbs/foundations/plot.ipynb #f2e266a5
 def _array(x: Any) -> np.ndarray:
-    """An array from a tensor on any device, with or without gradient, or from anything that numpy takes."""
+    """An array from a tensor on any device, with or without gradient, or whatever numpy takes."""
     return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
 
 
@@ -136,20 +143,21 @@ def _as_images(x: Any, shape: tuple[int, int] | None) -> np.ndarray:
 
 # %% ../../nbs/foundations/plot.ipynb #41a207df
 def mosaic(images: Any, shape: tuple[int, int] | None = None, columns: int | None = None) -> np.ndarray:
-    """`images` [N, D] or [N, h, w] in one array, row by row, one pixel apart; what is not image is NaN."""
+    """`images` [N, D] or [N, h, w] in one array, row by row, one pixel apart; the rest is NaN."""
     x = _as_images(images, shape)
     n, h, w = x.shape
     if x.size == 0: raise ValueError(f"images must not be empty, got {list(x.shape)}")
-    if columns is None: columns = min(n, max(1, round(math.sqrt(2.5 * n * h / w))))
+    if columns is None: columns = int(min(n, max(1, round(math.sqrt(2.5 * n * h / w)))))
     check_count("columns", columns)
     rows = -(-n // columns)
     canvas = np.full((rows * columns, h + 1, w + 1), np.nan)
     canvas[:n, :h, :w] = x
-    return canvas.reshape(rows, columns, h + 1, w + 1).swapaxes(1, 2).reshape(rows * (h + 1), -1)[:-1, :-1]
+    grid = canvas.reshape(rows, columns, h + 1, w + 1).swapaxes(1, 2)
+    return grid.reshape(rows * (h + 1), -1)[:-1, :-1]
 
 # %% ../../nbs/foundations/plot.ipynb #295a03b9
 def _show(canvas: np.ndarray, ax: Any, width: float, title: str | None, cmap: Any, **kwargs: Any) -> Any:
-    """The picture of `canvas`, framed, in `ax` or in a new figure of `width`; NaN in the colour of the frame."""
+    """The picture of `canvas`, framed, in `ax` or a new figure of `width`; NaN looks like the frame."""
     canvas = np.pad(canvas, 1, constant_values=np.nan)
     if ax is None:
         height = width * canvas.shape[0] / canvas.shape[1] + (0.25 if title else 0)
@@ -172,13 +180,14 @@ def image_grid(images: Any, shape: tuple[int, int] | None = None, columns: int |
 
 # %% ../../nbs/foundations/plot.ipynb #0f4aca05
 def symmetric(W: Any, limit: float | None = None) -> tuple[np.ndarray, float]:
-    """Places u of weights on a symmetric scale, 1/2 for zero, and the end m of the scale [eq-plot-symmetric].
+    """Places u of weights on a symmetric scale, 1/2 for zero, and its end m [eq-plot-symmetric].
 
     m is `limit`, by default the largest |W|. Raises ValueError if a weight is beyond a given `limit`.
     """
     W = _array(W)
     m = float(np.nanmax(np.abs(W))) or 1.0
-    if limit is not None and not limit >= m: raise ValueError(f"limit must be at least {m:.3g}, got {limit}")
+    if limit is not None and not limit >= m:
+        raise ValueError(f"limit must be at least {m:.3g}, got {limit}")
     m = m if limit is None else float(limit)
     return 0.5 + W / (2 * m), m  # [eq-plot-symmetric]
 
@@ -186,7 +195,7 @@ def symmetric(W: Any, limit: float | None = None) -> tuple[np.ndarray, float]:
 def weight_filters(W: Any, shape: tuple[int, int] | None = None, columns: int | None = None,
                    limit: float | None = None, title: str | None = None, width: float = 6.5,
                    ax: Any = None) -> Figure:
-    """Columns of `W` [D, H] as H images: zero white, negative blue, positive vermilion [eq-plot-symmetric].
+    """Columns of `W` [D, H] as H images: 0 white, negative blue, positive vermilion [eq-plot-symmetric].
 
     A bar shows the scale, up to `limit`. Draws into `ax` if given. Returns the figure.
     """
@@ -219,7 +228,8 @@ def vector_field(f: Field, xlim: tuple[float, float], ylim: tuple[float, float],
     check_count("n", n, 2)
     if ax is None: _, ax = figure(width=3.6, height=3.4)
     if log_density is not None: _contours(ax, log_density, xlim, ylim)
-    at = torch.cartesian_prod(*(torch.linspace(*limits, n, dtype=torch.float64) for limits in (xlim, ylim)))
+    axes = [torch.linspace(*limits, n, dtype=torch.float64) for limits in (xlim, ylim)]
+    at = torch.cartesian_prod(*axes)
     arrow = _array(f(at))
     if arrow.shape != at.shape: raise ValueError(f"f must map [B, 2] to [B, 2], got {list(arrow.shape)}")
     cell = max(xlim[1] - xlim[0], ylim[1] - ylim[0]) / (n - 1)
@@ -241,8 +251,9 @@ def trajectories(paths: Any, title: str | None = None, ax: Any = None) -> Figure
     if ax is None: _, ax = figure(width=3.6, height=3.4)
     for k in range(paths.shape[1]):
         line, = ax.plot(*paths[:, k].T, linewidth=0.9, alpha=0.8)
-        ax.plot(*paths[0, k], "o", markersize=4, markerfacecolor="white", markeredgecolor=line.get_color())
-        ax.plot(*paths[-1, k], "o", markersize=4, color=line.get_color())
+        color = line.get_color()
+        ax.plot(*paths[0, k], "o", markersize=4, markerfacecolor="white", markeredgecolor=color)
+        ax.plot(*paths[-1, k], "o", markersize=4, color=color)
     ax.set(aspect="equal", title=title)
     return ax.figure
 
@@ -257,7 +268,7 @@ def band(y: Any, stderr: Any) -> tuple[np.ndarray, np.ndarray]:
 def learning_curves(curves: Mapping[str, Sequence[Any]], xlabel: str = "epoch", ylabel: str = "",
                     title: str | None = None, xscale: str = "linear", yscale: str = "linear",
                     ax: Any = None) -> Figure:
-    """Lines {label: (x, y)} or, with a band of two standard errors, {label: (x, y, stderr)} [eq-plot-band].
+    """Lines {label: (x, y)} or, with a band of two errors, {label: (x, y, stderr)} [eq-plot-band].
 
     Draws into `ax` if given. Returns the figure.
     """
