@@ -23,10 +23,12 @@ from rbmdiff.diffusion.schedule import LinearBeta, LinearLogSNR, convert, diffus
 from rbmdiff.diffusion.sde import LinearSDE, critically_damped_langevin, path_kl, reverse_sde, scalar_sde, simulate
 from rbmdiff.diffusion.solvers import euler_maruyama
 from rbmdiff.diffusion.weights import augmentation, exponential, is_monotone, level_masses, sech
-from rbmdiff.foundations.core import Estimate, logit, sample_unit
+from rbmdiff.foundations.core import Estimate, logit
+from rbmdiff.foundations.kernels import draw_bits
+from rbmdiff.foundations.units import states
 from rbmdiff.learning.contrastive import exact_gradient, expected_cd_gradient
 from rbmdiff.models.energy import grid, log_partition, log_probs, tempered
-from rbmdiff.models.rbm import RBM, states
+from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling.gibbs import gibbs, transition_matrix, unit_field
 
 BLOCK = re.compile(r"^### ([a-z0-9-]+)\n(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
@@ -371,7 +373,7 @@ def test_reverse_sign(entry):
 def test_bernoulli_readout(entry):
     p = torch.tensor([0.1, 0.35, 0.8], dtype=f64)
     u = (torch.arange(10000, dtype=f64)[:, None] + 0.5) / 10000
-    drawn = sample_unit(logit(p).expand(40000, 3), "bernoulli", seeded())
+    drawn = draw_bits(logit(p).repeat(40000, 1), torch.zeros_like(p), 0, seeded())
     for i in range(3):
         estimate = Estimate.of(drawn[:, i])
         assert abs(estimate.z(p[i].item())) <= 4 and estimate.stderr < 3e-3 and abs(estimate.z(1 - p[i].item())) > 50

@@ -15,7 +15,8 @@ from rbmdiff.diffusion.solvers import ancestral, ddim
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.units import states
 from rbmdiff.models.rbm import RBM
-from rbmdiff.sampling.gibbs import drift, spectrum
+from rbmdiff.sampling.diagnostics import drift
+from rbmdiff.sampling.gibbs import spectrum
 
 DISCRETE = [(v, h) for v in ("bernoulli", "spin") for h in ("bernoulli", "spin")]
 PAIRS = [*DISCRETE, ("gaussian", "bernoulli"), ("gaussian", "spin")]
