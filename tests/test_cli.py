@@ -16,7 +16,8 @@ import rbmdiff
 from rbmdiff.foundations.core import read_tensors, write_tensors
 from rbmdiff.foundations.data import load, write_idx
 from rbmdiff.models.rbm import RBM
-from rbmdiff.practice.cli import OPTIONS, main, parser
+from rbmdiff.practice.cli import main, parser
+from rbmdiff.practice.runs import OPTIONS
 
 SMALL = ["--hidden", "3", "--epochs", "2", "--look", "100", "--quiet"]
 
@@ -96,7 +97,7 @@ def test_evaluate_is_exact_where_it_can_be(place, capsys):
 
 
 def test_evaluate_brackets_the_truth(place, capsys, monkeypatch):
-    monkeypatch.setattr("rbmdiff.practice.cli._EXACT", 1)
+    monkeypatch.setattr("rbmdiff.practice.runs.EXACT", 1)
     out = call(capsys, "evaluate run --chains 200 --temperatures 200 --steps 50 --quiet").out
     results = json.loads((place / "run/results.json").read_text())
     log_z = results["log_z"]
@@ -144,16 +145,16 @@ def test_every_kind_of_run_trains_resumes_samples_and_evaluates(place, capsys, o
     call(capsys, f"{line} --out cut --epochs 4")
     checkpoint, log = place / "cut/checkpoint.safetensors", place / "cut/log.jsonl"
     shutil.rmtree("cut")
-    import rbmdiff.practice.cli as cli
-    original, count = cli._append_log, []
+    from rbmdiff.practice import runs
+    original, count = runs._append_log, []
 
     def stop(path, record):
         original(path, record)
         count.append(record.epoch)
         if record.epoch == 3: raise KeyboardInterrupt
-    cli._append_log = stop
+    runs._append_log = stop
     try: err = call(capsys, f"{line} --out cut --epochs 4", 130).err
-    finally: cli._append_log = original
+    finally: runs._append_log = original
     assert "interrupted after epoch 2 of 4; go on with: rbmdiff train --out cut --resume" in err
     assert len(log.read_text().splitlines()) == 3 and read_tensors(checkpoint, "training state")[1]["epoch"] == 2
     call(capsys, "train --out cut --resume --quiet")
@@ -161,6 +162,72 @@ def test_every_kind_of_run_trains_resumes_samples_and_evaluates(place, capsys, o
     a, b = (RBM.load(f"{run}/model.safetensors").state_dict() for run in ("whole", "cut"))
     assert all(torch.equal(a[k], b[k]) for k in a) and a["W"].dtype == (torch.float64 if "float64" in options else torch.float32)
     call(capsys, "sample cut --n 5 --steps 2 --out s.npy"), call(capsys, "evaluate cut")
+
+
+def kinds_of_data(kind, n=60, d=6):
+    """Numbers of a kind, as an integer array where they are whole."""
+    rng = np.random.default_rng(3)
+    return {"potts(3)": np.eye(3, dtype=np.int16)[rng.integers(0, 3, (n, d // 3))].reshape(n, d),
+            "binomial(4)": rng.integers(0, 5, (n, d)), "poisson": rng.poisson(3, (n, d)).astype(np.uint16),
+            "relu": np.maximum(rng.normal(1, 1, (n, d)), 0), "spin": (2 * rng.integers(0, 2, (n, d)) - 1).astype(np.int8),
+            "discrete((-1.0, 0.0, 1.0))": rng.integers(-1, 2, (n, d)), "binary((-0.5, 0.3))": rng.choice([-0.5, 0.3], (n, d)),
+            "binary((0.0, 300.0))": 300 * rng.integers(0, 2, (n, d)), "bernoulli": rng.integers(0, 2, (n, d))}[kind]
+
+
+TYPES = {"potts(3)": np.uint8, "binomial(4)": np.uint8, "poisson": np.uint8, "relu": np.float32, "spin": np.int8,
+         "discrete((-1.0, 0.0, 1.0))": np.int8, "binary((-0.5, 0.3))": np.float32, "binary((0.0, 300.0))": np.uint16, "bernoulli": np.uint8}
+
+
+@pytest.mark.parametrize("method", ["pcd", "cd", "exact"])
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_kind_of_unit_is_trained_sampled_and_evaluated(place, capsys, kind, method):
+    x = kinds_of_data(kind)
+    np.save("x.npy", x)
+    lr = "0.00001" if "300" in kind else "0.01"
+    assert main(["train", "x.npy", "--visible", kind, "--binarize", "none", "--out", "r", *SMALL, "--lr", lr, "--method", method]) == 0
+    run = json.loads(Path("r/run.json").read_text())
+    assert run["options"]["visible"] == kind and run["options"]["binarize"] == "none"
+    rbm = RBM.load("r/model.safetensors")
+    assert str(rbm.visible) == kind
+    call(capsys, "sample r --n 9 --steps 3 --out s.npy")
+    drawn = np.load("s.npy")
+    assert drawn.dtype == TYPES[kind] and drawn.shape == (9, 6)
+    rbm.visible.check("drawn", torch.from_numpy(drawn.astype(np.float32)))
+    np.save("more.npy", np.concatenate([drawn] * 3).astype(drawn.dtype))
+    out = call(capsys, "evaluate r more.npy").out                       # what is written can be read
+    results = json.loads(Path("r/results.json").read_text())["log_likelihood"]
+    v = torch.from_numpy(drawn.astype(np.float64))
+    if "0.3" in kind: v = torch.tensor(rbm.visible.levels).double()[(v > 0).long()]
+    truth = rbm.double().log_prob(v).mean().item()
+    assert results["more.npy"]["exact"]["value"] == pytest.approx(truth, abs=1e-6) and f"{truth:.2f}" in out
+    call(capsys, "train --out r --resume --quiet")
+
+
+def test_defaults_follow_from_the_unit(place, capsys):
+    np.save("x.npy", kinds_of_data("poisson"))
+    for kind, binarize, lr in (("poisson", "none", 0.01), ("relu", "none", 0.01), ("gaussian", "none", 0.01), ("binomial(99)", "none", 0.3)):
+        call(capsys, f"train x.npy --visible {kind} --out r-{kind} --hidden 2 --epochs 1 --quiet")
+        options = json.loads(Path(f"r-{kind}/run.json").read_text())["options"]
+        assert (options["binarize"], options["lr"]) == (binarize, lr)
+    call(capsys, "train x.npy --visible spin --out r-spin --hidden 2 --epochs 1 --quiet")
+    options = json.loads(Path("r-spin/run.json").read_text())["options"]
+    assert (options["binarize"], options["lr"]) == ("threshold", 0.3)
+
+
+def test_numbers_stay_what_they_are_unless_they_are_pictures(place, capsys):
+    x = kinds_of_data("poisson")
+    np.save("x.npy", x)
+    call(capsys, "train x.npy --visible gaussian --out r --hidden 2 --epochs 1 --lr 0.000001 --quiet")
+    x = torch.from_numpy(x.astype(np.float64))
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))[:54]
+    assert torch.allclose(RBM.load("r/model.safetensors").b.double(), x[order].mean(0), atol=1e-3)
+
+
+def test_the_name_of_a_unit_may_be_spelt_in_other_ways(place, capsys):
+    np.save("x.npy", kinds_of_data("potts(3)"))
+    assert main(["train", "x.npy", "--visible", "potts( 3 )", "--out", "r", *SMALL]) == 0
+    assert main(["train", "x.npy", "--visible", "potts(3)", "--out", "r", "--resume", "--quiet"]) == 0
+    one_line(call(capsys, "train --visible potts(2) --out r --resume --quiet", 1).err, "--visible potts(2) is not what the run has, potts(3)")
 
 
 def test_files_of_all_formats_give_the_same_machine(place, capsys):
@@ -185,22 +252,22 @@ def test_options_that_agree_may_be_repeated(place, capsys):
 @pytest.mark.parametrize("before, after, words", [(True, False, "with numba, which is not installed"), (False, True, "without numba"),
                                                   (True, True, ""), (False, False, "")])
 def test_numba_that_comes_or_goes_is_said_in_one_line(place, capsys, monkeypatch, before, after, words):
-    monkeypatch.setattr("rbmdiff.practice.cli.find_spec", lambda name: object() if before else None)
+    monkeypatch.setattr("rbmdiff.practice.runs.find_spec", lambda name: object() if before else None)
     call(capsys, "train bits.npy --out x --epochs 1 --hidden 2 --quiet")
     assert json.loads(Path("x/run.json").read_text())["numba"] is before
-    monkeypatch.setattr("rbmdiff.practice.cli.find_spec", lambda name: object() if after else None)
+    monkeypatch.setattr("rbmdiff.practice.runs.find_spec", lambda name: object() if after else None)
     err = call(capsys, "train --out x --resume --quiet").err
     assert words in err and err.count("\n") == (1 if words else 0) and err.startswith("rbmdiff: warning: x began" if words else "")
 
 
 def test_numba_does_not_matter_in_double_precision(place, capsys, monkeypatch):
-    monkeypatch.setattr("rbmdiff.practice.cli.find_spec", lambda name: object())
+    monkeypatch.setattr("rbmdiff.practice.runs.find_spec", lambda name: object())
     call(capsys, "train bits.npy --out x --epochs 1 --hidden 2 --quiet --dtype float64")
     assert json.loads(Path("x/run.json").read_text())["numba"] is False
 
 
 def test_only_what_others_need_is_public():
-    assert set(rbmdiff.practice.cli.__all__) == {"OPTIONS", "fit", "main", "parser", "prepare"}
+    assert set(rbmdiff.practice.cli.__all__) == {"main", "parser"}
 
 
 def test_stale_temporary_files_are_cleared(place, capsys):
@@ -248,6 +315,17 @@ def edit(**changes):
     return apply
 
 
+def forget_format():
+    run = json.loads(Path("run/run.json").read_text())
+    del run["format"]
+    Path("run/run.json").write_text(json.dumps(run))
+
+
+def spins(): np.save("s.npy", 2.0 * bits() - 1)
+def not_one_hot(): np.save("p.npy", bits())
+def one_colour_off(): np.save("p.npy", np.eye(3, dtype=int)[np.random.default_rng(0).integers(0, 3, (40, 3))].reshape(40, 9) * (np.arange(360) > 8).reshape(40, 9))
+
+
 REFUSED = {  # name: (what is prepared, command line, words of the message)
     "missing file": (nothing, "train gone.npy --out x", "gone.npy"),
     "not an IDX file": (text("a.idx", "hello there"), "train a.idx --out x", "not an IDX file"),
@@ -272,6 +350,17 @@ REFUSED = {  # name: (what is prepared, command line, words of the message)
     "enumeration too large": (array("a.npy", bits(d=30)), "train a.npy --out x --method exact --hidden 26", "at most 25"),
     "chains without pcd": (nothing, "train bits.npy --out x --method cd --chains 5", "--chains"),
     "gaussian units, binary data": (nothing, "train bits.npy --out x --visible gaussian --binarize threshold", "--binarize"),
+    "colours that are not one-hot": (not_one_hot, "train p.npy --out x --visible potts(3)", "one 1 in every 3 columns"),
+    "a single row without colour": (one_colour_off, "train p.npy --out x --visible potts(3)", "p.npy must hold one 1 in every 3 columns"),
+    "columns that are no whole colours": (nothing, "train bits.npy --out x --visible potts(4)", "multiple of 4"),
+    "negative counts": (spins, "train s.npy --out x --visible poisson", "s.npy must hold whole numbers"),
+    "more than the trials": (array("a.npy", 5 * bits()), "train a.npy --out x --visible binomial(4)", "a.npy must hold only 0 or 1 or 2 or 3 or 4"),
+    "grey values as counts": (nothing, "train digits --out x --visible poisson", "whole numbers"),
+    "negative rectified": (spins, "train s.npy --out x --visible relu", "negative"),
+    "bits as spins": (nothing, "train bits.npy --out x --visible spin --binarize none", "bits.npy must hold only -1 or +1"),
+    "spins as pictures": (spins, "train s.npy --out x --visible spin", "[0, 1]"),
+    "counts, binary data": (nothing, "train bits.npy --out x --visible poisson --binarize stochastic", "--binarize"),
+    "colours of another width": (array("a.npy", bits(d=4)), "evaluate run a.npy", "9 values"),
     "rate too large": (nothing, "train bits.npy --out x --lr 1e38 --epochs 9 --quiet", "learning rate"),
     "resume of nothing": (nothing, "train --resume --out gone", "not a run"),
     "resume with another option": (nothing, "train --resume --out run --lr 9", "--lr 9.0"),
@@ -284,9 +373,12 @@ REFUSED = {  # name: (what is prepared, command line, words of the message)
     "JSON from elsewhere": (text("run/run.json", '{"name": "something", "version": 3}'), "train --resume --out run", "not written by rbmdiff"),
     "list as JSON": (text("run/run.json", "[1, 2]"), "evaluate run", "not written by rbmdiff"),
     "damaged JSON": (text("run/run.json", '{"kind": "rbmdiff run", '), "evaluate run", "damaged"),
-    "options missing": (text("run/run.json", '{"kind": "rbmdiff run", "options": {"lr": 1}}'), "sample run", "lacks the options"),
-    "list of options": (text("run/run.json", '{"kind": "rbmdiff run", "options": [1]}'), "sample run", "lacks the options"),
-    "options of a stranger": (edit(visible="relu"), "train --resume --out run", "relu"),
+    "run of an earlier version": (forget_format, "train --resume --out run", "format 1"),
+    "machine of an earlier version": (forget_format, "evaluate run", "format 1"),
+    "options missing": (text("run/run.json", '{"kind": "rbmdiff run", "format": 2, "options": {"lr": 1}}'), "sample run", "lacks the options"),
+    "list of options": (text("run/run.json", '{"kind": "rbmdiff run", "format": 2, "options": [1]}'), "sample run", "lacks the options"),
+    "options of a stranger": (edit(visible="quark"), "train --resume --out run", "quark"),
+    "options of another machine": (edit(visible="relu"), "train --resume --out run", "leave it out"),
     "sample without a model": (remove("run/model.safetensors"), "sample run", "--resume"),
     "damaged model": (cut("run/model.safetensors"), "sample run", "damaged"),
     "unknown kind of picture": (nothing, "sample run --out a.gif", ".npy"),
@@ -318,7 +410,10 @@ WRONG = {
     "no folder": ("train digits", "--out"), "unknown option": ("train digits --out x --speed 3", "--speed"),
     "k of zero": ("train digits --out x --k 0", "--k"), "fractional k": ("train digits --out x --k 1.5", "--k"),
     "no hidden units": ("train digits --out x --hidden 0", "--hidden"), "no epochs": ("train digits --out x --epochs 0", "--epochs"),
-    "negative batch": ("train digits --out x --batch-size -1", "--batch-size"), "unknown unit": ("train digits --out x --visible relu", "relu"),
+    "negative batch": ("train digits --out x --batch-size -1", "--batch-size"), "unknown unit": ("train digits --out x --visible quark", "--visible"),
+    "unit without its number": ("train digits --out x --visible potts", "--visible"),
+    "unit with a wrong number": ("train digits --out x --visible potts(1)", "at least 2"),
+    "unit with a bracket open": ("train digits --out x --visible potts(3", "--visible"),
     "unknown method": ("train digits --out x --method magic", "magic"), "half precision": ("train digits --out x --dtype float16", "float16"),
     "rate of zero": ("train digits --out x --lr 0", "--lr"), "rate that is no number": ("train digits --out x --lr fast", "--lr"),
     "rate nan": ("train digits --out x --lr nan", "--lr"), "momentum of one": ("train digits --out x --momentum 1", "--momentum"),

@@ -208,7 +208,9 @@ def base_rate(v: Tensor, smoothing: float = 1.0, unit: Unit | str = "bernoulli",
     check_number("smoothing", smoothing, above=0)
     check_tensor("v", v)
     if v.ndim != 2: raise ValueError(f"v must have shape [N, D], got {list(v.shape)}")
-    if unit.levels is not None: _check_range("v", v, unit.levels[0], unit.levels[-1])
+    if unit.levels is not None:
+        levels = torch.tensor(unit.levels, dtype=v.dtype)                # rounded like the values
+        _check_range("v", v, levels[0].item(), levels[-1].item())
     elif unit.n_states is not None: _check_range("v", v)
     else: unit.check("v", v)
     if sigma is None: return unit.field(unit.smoothed(v, smoothing))  # [eq-data-base-rate]
@@ -256,8 +258,8 @@ def _mnist_file(folder: Path, name: str, download: bool) -> Path:
     if not download:
         raise FileNotFoundError(
             f"no {name} or {name}.gz in {folder}; give the folder of the four files (folder=, "
-            "--data-folder), or ask for them (download=True, --download), or set RBMDIFF_DATA to a folder that holds "
-            "them in a folder mnist")
+            "--data-folder), or ask for them (download=True, --download), or set RBMDIFF_DATA to a "
+            "folder that holds them in a folder mnist")
     import pooch
     known = {f"{name}.gz": _MNIST[name][1]}
     source = pooch.create(folder, _MNIST_URL, registry=known, retry_if_failed=3)
@@ -302,13 +304,14 @@ def _numpy_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 # %% ../../nbs/foundations/data.ipynb #8ec694f0
-def _from_file(path: Path, limits: tuple[float, float] | None) -> tuple[Tensor, Tensor | None]:
+def _from_file(path: Path, limits: tuple[float, float] | None,
+               dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """`load` of a file."""
     if not path.exists():
         kinds = "'digits', 'mnist', or a .npy, .npz, IDX or gzipped IDX file"
         raise FileNotFoundError(f"data must be {kinds}, and there is no file {path}")
     arrays = _numpy_arrays(path) if path.suffix in (".npy", ".npz") else {"train": read_idx(path)}
-    parts = {name: intensities(x, limits, name=f"{name} in {path}") for name, x in arrays.items()}
+    parts = {name: intensities(x, limits, dtype, f"{name} in {path}") for name, x in arrays.items()}
     train, test = parts["train"], parts.get("test")
     if test is not None and test.shape[1] != train.shape[1]:
         widths = f"{train.shape[1]} and {test.shape[1]}"
@@ -316,20 +319,20 @@ def _from_file(path: Path, limits: tuple[float, float] | None) -> tuple[Tensor, 
     return train, test
 
 # %% ../../nbs/foundations/data.ipynb #6ecbe7e1
-def load(source: str | Path, download: bool = False,
-         limits: tuple[float, float] | None = (0.0, 1.0)) -> tuple[Tensor, Tensor | None]:
+def load(source: str | Path, download: bool = False, limits: tuple[float, float] | None = (0.0, 1.0),
+         dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor | None]:
     """(train [N, D], test [M, D] or None) of 'digits', 'mnist', a folder of MNIST's, or a data file.
 
-    Files are .npy, .npz (one array, or `train` and `test`), IDX or gzipped IDX; their content and
-    `limits` are those of `intensities`. `download` allows MNIST to be fetched. Raises as `mnist`,
-    `read_idx`, `intensities`.
+    Files are .npy, .npz (one array, or `train` and `test`), IDX or gzipped IDX; content and `limits`
+    are those of `intensities`. `download` allows MNIST to be fetched. Raises as `mnist`, `read_idx`,
+    `intensities`.
     """
     path = Path(source)
-    if str(source) == "digits": known = digits()
+    if str(source) == "digits": known = digits(dtype=dtype)
     elif str(source) == "mnist": known = mnist(download=download)
     elif path.is_dir(): known = mnist(path, download=download)
-    else: return _from_file(path, limits)
-    return known[0], known[1]
+    else: return _from_file(path, limits, dtype)
+    return known[0].to(dtype), known[1].to(dtype)
 
 # %% ../../nbs/foundations/data.ipynb #0d61c98f
 def bars_and_stripes(n: int) -> tuple[Tensor, Tensor]:
