@@ -197,7 +197,7 @@ def test_every_kind_of_unit_is_trained_sampled_and_evaluated(place, capsys, kind
     out = call(capsys, "evaluate r more.npy").out                       # what is written can be read
     results = json.loads(Path("r/results.json").read_text())["log_likelihood"]
     v = torch.from_numpy(drawn.astype(np.float64))
-    if "0.3" in kind: v = torch.tensor(rbm.visible.levels).double()[(v > 0).long()]
+    if "0.3" in kind: v = torch.tensor(rbm.visible.levels, dtype=torch.float64)[(v > 0).long()]
     truth = rbm.double().log_prob(v).mean().item()
     assert results["more.npy"]["exact"]["value"] == pytest.approx(truth, abs=1e-6) and f"{truth:.2f}" in out
     call(capsys, "train --out r --resume --quiet")

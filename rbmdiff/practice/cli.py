@@ -36,12 +36,16 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
+_UNITS = "bernoulli, spin, poisson, gaussian, relu, 'potts(3)', 'binomial(4)' or 'discrete((-1, 0, 1))'"
+
+
 def _unit(text: str) -> str:
     """An argument type: the full name of a kind of unit."""
     try:
-        return str(as_unit("it", text))
+        return str(as_unit("unit", text.lower()))
     except (TypeError, ValueError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        given = str(error).partition(", got ")[2]
+        raise argparse.ArgumentTypeError(f"must be {_UNITS}, got {given}") from None
 
 # %% ../../nbs/practice/cli.ipynb #c00490f4
 def _number(kind: type, least: float, below: float = math.inf, excluded: bool = False) -> Callable:
@@ -68,8 +72,7 @@ _PART = _number(float, 0, 1)
 def _add_model(add: Callable) -> None:
     """The options of `train` that say what is trained."""
     add("--hidden", type=_COUNT, metavar="N", help="hidden units (500; 16 for digits)")
-    add("--visible", type=_unit, metavar="UNIT",
-        help="bernoulli, spin, 'potts(3)', 'binomial(4)', poisson, gaussian, relu, … (bernoulli)")
+    add("--visible", type=_unit, metavar="UNIT", help=f"{_UNITS} (bernoulli)")
     add("--binarize", choices=("threshold", "stochastic", "none"),
         help="bits of grey values by a threshold, or at random anew in every epoch, or the numbers as "
              "they are (threshold; stochastic for mnist; none for units of more than two levels)")

@@ -287,28 +287,26 @@ def _check_bits(options: dict) -> None:
     """Only units of two levels can be made of bits. Raises ValueError."""
     unit = as_unit("--visible", options["visible"])
     if options["binarize"] == "none" or _is_binary(unit): return
-    raise ValueError(f"--binarize {options['binarize']} makes bits, and {unit} units take the numbers as "
+    raise ValueError(f"--binarize {options['binarize']} makes bits, and {unit} units take numbers as "
                      "they are: leave it out")
 
 # %% ../../nbs/practice/runs.ipynb #db34be03
-def read_data(options: dict, download: bool = False,
-              dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-    """(train [N, D], test [M, D]) of the data that `options` name, in their dtype or `dtype`.
+def read_data(options: dict, download: bool = False) -> tuple[Tensor, Tensor]:
+    """(train [N, D], test [M, D]) of the data that `options` name, in their dtype, on the CPU.
 
-    On the CPU. Raises OSError or ValueError for data that cannot be read, that are not of the kind of
+    Raises OSError or ValueError for data that cannot be read, that are not of the kind of
     unit, or too few.
     """
-    x, test = _read(options["data"], options, download, dtype)
+    x, test = _read(options["data"], options, download)
     if test is not None: return x, test
     if len(x) < 20: raise ValueError(f"{options['data']} must hold at least 20 examples, got {len(x)}")
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(options["seed"]))
     return x[order[: -(len(x) // 10)]], x[order[-(len(x) // 10):]]
 
 # %% ../../nbs/practice/runs.ipynb #b2f62b2b
-def _read(source: str, options: dict, download: bool,
-          dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
+def _read(source: str, options: dict, download: bool) -> tuple[Tensor, Tensor | None]:
     """(train, test or None) of `source`, checked against the unit of `options`."""
-    dtype = dtype or getattr(torch, options["dtype"])
+    dtype = getattr(torch, options["dtype"])
     as_they_are = options["binarize"] == "none"
     found: tuple[Tensor | None, ...]
     if source == "mnist" and options["data_folder"]: found = mnist(options["data_folder"], download)
@@ -374,7 +372,8 @@ def prepare(folder: str | Path, given: dict, download: bool = False) -> Run:
 
 
 def _check_new(folder: Path) -> None:
-    """FileExistsError if `folder` holds a run, or anything else."""
+    """FileExistsError if `folder` is a file, or holds a run or anything else."""
+    if folder.is_file(): raise FileExistsError(f"{folder} is a file, choose another --out")
     if (folder / "run.json").exists():
         raise FileExistsError(f"{folder} holds a run; go on with --resume, or choose another --out")
     if folder.is_dir() and any(path.suffix != ".tmp" for path in folder.iterdir()):
@@ -584,18 +583,22 @@ def evaluate(folder: str | Path, data: str | None = None, *, chains: int = 100, 
 def _evaluation_sets(rbm: RBM, options: dict, data: str | None, device: str,
                      download: bool) -> tuple[Tensor, dict[str, Tensor]]:
     """States of all training data, and the named sets of states whose likelihood is wanted."""
-    kind = rbm.W.dtype
-    dtype = kind if options["binarize"] == "none" else None                 # no level is rounded twice
-
     def states(x: Tensor) -> Tensor:
-        return as_states(_to_device(x, device).to(kind), options)
-    x, held_out = read_data(options, download, dtype)
+        return _converted(as_states(_to_device(x, device), options), rbm.visible, rbm.W.dtype)
+    x, held_out = read_data(options, download)
     v = states(x)
     sets = {"train": v[:10_000], "test": states(held_out)}
     if data is not None:
-        x_new, test = _read(data, options, download, dtype)
+        x_new, test = _read(data, options, download)
         new = x_new if test is None else test
         if new.shape[1] != len(rbm.W):
             raise ValueError(f"{data} must have {len(rbm.W)} values an example, got {new.shape[1]}")
         sets = {"train": sets["train"], data: states(new)}
     return v, sets
+
+
+def _converted(v: Tensor, unit: Unit, dtype: torch.dtype) -> Tensor:
+    """States [N, D] in another `dtype`; levels that are no binary fractions are not rounded twice."""
+    if unit.levels is None: return v.to(dtype)
+    old, new = (torch.tensor(unit.levels, dtype=kind, device=v.device) for kind in (v.dtype, dtype))
+    return new[torch.searchsorted(old, v.contiguous())]
