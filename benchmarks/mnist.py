@@ -19,8 +19,7 @@ import torch
 
 from rbmdiff.foundations.data import base_rate, binarize_stochastic
 from rbmdiff.learning.partition import ais, log_likelihood, reverse_ais
-from rbmdiff.models.rbm import RBM
-from rbmdiff.practice import cli
+from rbmdiff.practice import cli, runs
 from rbmdiff.sampling.gibbs import gibbs
 from record import RESULTS, arguments, versions, write
 
@@ -39,16 +38,13 @@ def command(line):
 
 def quick(data, folder):
     """Train for 20 epochs; the curve of test log-likelihood against seconds of training."""
-    args = cli.parser().parse_args(
-        f"train mnist --data-folder {data} --out {folder} --epochs 20".split()
-    )
-    state, x, test, options = cli.prepare(folder, args)
-    base, curve = base_rate(x), []
-    for epoch in cli.fit(folder, state, x, test, options, quiet=True):
+    run = runs.prepare(folder, {"data": "mnist", "data_folder": str(data), "epochs": 20})
+    state, base, curve = run.state, base_rate(run.x), []
+    for epoch in run.fit(progress=False):
         if epoch % 2: continue
-        machine, g = state.averaged_model(), torch.Generator().manual_seed(epoch)
-        log_z = ais(machine, generator=g, base=base, **LOOK)
-        fit = log_likelihood(machine, test, log_z)
+        machine = state.averaged_model()
+        log_z = ais(machine, generator=epoch, base=base, **LOOK)
+        fit = log_likelihood(machine, run.held_out, log_z)
         curve.append({"epoch": epoch, "seconds": state.seconds, "test": fit.value,
                       "stderr_log_z": log_z.stderr})
         print(curve[-1], flush=True)
@@ -79,15 +75,9 @@ def full(data, folder):
 def starts(folder):
     """Test log-likelihood of the run in `folder` by reverse AIS whose chains begin in different places.
     """
-    args = cli.parser().parse_args(f"train --out {folder} --resume".split())
-    state, x, test, _ = cli.prepare(folder, args)
-    state.load(folder / "checkpoint.safetensors")
-    machine, base, g, found = (
-        RBM.load(folder / "model.safetensors").to(x.device),
-        base_rate(x),
-        state.generator,
-        [],
-    )
+    run = runs.resume(folder)
+    x, test, state, found = run.x, run.held_out, run.state, []
+    machine, base, g = runs.load_run(folder)[0].to(x.device), base_rate(x), state.generator
     train = x[torch.randperm(len(x), generator=g, device=x.device)[:LOOK["n_chains"]]]
     begins = {"training images": binarize_stochastic(train, g), "test images": test[:LOOK["n_chains"]],
               "persistent chains": state.carry["chains"]}

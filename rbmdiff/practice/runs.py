@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 import shlex
 import sys
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 import zlib
 
 import numpy as np
@@ -114,7 +114,7 @@ def contrastive_step(k: int = 1, method: Method = "pcd", centre: bool | Tensor =
 # %% ../../nbs/practice/runs.ipynb #636b8434
 def _gradient(state: TrainState, v: Tensor, k: int, method: Method, chains: int) -> dict[str, Tensor]:
     """The gradient of `method` for a batch `v` [B, D]; persistent chains begin as independent units."""
-    rbm = state.model
+    rbm = _machine(state)
     if method == "exact": return exact_gradient(rbm, v)
     if method == "cd": return cd_gradient(rbm, v, k, None, state.generator)[0]
     if "chains" not in state.carry:
@@ -123,10 +123,15 @@ def _gradient(state: TrainState, v: Tensor, k: int, method: Method, chains: int)
     return gradients
 
 
+def _machine(state: TrainState) -> RBM:
+    """The model of the state, which is a machine."""
+    return cast(RBM, state.model)
+
+
 @torch.no_grad()
 def refresh_means(state: TrainState, v: Tensor) -> None:
     """Keep the means of both layers for centring, over states `v` [n, D] of the data."""
-    rbm = state.model
+    rbm = _machine(state)
     state.carry["mean_v"] = rbm.visible.coupled(v, rbm.sigma).mean(0)
     state.carry["mean_h"] = rbm.hidden_mean(v).mean(0)
 
@@ -145,12 +150,12 @@ def fit(folder: str | Path, state: TrainState, data: Data, held_out: Tensor, ste
     folder = _open_folder(Path(folder), state)
     v = data(torch.Generator(held_out.device).manual_seed(0)) if callable(data) else data
     for record in train(state, data, step or contrastive_step(), epochs, batch_size, progress):
-        record.scalars |= proxies(state.model, v[:1000], held_out[:1000])
+        record.scalars |= proxies(_machine(state), v[:1000], held_out[:1000])
         _append_log(folder / "log.jsonl", record)
         state.save(folder / "checkpoint.safetensors")
         yield record.epoch
         if record.epoch == 1 or record.epoch % look == 0: _save_preview(folder, state)
-    state.averaged_model().save(folder / "model.safetensors")
+    cast(RBM, state.averaged_model()).save(folder / "model.safetensors")
     _save_preview(folder, state)
 
 # %% ../../nbs/practice/runs.ipynb #5d9caeaf
@@ -187,7 +192,7 @@ def preview(state: TrainState) -> Tensor:
     """A hundred states of the machine in training, drawn with other random numbers than the run's."""
     g = torch.Generator(state.generator.device).manual_seed(0)
     if "chains" in state.carry: return _repeated(state.carry["chains"], 100)
-    return gibbs(state.model, start_chains(state.model, 100, generator=g), 100, g)
+    return gibbs(_machine(state), start_chains(_machine(state), 100, generator=g), 100, g)
 
 
 def _repeated(chains: Tensor, n: int) -> Tensor:
@@ -207,7 +212,7 @@ def save_picture(path: str | Path, rbm: RBM, v: Tensor, columns: int = 20) -> No
 
 def _save_preview(folder: Path, state: TrainState) -> None:
     """The picture of a run."""
-    save_picture(folder / "samples.png", state.model, preview(state))
+    save_picture(folder / "samples.png", _machine(state), preview(state))
 
 # %% ../../nbs/practice/runs.ipynb #7f18bade
 def save_states(path: str | Path, v: Tensor, unit: Unit) -> None:
