@@ -1,7 +1,8 @@
-"""Errata of the sources: every entry of book/errata.md, the printed and the corrected form against an independent truth.
+"""Errata of the sources: every entry of book/errata.md, the printed and the corrected form against an
+independent truth.
 
-A test is named by the id of its entry. The page states by how much the printed form misses and what the corrected form
-stays below; `entry` asserts both, so that page, tests and package cannot drift apart.
+A test is named by the id of its entry. The page states by how much the printed form misses and what the
+corrected form stays below; `entry` asserts both, so that page, tests and package cannot drift apart.
 """
 import graphlib
 import itertools
@@ -20,7 +21,14 @@ from rbmdiff.diffusion.likelihood import velocity
 from rbmdiff.diffusion.objective import conditional_score, irreducible_loss
 from rbmdiff.diffusion.oracle import Mixture, gaussian, gaussian_flow
 from rbmdiff.diffusion.schedule import LinearBeta, LinearLogSNR, convert, diffuse, time_grid
-from rbmdiff.diffusion.sde import LinearSDE, critically_damped_langevin, path_kl, reverse_sde, scalar_sde, simulate
+from rbmdiff.diffusion.sde import (
+    LinearSDE,
+    critically_damped_langevin,
+    path_kl,
+    reverse_sde,
+    scalar_sde,
+    simulate,
+)
 from rbmdiff.diffusion.solvers import euler_maruyama
 from rbmdiff.diffusion.weights import augmentation, exponential, is_monotone, level_masses, sech
 from rbmdiff.foundations.core import Estimate, logit
@@ -32,7 +40,10 @@ from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling.gibbs import gibbs, transition_matrix, unit_field
 
 BLOCK = re.compile(r"^### ([a-z0-9-]+)\n(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
-MISS = re.compile(r"printed\s+form\s+misses\s+by\s+([\d.e+-]+),\s+the\s+corrected\s+one\s+by\s+less\s+than\s+([\d.e+-]+\d)")
+MISS = re.compile(
+    r"printed\s+form\s+misses\s+by\s+([\d.e+-]+),"
+    r"\s+the\s+corrected\s+one\s+by\s+less\s+than\s+([\d.e+-]+\d)"
+)
 TEXT = (ROOT / "book/errata.md").read_text("utf8")
 PAGE = dict(BLOCK.findall(TEXT))
 S = LinearBeta()
@@ -41,24 +52,30 @@ f64 = torch.float64
 
 @pytest.fixture
 def entry(request):
-    """Compare both forms of the entry that the test is named by with the truth, and the misses with those on the page."""
+    """Compare both forms of the entry that the test is named by with the truth, and the misses with
+    those on the page.
+    """
     name = request.node.name.removeprefix("test_").replace("_", "-")
     calls = []
 
     def compare(truth, printed, corrected):
-        truth, printed, corrected = (torch.as_tensor(x, dtype=f64).detach() for x in (truth, printed, corrected))
+        truth, printed, corrected = (torch.as_tensor(x, dtype=f64).detach()
+                                     for x in (truth, printed, corrected))
         far, near = ((x - truth).abs().max().item() for x in (printed, corrected))
         stated, bound = (float(x) for x in MISS.search(PAGE[name]).groups())
         assert near < bound, f"{name}: corrected form misses by {near:.3g}"
         assert far > 5 * bound, f"{name}: printed form passes, it misses by {far:.3g}"
-        assert abs(far - stated) <= 0.051 * stated, f"{name}: printed form misses by {far:.3g}, the page says {stated:g}"
+        assert abs(far - stated) <= 0.051 * stated, (
+            f"{name}: printed form misses by {far:.3g}, the page says {stated:g}"
+        )
         calls.append(name)
     yield compare
     assert calls, f"{name}: nothing was compared"
 
 
 def test_page_and_tests_have_the_same_entries():
-    tests = {n.removeprefix("test_").replace("_", "-") for n in globals() if n.startswith("test_") and "_page_" not in n}
+    tests = {n.removeprefix("test_").replace("_", "-") for n in globals() if n.startswith("test_")
+             and "_page_" not in n}
     assert set(PAGE) == tests and len(BLOCK.findall(TEXT)) == len(PAGE)
 
 
@@ -91,18 +108,23 @@ def joint(rbm):
 def quadrature(f, a, b, n=40):
     """Integral of f, a function of a float, by Gauss-Legendre."""
     x, w = np.polynomial.legendre.leggauss(n)
-    return sum(wi * (b - a) / 2 * f((a + b) / 2 + (b - a) / 2 * xi) for xi, wi in zip(x.tolist(), w.tolist()))
+    return sum(wi * (b - a) / 2 * f((a + b) / 2 + (b - a) / 2 * xi)
+               for xi, wi in zip(x.tolist(), w.tolist()))
 
 
 class Bridge:
-    """Gaussian data under the underdamped SDE: everything about x_s given x_t, s < t, by conditioning a joint Gaussian."""
+    """Gaussian data under the underdamped SDE: everything about x_s given x_t, s < t, by conditioning a
+    joint Gaussian.
+    """
     sde = critically_damped_langevin(lambda t: 1 + 3 * t)
     start = torch.tensor([[0.3, 0.05], [0.05, 0.2]], dtype=f64)
     t, s = 0.5, 0.4
     x = torch.tensor([1.0, -0.5], dtype=f64)
 
     def Psi(self, t, s):
-        """The transition matrix, in closed form: the SDE is one of constant coefficients in the time t + 3 t^2 / 2."""
+        """The transition matrix, in closed form: the SDE is one of constant coefficients in the time t +
+        3 t^2 / 2.
+        """
         A = torch.tensor([[0.0, 4.0], [-1.0, -4.0]], dtype=f64)
         return torch.linalg.matrix_exp((t - s + 1.5 * (t**2 - s**2)) * A)
 
@@ -153,19 +175,23 @@ def test_fokker_planck(entry):
     def rate(field):
         x = X.clone().requires_grad_()
         flux = field(x) * p(x, t)[:, None]
-        return -sum(torch.autograd.grad(flux[:, i].sum(), x, retain_graph=True)[0][:, i] for i in range(2))
+        return -sum(torch.autograd.grad(flux[:, i].sum(), x, retain_graph=True)[0][:, i]
+                    for i in range(2))
 
     flow, _ = reverse_sde(B.sde, B.score, eta=0.0)
     printed = rate(lambda x: B.sde.drift(x, t) - 0.5 * (p(x, t)[:, None] * B.score(x, t)) @ B.GG(t))
-    entry(truth / truth.abs().max(), *(x / truth.abs().max() for x in (printed, rate(lambda x: flow(x, t)))))
+    entry(truth / truth.abs().max(),
+          *(x / truth.abs().max() for x in (printed, rate(lambda x: flow(x, t)))))
 
 
 def test_markov_reason(entry):
     H, (s, t, u) = 0.75, (0.3, 0.7, 1.0)
     fbm = lambda a, b: (a ** (2 * H) + b ** (2 * H) - abs(a - b) ** (2 * H)) / 2
-    sde = LinearSDE(lambda t: torch.zeros(1, 1, dtype=f64), lambda t: torch.full((1, 1), math.sqrt(2 * H * t ** (2 * H - 1)), dtype=f64))
+    sde = LinearSDE(lambda t: torch.zeros(1, 1, dtype=f64),
+                    lambda t: torch.full((1, 1), math.sqrt(2 * H * t ** (2 * H - 1)), dtype=f64))
     ito = lambda a, b: float(sde.transition(min(a, b), max(a, b)) * sde.covariance(0.0, min(a, b)))
-    for time in (s, t, u): assert abs(ito(time, time) - fbm(time, time)) < 1e-6          # one Fokker-Planck equation
+    for time in (s, t, u):
+        assert abs(ito(time, time) - fbm(time, time)) < 1e-6          # one Fokker-Planck equation
     defect = lambda R: R(s, u) - R(s, t) * R(t, u) / R(t, t)
     entry(0.0, defect(fbm), defect(ito))
 
@@ -174,10 +200,12 @@ def test_euler_maruyama(entry):
     h = 1e-4
     F, GG, s = B.sde.drift(B.x, B.t), B.GG(B.t), B.score(B.x, B.t)
     drift, _ = reverse_sde(B.sde, B.score)
-    corrected = simulate(drift, lambda t: torch.zeros(2, 2, dtype=f64), B.x, torch.tensor([B.t, B.t - h], dtype=f64))[-1]
+    corrected = simulate(drift, lambda t: torch.zeros(2, 2, dtype=f64), B.x,
+                         torch.tensor([B.t, B.t - h], dtype=f64))[-1]
     truth = B.mean(B.t - h)
     entry(truth, F + GG @ s, corrected)
-    assert (B.x + (F + GG @ s) * h - truth).abs().max() > 1e3 * (corrected - truth).abs().max()   # the sign of F x alone
+    # the sign of F x alone
+    assert (B.x + (F + GG @ s) * h - truth).abs().max() > 1e3 * (corrected - truth).abs().max()
 
 
 def test_page_tests_share_an_exact_bridge():
@@ -200,7 +228,8 @@ def test_deis_noise(entry):
 
 
 def test_deis_half(entry):
-    data = gaussian(torch.tensor([0.5, -1.0], dtype=f64), torch.diag(torch.tensor([0.2, 2.0], dtype=f64)))
+    data = gaussian(torch.tensor([0.5, -1.0], dtype=f64),
+                    torch.diag(torch.tensor([0.2, 2.0], dtype=f64)))
     times, x, predict = time_grid(S, 100), normal(8, 2), data.predictor(S)
     truth = gaussian_flow(data, S, x, 1.0, float(times[-1]))
 
@@ -225,7 +254,8 @@ def test_transition_derivative(entry):
 
 def test_location_scale(entry):
     x, t = torch.tensor([[2.0], [-1.0], [0.3]], dtype=f64), 0.3
-    truth = x @ scalar_sde(S).transition(0.0, t).mT                       # the mean of z given x, by an integrator
+    # the mean of z given x, by an integrator
+    truth = x @ scalar_sde(S).transition(0.0, t).mT
     z, eps = diffuse(S, x, t, seeded())
     entry(truth, S.alpha(t) * torch.ones_like(x), z - S.sigma(t) * eps)
 
@@ -234,20 +264,29 @@ def test_sech_monotone(entry):
     schedule, times = LinearLogSNR(-10.0, 10.0), torch.linspace(0, 1, 2001, dtype=f64)
     fall = lambda weight: level_masses(weight, schedule, times).clamp(max=0).sum()
     with pytest.raises(ValueError, match="weight must not fall"): augmentation(sech, schedule, times)
-    assert not is_monotone(sech) and is_monotone(exponential) and bool((augmentation(exponential, schedule, times) >= 0).all())
-    assert abs(fall(sech) + 1 - 1 / math.cosh(5)) < 1e-3                  # from its peak at 0 down to log-SNR -10
+    assert (
+        not is_monotone(sech)
+        and is_monotone(exponential)
+        and bool((augmentation(exponential, schedule, times) >= 0).all())
+    )
+    # from its peak at 0 down to log-SNR -10
+    assert abs(fall(sech) + 1 - 1 / math.cosh(5)) < 1e-3
     entry(0.0, fall(sech), fall(exponential))
 
 
 def losses(t, slope=-0.4):
-    """Denoising and explicit loss of s(x) = slope x for two points, by quadrature, and the constant of the book."""
+    """Denoising and explicit loss of s(x) = slope x for two points, by quadrature, and the constant of
+    the book.
+    """
     points, w = torch.tensor([[-1.0], [2.0]], dtype=f64), torch.tensor([0.3, 0.7], dtype=f64)
     data = Mixture(w, points, torch.zeros(2, 1, 1, dtype=f64))
     (x, cell), a, s = grid(-12, 12, 24000), float(S.alpha(t)), float(S.sigma(t))
     p, score = data.log_prob(x, a, s).exp(), data.score(x, a, s)
     eps = torch.stack([(x - a * m) / s for m in points])
     of_pair = torch.exp(-eps[..., 0] ** 2 / 2) / math.sqrt(2 * math.pi) / s * w[:, None]
-    denoising = (of_pair * (slope * x - conditional_score(eps.flatten(0, 1), s).view_as(eps))[..., 0] ** 2).sum() * cell
+    denoising = (
+        of_pair * (slope * x - conditional_score(eps.flatten(0, 1), s).view_as(eps))[..., 0] ** 2
+    ).sum() * cell
     explicit = (p * (slope * x - score)[:, 0] ** 2).sum() * cell
     return denoising, explicit, (p * irreducible_loss(score, s)).sum() * cell
 
@@ -261,7 +300,9 @@ def test_two_losses(entry):
 # Paquet III
 
 def reverse_variance(score_variance, steps=2000):
-    """Variance at t = 0.001 of Gaussian samples carried back by Euler-Maruyama with score -x / score_variance(t)."""
+    """Variance at t = 0.001 of Gaussian samples carried back by Euler-Maruyama with score -x /
+    score_variance(t).
+    """
     times = torch.linspace(1, 1e-3, steps + 1, dtype=f64)
     v = P.V(1.0)
     for t, a, b, c in zip(times.tolist(), *(k.tolist() for k in euler_maruyama.coefficients(S, times))):
@@ -290,14 +331,16 @@ def test_two_machines(entry):
         x = v.detach() / sigma**2
         return (v.detach() - rbm.b) / sigma**2 - torch.sigmoid(rbm.c + x @ rbm.W) @ rbm.W.T / sigma**2
 
-    assert (slope(widths) - ten(widths, widths.sigma)).abs().max() < 1e-12               # (10) is right for its own machine
+    # (10) is right for its own machine
+    assert (slope(widths) - ten(widths, widths.sigma)).abs().max() < 1e-12
     entry(slope(bits), ten(bits, torch.ones(4, dtype=f64)), -bits.score(v.detach()))
 
 
 def test_missing_sum(entry):
     rbm, a = machine(4, 3), normal(4, seed=5)
     truth = -torch.logsumexp(-rbm.energy(torch.sigmoid(a), states(3)), 0)
-    one = -torch.sigmoid(a) @ rbm.b - softplus(rbm.c + torch.sigmoid(a) @ rbm.W)         # for each j by itself
+    # for each j by itself
+    one = -torch.sigmoid(a) @ rbm.b - softplus(rbm.c + torch.sigmoid(a) @ rbm.W)
     entry(truth, one[(one - truth).abs().argmin()], rbm.free_energy(torch.sigmoid(a)))
 
 
@@ -310,7 +353,8 @@ def test_jacobian(entry):
         m = torch.sigmoid(a)
         return (torch.exp(-rbm.free_energy(m)) * (m * (1 - m))[:, 0] ** jacobian).sum() * cell
 
-    assert 9.5 < integral(1000, 0) / integral(100, 0) < 10.5                              # grows with the box
+    # grows with the box
+    assert 9.5 < integral(1000, 0) / integral(100, 0) < 10.5
     entry(1.0, integral(1000, 0) / truth, integral(1000, 1) / truth)
 
 
@@ -320,7 +364,8 @@ def test_explicit_loss(entry):
 
 
 def test_time_argument(entry):
-    data = Mixture(torch.ones(2, dtype=f64), torch.tensor([[-1.0], [1.0]], dtype=f64), torch.zeros(2, 1, 1, dtype=f64))
+    data = Mixture(torch.ones(2, dtype=f64), torch.tensor([[-1.0], [1.0]], dtype=f64),
+                   torch.zeros(2, 1, 1, dtype=f64))
     (x, cell), times = grid(-8, 8, 8000), torch.linspace(0.05, 1, 20, dtype=f64)
     p, s, exact = [], [], []
     for t in times:
@@ -329,7 +374,8 @@ def test_time_argument(entry):
         p.append(S.sigma(t) ** 2 / len(times) * data.log_prob(x, S.alpha(t), S.sigma(t)).exp())
         s.append(data.score(x, S.alpha(t), S.sigma(t))[:, 0])
     p, s, exact = torch.stack(p), torch.stack(s), torch.stack(exact)
-    best = (p * exact).sum(0) / p.sum(0).clamp(min=1e-300)                                # of all functions of x alone
+    # of all functions of x alone
+    best = (p * exact).sum(0) / p.sum(0).clamp(min=1e-300)
     loss = lambda model: (p * (model - exact) ** 2).sum() * cell
     entry(0.0, loss(best), loss(s))
 
@@ -337,9 +383,11 @@ def test_time_argument(entry):
 def test_exact_variance(entry):
     times = torch.linspace(0.01, 1, 100, dtype=f64)
     B_of = lambda t: 0.1 * t + 19.9 * t**2 / 2
-    by_integral = torch.tensor([quadrature(lambda s: math.exp(B_of(s) - B_of(t)) * (0.1 + 19.9 * s), 0.0, t) for t in times.tolist()], dtype=f64)
+    by_integral = torch.tensor([quadrature(lambda s: math.exp(B_of(s) - B_of(t)) * (0.1 + 19.9 * s), 0.0,
+                                           t) for t in times.tolist()], dtype=f64)
     differ = float((by_integral - S.sigma(times) ** 2).abs().max() > 1e-12)
-    entry(differ, 1.0, 0.0)                                                               # "the two sides differ": 1 for yes
+    # "the two sides differ": 1 for yes
+    entry(differ, 1.0, 0.0)
 
 
 def test_gumbel_bias(entry):
@@ -349,7 +397,9 @@ def test_gumbel_bias(entry):
     truth = F(bits).diff()[0] * slope
 
     def concrete(tau):
-        """Exact expectation of the pathwise gradient at temperature tau; x is the logit of the relaxed bit."""
+        """Exact expectation of the pathwise gradient at temperature tau; x is the logit of the relaxed
+        bit.
+        """
         x, cell = grid(-40, 40, 80000)
         m = torch.sigmoid(x[:, 0]).requires_grad_()
         dF, = torch.autograd.grad(F(m).sum(), m)
@@ -357,7 +407,8 @@ def test_gumbel_bias(entry):
         return (dF * m * (1 - m) * torch.sigmoid(L) * torch.sigmoid(-L)).sum().detach() * cell
 
     bias = [abs(concrete(tau) / truth - 1) for tau in (0.1, 0.01)]
-    assert 0.08 < bias[0] < 0.09 and 0.009 < bias[1] < 0.0095                             # in proportion to tau, once it is small
+    # in proportion to tau, once it is small
+    assert 0.08 < bias[0] < 0.09 and 0.009 < bias[1] < 0.0095
     p = torch.stack([torch.sigmoid(-a), torch.sigmoid(a)])
     score_function = (p * F(bits) * (bits - torch.sigmoid(a))).sum()
     entry(1.0, concrete(0.5) / truth, score_function / truth)
@@ -376,7 +427,11 @@ def test_bernoulli_readout(entry):
     drawn = draw_bits(logit(p).repeat(40000, 1), torch.zeros_like(p), 0, seeded())
     for i in range(3):
         estimate = Estimate.of(drawn[:, i])
-        assert abs(estimate.z(p[i].item())) <= 4 and estimate.stderr < 3e-3 and abs(estimate.z(1 - p[i].item())) > 50
+        assert (
+            abs(estimate.z(p[i].item())) <= 4
+            and estimate.stderr < 3e-3
+            and abs(estimate.z(1 - p[i].item())) > 50
+        )
     entry(p, (p < u).to(f64).mean(0), (u < p).to(f64).mean(0))
 
 
@@ -431,11 +486,14 @@ def test_weight_indices(entry):
     rbm = machine(3, 3)
     for p in (rbm.b, rbm.c): p.data.zero_()
     data = states(3)[[1, 3, 6, 6]]
-    w = rbm.W.T.clone().requires_grad_()                                                  # w_ij joins h_i and v_j, as printed
+    # w_ij joins h_i and v_j, as printed
+    w = rbm.W.T.clone().requires_grad_()
     F = lambda v: -softplus(v @ w.T).sum(-1)
     truth, = torch.autograd.grad(-F(data).mean() - torch.logsumexp(-F(states(3)), 0), w)
     V, H, p = joint(rbm)
-    v_h = torch.einsum("ni,nj->ij", data, rbm.hidden_mean(data)) / 4 - torch.einsum("vh,vi,hj->ij", p, V, H)
+    v_h = torch.einsum("ni,nj->ij", data, rbm.hidden_mean(data)) / 4 - torch.einsum(
+        "vh,vi,hj->ij", p, V, H
+    )
     entry(truth, v_h, exact_gradient(rbm, data)["W"].T)
 
 
@@ -444,31 +502,37 @@ def test_gradient_of_z(entry):
     v = states(4)[[3, 5, 12]].requires_grad_()
     truth, = torch.autograd.grad(rbm.log_prob(v).mean(), rbm.W, retain_graph=True)
     of_x, = torch.autograd.grad((rbm.log_prob(v) + rbm.free_energy(v)).sum(), v)
-    assert of_x.abs().max() < 1e-12                                                       # -log Z does not depend on x
+    # -log Z does not depend on x
+    assert of_x.abs().max() < 1e-12
     without, = torch.autograd.grad(-rbm.free_energy(v).mean(), rbm.W)
     entry(truth, without, exact_gradient(rbm, v.detach())["W"])
 
 
 def test_sliced_sign(entry):
     x = 1.5 * normal(500, 3)
-    truth = 3 / x.square().sum(1).mean()                                                  # score -k x of the fitted normal density
+    # score -k x of the fitted normal density
+    truth = 3 / x.square().sum(1).mean()
 
     def best(sign):
-        def loss(k): return (k * x).square().sum(1).mean() + sign * 2 * torch.trace(-k * torch.eye(3, dtype=f64))
+        def loss(k):
+            return (k * x).square().sum(1).mean() + sign * 2 * torch.trace(-k * torch.eye(3, dtype=f64))
         k = torch.tensor(0.0, dtype=f64, requires_grad=True)
         slope, = torch.autograd.grad(loss(k), k, create_graph=True)
-        return -slope.detach() / torch.autograd.grad(slope, k)[0]                        # Newton's step solves a parabola
+        # Newton's step solves a parabola
+        return -slope.detach() / torch.autograd.grad(slope, k)[0]
     entry(truth, best(-1), best(+1))
 
 
 def test_convolution(entry):
-    data = Mixture(torch.tensor([0.3, 0.7], dtype=f64), torch.tensor([[-1.0], [1.5]], dtype=f64), torch.full((2, 1, 1), 0.1, dtype=f64))
+    data = Mixture(torch.tensor([0.3, 0.7], dtype=f64), torch.tensor([[-1.0], [1.5]], dtype=f64),
+                   torch.full((2, 1, 1), 0.1, dtype=f64))
     sigma, x, (delta, cell) = 0.5, torch.linspace(-2, 3, 11, dtype=f64), grid(-14, 14, 14000)
     truth = data.log_prob(x[:, None], 1.0, sigma).exp()
     density = lambda z: torch.exp(-z**2 / (2 * sigma**2)) / math.sqrt(2 * math.pi) / sigma
     clean = data.log_prob(x[:, None, None] - delta).exp()
     printed = (clean * density(x[:, None] - delta[:, 0])).sum(1) * cell
-    assert printed.max() - printed.min() < 1e-9                                           # it does not depend on x
+    # it does not depend on x
+    assert printed.max() - printed.min() < 1e-9
     entry(truth, printed, (clean * density(delta[:, 0])).sum(1) * cell)
 
 
@@ -477,7 +541,8 @@ def test_negative_root(entry):
     with pytest.raises(ValueError): math.sqrt(-h)
     _, _, c = euler_maruyama.coefficients(S, torch.tensor([t, t - h], dtype=f64))
     truth = P.variance(t - h, t)
-    entry(1.0, float(S.diffusion(t)) ** 2 * -h / truth, c**2 / truth)                    # the square of g sqrt(dt), dt < 0
+    # the square of g sqrt(dt), dt < 0
+    entry(1.0, float(S.diffusion(t)) ** 2 * -h / truth, c**2 / truth)
 
 
 def test_flow_without_half(entry):
@@ -486,7 +551,8 @@ def test_flow_without_half(entry):
     one = torch.ones(1, 1, dtype=f64)
     half = lambda u: float(velocity(data.predictor(S), S, one, u))
     full = lambda u: float(S.drift(u)) + float(S.diffusion(u)) ** 2 / P.V(u)
-    entry(gaussian_flow(data, S, one, t, s), *(math.exp(quadrature(rate, t, s)) for rate in (full, half)))
+    entry(gaussian_flow(data, S, one, t, s),
+          *(math.exp(quadrature(rate, t, s)) for rate in (full, half)))
 
 
 # Gavves, Lecture 8
@@ -511,7 +577,8 @@ def test_hopfield_field(entry):
     W, b = symmetric(5), 2 * normal(5, seed=3)
     entry(0, rises(lambda x: -(x @ W @ x + b @ x), lambda x: W @ x),
           rises(lambda x: -(0.5 * x @ W @ x + b @ x), lambda x: W @ x + b))
-    assert rises(lambda x: -(x @ W @ x + b @ x), lambda x: W @ x + b) > 0                 # the bias alone is not enough
+    # the bias alone is not enough
+    assert rises(lambda x: -(x @ W @ x + b @ x), lambda x: W @ x + b) > 0
 
 
 def test_energy_transpose(entry):
@@ -519,7 +586,8 @@ def test_energy_transpose(entry):
     truth, = torch.autograd.grad(-(v @ W @ x), W)
     rbm = machine(3, 3).requires_grad_()
     other, = torch.autograd.grad(rbm.energy(x, v), rbm.W)
-    assert torch.equal(other, -torch.outer(x, v))                                         # right for the energy printed before
+    # right for the energy printed before
+    assert torch.equal(other, -torch.outer(x, v))
     entry(truth, -torch.outer(x, v), -torch.outer(v, x))
 
 
@@ -541,7 +609,8 @@ def test_chain_order(entry):
         return len(set(needs) - drawn)
 
     rbm, v = machine(3, 3), states(3)[5]
-    p = transition_matrix(rbm)[5]                                                         # x1 given x0, in the order of the book
+    # x1 given x0, in the order of the book
+    p = transition_matrix(rbm)[5]
     ends = gibbs(rbm, v.expand(40000, 3), 1, seeded())
     for i in range(3): assert abs(Estimate.of(ends[:, i]).z(float(p @ states(3)[:, i]))) <= 4
     printed = never_drawn({"v1": ["x0"], "x1": ["v2"], "v2": ["x1"]})
@@ -569,26 +638,31 @@ def test_cd_sign(entry):
     pn = p0 @ transition_matrix(rbm)
     kl = lambda q: (torch.xlogy(q, q) - q * p).sum()
     truth, = torch.autograd.grad(kl(p0) - kl(pn), rbm.W, retain_graph=True)
-    rest, = torch.autograd.grad(-(pn * (pn.log() - p).detach()).sum(), rbm.W)              # the dots: through p_n alone
-    up = expected_cd_gradient(rbm, data)["W"].detach()                                    # -E_0[dE] + E_n[dE]
+    # the dots: through p_n alone
+    rest, = torch.autograd.grad(-(pn * (pn.log() - p).detach()).sum(), rbm.W)
+    # -E_0[dE] + E_n[dE]
+    up = expected_cd_gradient(rbm, data)["W"].detach()
     entry(truth, up + rest, -up + rest)
 
 
 def test_cd_k_sign(entry):
-    rbm, data, p0 = contrast()
+    rbm, data, _ = contrast()
     truth, = torch.autograd.grad(rbm.log_prob(data).mean(), rbm.W)
     long = expected_cd_gradient(rbm, data, k=200)["W"].detach()
     V, H, p = joint(rbm)
     of_data = torch.einsum("ni,nj->ij", data, rbm.hidden_mean(data)) / 5
     of_chain = of_data - long
-    assert (of_chain - torch.einsum("vh,vi,hj->ij", p, V, H)).abs().max() < 1e-9           # the chain has forgotten the data
+    # the chain has forgotten the data
+    assert (of_chain - torch.einsum("vh,vi,hj->ij", p, V, H)).abs().max() < 1e-9
     entry(truth, of_data + of_chain, long)
 
 
 def test_metropolis_not_gibbs(entry):
-    b = torch.linspace(-2, 2, 9, dtype=f64)                                               # f(1) - f(0) of one bit, from 0
+    # f(1) - f(0) of one bit, from 0
+    b = torch.linspace(-2, 2, 9, dtype=f64)
     u = (torch.arange(20000, dtype=f64)[:, None] + 0.5) / 20000
-    described = ((b > 0) | (u < torch.exp(b))).to(f64).mean(0)                            # uphill always, else with the ratio
+    # uphill always, else with the ratio
+    described = ((b > 0) | (u < torch.exp(b))).to(f64).mean(0)
     field = torch.stack([unit_field(lambda x: -w * x[..., 0], torch.zeros(1, dtype=f64), 0) for w in b])
     entry(described, torch.sigmoid(field), torch.exp(b).clamp(max=1))
 
@@ -596,7 +670,8 @@ def test_metropolis_not_gibbs(entry):
 def test_metropolis_stay(entry):
     X, E = states(3), lambda x: machine(3, 2).free_energy(x)
     p = log_probs(E, X).exp()
-    near = (X[:, None] != X[None]).sum(-1) == 1                                           # a proposal flips one bit
+    # a proposal flips one bit
+    near = (X[:, None] != X[None]).sum(-1) == 1
 
     def tv(accept):
         K = near * accept / 3
@@ -616,32 +691,42 @@ def test_annealing_order(entry):
         return v
 
     falling = [5 * 0.01 ** (i / 9) for i in range(10)]
-    best = max((end(falling[::-1], e) for e in (1e-3, 1e-2, 0.1, 1.0, 10.0)), key=lambda v: -abs(v - P.v0 - 0.05**2))
+    best = max((end(falling[::-1], e) for e in (1e-3, 1e-2, 0.1, 1.0, 10.0)),
+               key=lambda v: -abs(v - P.v0 - 0.05**2))
     entry(P.v0 + 0.05**2, best, end(falling, 1e-3))
 
 
 def test_missing_square(entry):
     w, points, t = torch.tensor([0.3, 0.7], dtype=f64), torch.tensor([[-1.0], [1.0]], dtype=f64), 0.4
-    data, x, a, s = Mixture(w, points, torch.zeros(2, 1, 1, dtype=f64)), torch.tensor([[0.1]], dtype=f64), S.alpha(t), S.sigma(t)
+    data, x, a, s = (
+        Mixture(w, points, torch.zeros(2, 1, 1, dtype=f64)),
+        torch.tensor([[0.1]], dtype=f64),
+        S.alpha(t),
+        S.sigma(t),
+    )
     targets = conditional_score((x - a * points) / s, s)[:, 0]
     posterior = w * torch.exp(-((x - a * points) / s)[:, 0] ** 2 / 2)
     s_of_x = torch.linspace(-5, 5, 200001, dtype=f64)
-    loss = lambda power: (posterior[:, None] / posterior.sum() * (targets[:, None] - s_of_x).abs() ** power).sum(0)
+    loss = lambda power: (posterior[:, None] / posterior.sum()
+                          * (targets[:, None] - s_of_x).abs() ** power).sum(0)
     entry(data.score(x, a, s)[0], s_of_x[loss(1).argmin()], s_of_x[loss(2).argmin()])
 
 
 def test_kl_bound(entry):
-    schedule, delta = LinearBeta(10.0, 10.0), 1.0                                         # standard normal data: s = -x at all times
+    # standard normal data: s = -x at all times
+    schedule, delta = LinearBeta(10.0, 10.0), 1.0
     sde, score = scalar_sde(schedule), lambda x, t: -x
     model = lambda x, t: -x + delta
     bound = path_kl(sde, score, model, lambda t: normal(100, 1)).value
     drift, _ = reverse_sde(sde, model)
     zero, times = torch.zeros(1, 1, dtype=f64), torch.linspace(1, 0, 4001, dtype=f64)
-    shift = simulate(drift, lambda t: zero, zero, times)[-1].item()                       # of the mean; the variance stays 1
+    # of the mean; the variance stays 1
+    shift = simulate(drift, lambda t: zero, zero, times)[-1].item()
     assert abs(shift - 2 * delta * (1 - math.exp(-5))) < 1e-2
     kl, mean_square = shift**2 / 2, delta**2
     h, g2 = 1e-3, 10.0
-    path = sum((g2 * delta * h) ** 2 / (2 * g2 * h) for _ in range(1000))                 # of the steps, one by one
+    # of the steps, one by one
+    path = sum((g2 * delta * h) ** 2 / (2 * g2 * h) for _ in range(1000))
     assert abs(bound - path) < 1e-9 and abs(bound - g2 * mean_square / 2) < 1e-9
     entry(0.0, max(0.0, kl - mean_square), max(0.0, kl - bound))
 
@@ -654,7 +739,9 @@ def test_flow_of_the_lecture(entry):
         return M @ B.S(B.t) @ M.mT
 
     ode, _ = reverse_sde(B.sde, B.score, eta=0.0)
-    assert (ode(B.x, B.t) - (B.sde.F(B.t) + B.GG(B.t) @ torch.linalg.inv(B.S(B.t)) / 2) @ B.x).abs().max() < 1e-9
+    assert (
+        ode(B.x, B.t) - (B.sde.F(B.t) + B.GG(B.t) @ torch.linalg.inv(B.S(B.t)) / 2) @ B.x
+    ).abs().max() < 1e-9
     entry(B.S(B.s), carried(1.0), carried(0.5))
 
 
@@ -676,16 +763,18 @@ def test_langevin_noise(entry):
         for _ in range(5000): v = (1 - eta) ** 2 * v + noise * eta
         return v
 
-    x, cell = grid(-6, 6, 600)
+    x, _ = grid(-6, 6, 600)
     p = torch.exp(-x[:, 0] ** 2 / 2)
 
     def accepted(noise):
         """Part of the proposals that the test accepts at equilibrium."""
-        q = torch.exp(-(x[None, :, 0] - (1 - eta) * x[:, :1]) ** 2 / (2 * noise * eta)) / math.sqrt(2 * math.pi * noise * eta)
+        q = torch.exp(-(x[None, :, 0] - (1 - eta)
+                        * x[:, :1]) ** 2 / (2 * noise * eta)) / math.sqrt(2 * math.pi * noise * eta)
         flux = torch.minimum(p[:, None] * q, (p[:, None] * q).T)
         return flux.sum() / (p[:, None] * q).sum()
 
-    assert accepted(2.0) > 0.999 and 0.96 < accepted(1.0) < 0.98                                # the test repairs the law, not the step
+    # the test repairs the law, not the step
+    assert accepted(2.0) > 0.999 and 0.96 < accepted(1.0) < 0.98
     entry(1.0, end(1.0), end(2.0))
 
 
@@ -694,9 +783,15 @@ def test_score_argument(entry):
     a, s = math.sqrt(1 - beta), math.sqrt(beta)
     data = Mixture(w, points[:, None], torch.zeros(2, 1, 1, dtype=f64))
     y, cell = grid(-8, 8, 16000)
-    p = torch.exp(-(y[:, 0] - a * points[:, None]) ** 2 / (2 * beta)) / math.sqrt(2 * math.pi * beta) * cell   # x' given x
-    wanted = a * (w[:, None] * p * points[:, None]).sum(0) / (w[:, None] * p).sum(0) - y[:, 0]                  # beta S
-    best = (p * wanted).sum(1, keepdim=True)                                              # of all functions of the clean x
+    p = (
+        torch.exp(-((y[:, 0] - a * points[:, None]) ** 2) / (2 * beta))
+        / math.sqrt(2 * math.pi * beta)
+        * cell
+    )  # x' given x
+    # beta S
+    wanted = a * (w[:, None] * p * points[:, None]).sum(0) / (w[:, None] * p).sum(0) - y[:, 0]
+    # of all functions of the clean x
+    best = (p * wanted).sum(1, keepdim=True)
     loss = lambda beta_S: (w[:, None] * p * (wanted - beta_S) ** 2).sum()
     tweedie = convert(data.score(y, a, s), y, a, s, "score", "x0") * a - y
     assert (tweedie[:, 0] - beta * data.score(y, a, s)[:, 0]).abs().max() < 1e-9
