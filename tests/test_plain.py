@@ -20,11 +20,12 @@ from forms import exported, for_jupyter, source, split
 
 FULL = os.environ.get("RBMDIFF_PLAIN") == "full"
 START = """
+assert not {"seeded", "numbers", "own", "same", "filled", "twin"} & globals().keys()
 import torch
 from torch import Tensor
 f64 = torch.float64
 def seeded(k=0): return torch.Generator().manual_seed(k)
-def normal(*shape): return torch.randn(shape, dtype=f64, generator=seeded(1))
+def numbers(*shape): return torch.randn(shape, dtype=f64, generator=seeded(1))
 def own(*things):
     for x in things: assert (x if isinstance(x, type) else type(x)).__module__ == "__main__", x
 def same(a, b): torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
@@ -37,7 +38,7 @@ def twin(m):
     other.requires_grad_(False)
     other.load_state_dict(m.state_dict())
     return other
-def random(m):
+def filled(m):
     for p in m.requires_grad_(False).parameters():
         p.copy_(torch.randn(p.shape, dtype=p.dtype, generator=seeded(p.numel())) / 2)
     return m
@@ -48,13 +49,13 @@ from rbmdiff.diffusion.schedule import LinearBeta as PackageLinearBeta, time_gri
 schedule = PackageLinearBeta()
 weights, means = torch.tensor([0.4, 0.6], dtype=f64), torch.tensor([[1.0, 0.5], [-1.0, 0.0]], dtype=f64)
 cloud = PackageMixture(weights, means, torch.eye(2, dtype=f64).expand(2, 2, 2) / 9)
-predict, grid, x = cloud.predictor(schedule), package_grid(schedule, 8), normal(6, 2)
+predict, grid, x = cloud.predictor(schedule), package_grid(schedule, 8), numbers(6, 2)
 """
 CONTINUED = {
     "foundations/core": MACHINES + """
 from rbmdiff.foundations.core import read_tensors as package_read
 from rbmdiff.learning.partition import log_likelihood
-m = random(package_rbm.RBM(5, 3, dtype=f64))
+m = filled(package_rbm.RBM(5, 3, dtype=f64))
 z = Estimate(float(m.log_partition()), 0.01, 10)
 own(z)
 v = m.sample_visible(torch.ones(20, 3, dtype=f64), seeded())
@@ -77,7 +78,7 @@ pairs = [(Bernoulli(), Spin()), (Gaussian(), Bernoulli()), (Discrete((-1.0, 0.0,
          (Potts(3), Bernoulli())]
 for visible, hidden in pairs:
     own(visible, hidden)
-    m = random(package_rbm.RBM(6, 3, visible, hidden, dtype=f64))
+    m = filled(package_rbm.RBM(6, 3, visible, hidden, dtype=f64))
     v = gibbs(m, m.sample(16, generator=seeded()), 2, seeded())
     other = package_rbm.RBM(6, 3, theirs(visible), theirs(hidden), dtype=f64).requires_grad_(False)
     other.load_state_dict(m.state_dict())
@@ -94,7 +95,7 @@ from rbmdiff.learning.partition import ais, log_likelihood, reverse_ais
 from rbmdiff.sampling.gibbs import gibbs
 assert ais(RBM(8, 4), 10, 10).n == 10
 for visible, hidden in (("bernoulli", "bernoulli"), ("spin", "spin"), ("gaussian", "bernoulli")):
-    m = random(RBM(8, 4, visible, hidden, dtype=f64))
+    m = filled(RBM(8, 4, visible, hidden, dtype=f64))
     own(m)
     other = twin(m)
     v = gibbs(m, other.sample(16, generator=seeded()), 5, seeded())
@@ -104,12 +105,12 @@ for visible, hidden in (("bernoulli", "bernoulli"), ("spin", "spin"), ("gaussian
         assert run(m).value == run(other).value
     for run in (lambda m: exact_gradient(m, v), lambda m: cd_gradient(m, v, 1, generator=seeded())[0]):
         for name, gradient in run(m).items(): same(gradient, run(other)[name])
-    same(tilted.denoise(m, normal(3, 8), 0.7, 0.7), tilted.denoise(other, normal(3, 8), 0.7, 0.7))
-    own(tilted.posterior(m, normal(3, 8), 0.7, 0.7))
+    same(tilted.denoise(m, numbers(3, 8), 0.7, 0.7), tilted.denoise(other, numbers(3, 8), 0.7, 0.7))
+    own(tilted.posterior(m, numbers(3, 8), 0.7, 0.7))
 """,
     "learning/partition": MACHINES + """
 from rbmdiff.learning.partition import log_likelihood as package_likelihood
-m = random(package_rbm.RBM(6, 3, dtype=f64))
+m = filled(package_rbm.RBM(6, 3, dtype=f64))
 z = ais(m, 10, 20, seeded())
 own(z)
 v = m.sample(20, generator=seeded())
@@ -117,16 +118,16 @@ assert package_likelihood(m, v, z).value == log_likelihood(m, v, z).value
 """,
     "bridge/tilted": MACHINES + CLOUD + """
 from rbmdiff.diffusion.solvers import ancestral
-m = random(package_rbm.RBM(6, 3, "spin", "spin", dtype=f64))
+m = filled(package_rbm.RBM(6, 3, "spin", "spin", dtype=f64))
 warm = WarmGibbs(m, schedule, chains=2, generator=seeded())
 own(warm)
-assert ancestral(warm, schedule, normal(4, 6), grid, generator=seeded()).shape == (4, 6)
+assert ancestral(warm, schedule, numbers(4, 6), grid, generator=seeded()).shape == (4, 6)
 """,
     "bridge/meanfield": MACHINES + """
 from rbmdiff.bridge import meanfield as package
 from rbmdiff.diffusion.schedule import LinearBeta as PackageLinearBeta
-schedule, v = PackageLinearBeta(), (normal(40, 5) > 0).double()
-timed = TimedRBM(5, 3, schedule).double()
+schedule, v = PackageLinearBeta(), (numbers(40, 5) > 0).double()
+timed = TimedRBM(filled(package_rbm.RBM(5, 3, dtype=f64)), schedule)
 own(timed)
 same(package.dsm_loss(timed, v, schedule, n=20, generator=seeded()),
      dsm_loss(timed, v, schedule, n=20, generator=seeded()))
@@ -138,7 +139,7 @@ from rbmdiff.diffusion.schedule import LinearLogSNR
 schedule = LinearLogSNR(-10.0, 5.0)
 model = BinaryDenoiser(MLP(5, 4, 1, generator=seeded()), schedule, torch.zeros(5))
 own(model)
-v = torch.where(normal(6, 5) > 0, 1.0, -1.0).float()
+v = torch.where(numbers(6, 5) > 0, 1.0, -1.0).float()
 with torch.no_grad(): assert package_bound(model, schedule, v, n=4, sets=2, generator=seeded()).n == 6
 """,
     "diffusion/schedule": CLOUD + """
@@ -246,7 +247,7 @@ def fresh(kind):
     model = MLP(2, 4, 1, generator=seeded())
     return kind(model, torch.optim.Adam(model.parameters()), seeded(), average=0.9)
 def run(state, epochs):
-    records = package.train(state, normal(8, 2).float(), step, epochs, 4, progress=False)
+    records = package.train(state, numbers(8, 2).float(), step, epochs, 4, progress=False)
     return [record.scalars["loss"] for record in records]
 step, mine, theirs = denoising_step(LinearBeta()), fresh(TrainState), fresh(package.TrainState)
 own(mine)
