@@ -1,10 +1,11 @@
-"""The identities of the bridge at the size of MNIST, 784 x 500: exact ones to rounding, the others over independent draws with their errors."""
+"""The identities of the bridge at the size of MNIST, 784 x 500: exact ones to rounding, the others over
+independent draws with their errors.
+"""
 import pytest
 import torch
 
 from rbmdiff.bridge import limit, meanfield, recovery, score, tilted
 from rbmdiff.foundations.core import Estimate
-from rbmdiff.learning.contrastive import exact_gradient
 from rbmdiff.learning.partition import ais
 from rbmdiff.models import energy
 from rbmdiff.models.rbm import RBM
@@ -33,8 +34,10 @@ def z(values, truth=0.0):
 
 @pytest.mark.parametrize("jacobian", [False, True])
 def test_score_of_logits_is_a_gradient(jacobian):
-    rbm, a = machine(), torch.randn(3, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    log_slopes = lambda a: (torch.nn.functional.logsigmoid(a) + torch.nn.functional.logsigmoid(-a)).sum(-1)
+    rbm, a = machine(), torch.randn(3, D, dtype=torch.float64,
+                                    generator=torch.Generator().manual_seed(1))
+    log_slopes = lambda a: (torch.nn.functional.logsigmoid(a)
+                            + torch.nn.functional.logsigmoid(-a)).sum(-1)
     target = energy.score(lambda a: meanfield.free_energy(rbm, a) - jacobian * log_slopes(a), a)
     assert (meanfield.score(rbm, a, jacobian) - target).abs().max() < 1e-9
     assert (meanfield.score(rbm, a, not jacobian) - target).abs().max() > 0.1
@@ -53,14 +56,23 @@ def test_flip_ratios_are_differences_of_free_energies():
 @pytest.mark.parametrize("kind", ["noise", "flips"])
 @pytest.mark.parametrize("visible", ["bernoulli", "spin"])
 def test_posterior_draws_are_as_good_as_the_data(visible, kind):
-    """(v, x) and (v', x) have one law if v' is a draw of p(v | x): their energies and their overlaps with x agree on average."""
-    rbm, g, n, sigma, p = machine(visible, dtype=torch.float32), torch.Generator().manual_seed(2), 400, 1.0, 0.2
+    """(v, x) and (v', x) have one law if v' is a draw of p(v | x): their energies and their overlaps
+    with x agree on average.
+    """
+    rbm, g, n, sigma, p = (
+        machine(visible, dtype=torch.float32),
+        torch.Generator().manual_seed(2),
+        400,
+        1.0,
+        0.2,
+    )
     v = samples(rbm, n, g)
     if kind == "noise":
         x = v + sigma * torch.randn(v.shape, generator=g)
         right, wrong = tilted.posterior(rbm, x, 1.0, sigma), tilted.posterior(rbm, x, 1.0, 2 * sigma)
     else:
-        x = torch.where(torch.rand(v.shape, generator=g) < p, (1 if visible == "bernoulli" else 0) - v, v)
+        x = torch.where(torch.rand(v.shape, generator=g) < p, (1 if visible == "bernoulli" else 0) - v,
+                        v)
         right, wrong = tilted.flip_posterior(rbm, x, p), tilted.flip_posterior(rbm, x, p / 2)
 
     def difference(posterior):
@@ -83,24 +95,31 @@ def test_squared_error_of_the_gibbs_mean_is_the_posterior_variance():
     error, spread = ((v - one) * (v - two)).sum(-1), ((draw - one) * (draw - two)).sum(-1)
     assert abs(z(error - spread)) < 4 and Estimate.of((error - spread).double()).stderr < 1.5
     assert abs(z(error - 0.9 * spread)) > 4
-    assert (one - two).square().mean() < 0.01 and (tilted.denoise(rbm, x, 1.0, 1.0, "tap") - one).square().mean() < 0.01
+    assert (one - two).square().mean() < 0.01 and (tilted.denoise(rbm, x, 1.0, 1.0, "tap")
+                                                   - one).square().mean() < 0.01
 
 
 def test_log_z_from_the_noise_path():
     rbm, g = machine(scale=0.02, dtype=torch.float32), torch.Generator().manual_seed(4)
     v = samples(rbm, 40, g)
-    path, annealed = tilted.path_log_z(rbm, v, levels=64, steps=10, burn_in=10, generator=g), ais(rbm, 40, 500, g, base=rbm.b)
+    path, annealed = tilted.path_log_z(rbm, v, levels=64, steps=10, burn_in=10,
+                                       generator=g), ais(rbm, 40, 500, g, base=rbm.b)
     gap = Estimate(path.value - annealed.value, (path.stderr**2 + annealed.stderr**2) ** 0.5, 40)
     assert abs(gap.z(0)) < 4 and gap.stderr < 1.5 and annealed.stderr < 0.2
-    assert abs(Estimate(path.value, gap.stderr, 40).z(annealed.value + rbm.free_energy(v).mean().item())) > 10
+    assert (
+        abs(Estimate(path.value, gap.stderr, 40).z(annealed.value + rbm.free_energy(v).mean().item()))
+        > 10
+    )
 
 
 def test_noised_gaussian_machine_is_a_gaussian_machine():
     rbm, g, alpha, sigma = machine("gaussian", 0.05), torch.Generator().manual_seed(5), 0.8, 0.6
     rbm.sigma.copy_(0.5 + torch.rand(D, dtype=torch.float64, generator=g))
-    x, h = torch.randn(2, D, dtype=torch.float64, generator=g), (torch.rand(2, 4, H, generator=g) < 0.5).double()
+    x, h = torch.randn(2, D, dtype=torch.float64,
+                       generator=g), (torch.rand(2, 4, H, generator=g) < 0.5).double()
     noised = tilted.noised_energy(rbm, x[:, None], h, alpha, sigma)
-    machines = tilted.posterior(rbm, x, alpha, sigma)                 # p(h | x) by Bayes' rule: sum out v at each h
+    # p(h | x) by Bayes' rule: sum out v at each h
+    machines = tilted.posterior(rbm, x, alpha, sigma)
     log_joint = -machines.hidden_free_energy(h.transpose(0, 1)).T
     gap = (noised - noised[:, :1]) + (log_joint - log_joint[:, :1])
     assert gap.abs().max() < 1e-9 * noised.abs().max()
@@ -108,9 +127,13 @@ def test_noised_gaussian_machine_is_a_gaussian_machine():
 
 
 def test_contrastive_divergence_becomes_score_matching():
-    rbm, v = machine("gaussian", 0.02).requires_grad_(), torch.randn(20, D, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    rbm, v = (
+        machine("gaussian", 0.02).requires_grad_(),
+        torch.randn(20, D, dtype=torch.float64, generator=torch.Generator().manual_seed(6)),
+    )
     names = list(dict(rbm.named_parameters()))
-    slope = dict(zip(names, torch.autograd.grad(limit.score_matching_loss(rbm, v).mean(), tuple(rbm.parameters()))))
+    slope = dict(zip(names, torch.autograd.grad(limit.score_matching_loss(rbm, v).mean(),
+                                                tuple(rbm.parameters()))))
 
     def deviation(e, sign=-1):
         g = limit.langevin_cd_gradient(rbm, v, e)
@@ -123,14 +146,17 @@ def test_contrastive_divergence_becomes_score_matching():
 
 
 def test_recovery_gradient_has_no_bias_at_the_model():
-    """Where the data are the model's own, the exact gradient of every recovery objective is zero on average."""
+    """Where the data are the model's own, the exact gradient of every recovery objective is zero on
+    average.
+    """
     rbm, g = machine(dtype=torch.float32), torch.Generator().manual_seed(7)
     v = samples(rbm, 400, g)
     x = v + 2 * torch.randn(v.shape, generator=g)
     direction = torch.randn(D, H, generator=g)
 
     def slopes(rbm):
-        parts = [recovery.recovery_gradient(rbm, part, tilted.posterior(rbm, noised, 1.0, 2.0), 30, g)["W"]
+        parts = [recovery.recovery_gradient(rbm, part, tilted.posterior(rbm, noised, 1.0, 2.0), 30,
+                                            g)["W"]
                  for part, noised in zip(v.split(10), x.split(10))]
         return torch.stack([(part * direction).sum() for part in parts])
 

@@ -1,16 +1,30 @@
-"""Score matching, contrastive divergence and pseudo-likelihood against autograd, quadrature, samplers and tables."""
+"""Score matching, contrastive divergence and pseudo-likelihood against autograd, quadrature, samplers
+and tables.
+"""
+from itertools import pairwise
 import math
 
 import pytest
 import torch
 
 from rbmdiff.bridge.limit import (
-    _smoothed, gaussian_cd_gradient, langevin_cd_gradient, pseudo_log_likelihood, score_matching_gradient,
-    score_matching_loss, site_cd_gradient)
-from rbmdiff.learning.contrastive import (
-    weighted_statistics, cd_gradient, energy_gradient, exact_gradient, expected_cd_gradient)
-from rbmdiff.models.energy import grid
+    _smoothed,
+    gaussian_cd_gradient,
+    langevin_cd_gradient,
+    pseudo_log_likelihood,
+    score_matching_gradient,
+    score_matching_loss,
+    site_cd_gradient,
+)
 from rbmdiff.foundations.units import states
+from rbmdiff.learning.contrastive import (
+    cd_gradient,
+    energy_gradient,
+    exact_gradient,
+    expected_cd_gradient,
+    weighted_statistics,
+)
+from rbmdiff.models.energy import grid
 from rbmdiff.models.rbm import RBM
 
 UNITS = ("bernoulli", "spin")
@@ -29,7 +43,8 @@ def machine(D, H, visible="gaussian", hidden="bernoulli", seed=0, scale=0.8, dty
     return rbm
 
 
-def real(*shape, seed=1, dtype=torch.float64): return torch.randn(shape, dtype=dtype, generator=seeded(seed))
+def real(*shape, seed=1, dtype=torch.float64):
+    return torch.randn(shape, dtype=dtype, generator=seeded(seed))
 
 
 def some_states(n, rbm, seed=1):
@@ -64,7 +79,9 @@ def test_the_loss_is_the_fisher_divergence_less_a_constant(hidden):
         rbm = machine(1, 3, hidden=hidden, seed=seed)
         fisher = p @ (rbm.score(V) - s_d).square().sum(-1) / 2
         gaps.append((fisher - p @ score_matching_loss(rbm, V)).item())
-    assert abs(gaps[0] - gaps[1]) < 1e-10 and abs(gaps[0] - (p @ s_d.square().sum(-1) / 2).item()) < 1e-10
+    assert (
+        abs(gaps[0] - gaps[1]) < 1e-10 and abs(gaps[0] - (p @ s_d.square().sum(-1) / 2).item()) < 1e-10
+    )
     others = [(p @ score_matching_loss(machine(1, 3, seed=k), V)).item() for k in (11, 12)]
     assert (p @ score_matching_loss(data, V)).item() < min(others)
 
@@ -94,7 +111,8 @@ def test_one_langevin_step_against_a_grid_of_noise(hidden, step):
     weights = torch.softmax(-X.square().sum(-1) / 2, 0).repeat(3) / 3
     theta = dict(rbm.named_parameters())
     ends = [(v + k * step**2 / 2 * rbm.score(v).detach())[:, None] + step * X for k in (1, -1)]
-    truth, mutant = (flat(energy_gradient(rbm.free_energy, theta, v, e.reshape(-1, 2), weights)) for e in ends)
+    truth, mutant = (flat(energy_gradient(rbm.free_energy, theta, v, e.reshape(-1, 2), weights))
+                     for e in ends)
     ours = flat(langevin_cd_gradient(rbm, v, step))
     assert (ours - truth).abs().max() < 1e-12 and (ours - mutant).abs().max() > 1e-3 * step**2
 
@@ -105,8 +123,9 @@ def test_the_limit_of_small_steps_has_order_two(hidden):
     limit = flat(score_matching_gradient(rbm, v))
     updates = {e: flat(langevin_cd_gradient(rbm, v, e)) / e**2 for e in (0.04, 0.02, 0.01)}
     gap = [((2 * x - limit).norm() / limit.norm()).item() for x in updates.values()]
-    assert all(abs(math.log2(a / b) - 2) < 0.1 for a, b in zip(gap, gap[1:])) and gap[-1] < 1e-3
-    assert abs(((updates[0.01] - limit).norm() / limit.norm()).item() - 0.5) < 0.01                 # the rate e^2
+    assert all(abs(math.log2(a / b) - 2) < 0.1 for a, b in pairwise(gap)) and gap[-1] < 1e-3
+    # the rate e^2
+    assert abs(((updates[0.01] - limit).norm() / limit.norm()).item() - 0.5) < 0.01
 
 
 @pytest.mark.parametrize("hidden", UNITS)
@@ -133,9 +152,13 @@ def test_clouds_of_the_machine_itself_give_the_exact_gradient(hidden, scale):
     """At scale 4 fields are 12 wide, which takes 443 nodes for bits and 883 for spins."""
     rbm, v, S = machine(3, 4, hidden=hidden, scale=scale), real(5, 3), states(4, hidden)
     with torch.no_grad():
-        data = flat(weighted_statistics(rbm, v, rbm.hidden_mean(v), torch.full((5,), 0.2, dtype=v.dtype)))
+        data = flat(weighted_statistics(rbm, v, rbm.hidden_mean(v),
+                                        torch.full((5,), 0.2, dtype=v.dtype)))
         p, mu = torch.softmax(-rbm.hidden_free_energy(S), 0), rbm.visible_mean(S)
-        model, centres = flat(_smoothed(rbm, mu, rbm.sigma**2, -p)), flat(weighted_statistics(rbm, mu, rbm.hidden_mean(mu), -p))
+        model, centres = (
+            flat(_smoothed(rbm, mu, rbm.sigma**2, -p)),
+            flat(weighted_statistics(rbm, mu, rbm.hidden_mean(mu), -p)),
+        )
     exact = flat(exact_gradient(rbm, v))
     gap, control = ((data + x - exact).abs().max() / exact.abs().max() for x in (model, centres))
     assert gap < 1e-12 < 1e-3 < control
@@ -156,7 +179,11 @@ def test_pseudo_likelihood_against_the_table(visible, hidden):
 @pytest.mark.parametrize("visible, hidden", PAIRS)
 def test_one_random_unit_is_the_gradient_of_the_pseudo_likelihood(visible, hidden):
     rbm, V, index = machine(4, 3, visible, hidden), states(4, visible), torch.arange(16)
-    v, p, P = some_states(6, rbm), rbm.log_prob(V).exp().detach(), torch.zeros(16, 16, dtype=torch.float64)
+    v, p, P = (
+        some_states(6, rbm),
+        rbm.log_prob(V).exp().detach(),
+        torch.zeros(16, 16, dtype=torch.float64),
+    )
     for i in range(4):
         other = index ^ (1 << i)
         P[index, other] += p[other] / (p + p[other]) / 4
@@ -164,7 +191,9 @@ def test_one_random_unit_is_the_gradient_of_the_pseudo_likelihood(visible, hidde
     mu = (V == v[:, None]).all(-1).double().mean(0)
     chain = flat(energy_gradient(rbm.free_energy, dict(rbm.named_parameters()), v, V, mu @ P))
     ours = flat(site_cd_gradient(rbm, v))
-    assert (ours - chain).abs().max() < 1e-13 and (ours - flat(expected_cd_gradient(rbm, v))).abs().max() > 1e-3
+    assert (ours - chain).abs().max() < 1e-13 and (
+        ours - flat(expected_cd_gradient(rbm, v))
+    ).abs().max() > 1e-3
     frozen = flat(site_cd_gradient(rbm.requires_grad_(False), v))
     assert torch.equal(frozen, ours)
 
@@ -187,14 +216,20 @@ def test_shapes_and_dtypes(dtype):
         whole = loss(rbm, x)
         assert whole.shape == (2, 3) and whole.dtype == dtype
         assert (whole[1, 2] - loss(rbm, x[1, 2])).abs() < 1e-5 and loss(rbm, x[0, 0]).shape == ()
-    for gradients in (score_matching_gradient(g, v), langevin_cd_gradient(g, v, 0.1), gaussian_cd_gradient(g, v),
+    for gradients in (score_matching_gradient(g, v), langevin_cd_gradient(g, v, 0.1),
+                      gaussian_cd_gradient(g, v),
                       site_cd_gradient(b, bits)):
         parameters = dict((g if "log_sigma" in gradients else b).named_parameters())
-        assert gradients.keys() == parameters.keys() and not any(x.requires_grad for x in gradients.values())
+        assert gradients.keys() == parameters.keys() and not any(
+            x.requires_grad for x in gradients.values()
+        )
         assert all(x.dtype == dtype and x.shape == parameters[n].shape for n, x in gradients.items())
     single = machine(4, 3, dtype=torch.float64)
     for n, p in g.named_parameters(): dict(single.named_parameters())[n].data = p.data.double()
-    ours, precise = flat(gaussian_cd_gradient(g, v)).double(), flat(gaussian_cd_gradient(single, v.double()))
+    ours, precise = (
+        flat(gaussian_cd_gradient(g, v)).double(),
+        flat(gaussian_cd_gradient(single, v.double())),
+    )
     assert (ours - precise).abs().max() < 1e-4
 
 
@@ -202,14 +237,17 @@ def test_tilted_machines_have_losses():
     rbm, field = machine(4, 3), real(3, 4, seed=4)
     v = real(3, 4)
     together = score_matching_loss(rbm.tilt(field), v)
-    assert (together - torch.stack([score_matching_loss(rbm.tilt(f), x) for f, x in zip(field, v)])).abs().max() < 1e-12
+    assert (together - torch.stack([score_matching_loss(rbm.tilt(f), x)
+                                    for f, x in zip(field, v)])).abs().max() < 1e-12
 
 
 @cuda
 def test_cuda():
     def everything(g, b, v, bits):
-        return [score_matching_loss(g, v), flat(langevin_cd_gradient(g, v, 0.2)), flat(gaussian_cd_gradient(g, v)),
-                flat(score_matching_gradient(g, v)), pseudo_log_likelihood(b, bits), flat(site_cd_gradient(b, bits))]
+        return [score_matching_loss(g, v), flat(langevin_cd_gradient(g, v, 0.2)),
+                flat(gaussian_cd_gradient(g, v)),
+                flat(score_matching_gradient(g, v)), pseudo_log_likelihood(b, bits),
+                flat(site_cd_gradient(b, bits))]
 
     g, b = machine(4, 3), machine(4, 3, "bernoulli")
     v, bits = real(5, 4), some_states(5, b)

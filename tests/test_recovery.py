@@ -5,12 +5,20 @@ import pytest
 import torch
 
 from rbmdiff.bridge.recovery import (
-    denoising_loss, flip, flip_recovery_loss, path_loss, probability_flow_loss, readout_loss, recovery_gradient,
-    recovery_loss, score_entropy_loss)
+    denoising_loss,
+    flip,
+    flip_recovery_loss,
+    path_loss,
+    probability_flow_loss,
+    readout_loss,
+    recovery_gradient,
+    recovery_loss,
+    score_entropy_loss,
+)
 from rbmdiff.bridge.tilted import flip_posterior, posterior
 from rbmdiff.foundations.core import Estimate
-from rbmdiff.learning.contrastive import cd_gradient, exact_gradient
 from rbmdiff.foundations.units import states
+from rbmdiff.learning.contrastive import cd_gradient, exact_gradient
 from rbmdiff.models.rbm import RBM
 
 DISCRETE = [(v, h) for v in ("bernoulli", "spin") for h in ("bernoulli", "spin")]
@@ -50,7 +58,8 @@ def flip_table(m, p):
 def test_the_path_is_minus_the_log_likelihood_and_a_mutant_is_not(visible, hidden):
     m, V = machine(3, 2, visible, hidden), states(3, visible)
     with torch.no_grad():
-        draws = torch.stack([path_loss(m, V.repeat(500, 1), seeded(i)).reshape(500, 8).mean(0) for i in range(60)])
+        draws = torch.stack([path_loss(m, V.repeat(500, 1), seeded(i)).reshape(500, 8).mean(0)
+                             for i in range(60)])
         truth = -m.log_prob(V)
     assert max(map(abs, zs(draws, truth))) < 4 and draws.std(0).max() / math.sqrt(60) < 0.08
     assert max(map(abs, zs(2 * draws, truth))) > 10
@@ -75,8 +84,10 @@ def test_weights_keep_a_part_of_the_path(keep, share):
     m, V = machine(), states(3)
     weight = (lambda g: (g > 2).double()) if keep == "high" else (lambda g: (g <= 2).double())
     with torch.no_grad():
-        part = torch.stack([path_loss(m, V.repeat(250, 1), seeded(i), weight).reshape(250, 8).mean(0) for i in range(100)])
-        recovery = torch.stack([recovery_loss(m, V.repeat(250, 1), math.sqrt(2), 1.0, seeded(900 + i)).reshape(250, 8).mean(0)
+        part = torch.stack([path_loss(m, V.repeat(250, 1), seeded(i), weight).reshape(250, 8).mean(0)
+                            for i in range(100)])
+        recovery = torch.stack([recovery_loss(m, V.repeat(250, 1), math.sqrt(2), 1.0,
+                                              seeded(900 + i)).reshape(250, 8).mean(0)
                                 for i in range(100)])
         truth = torch.zeros(8) if keep == "high" else -m.log_prob(V)
     assert max(map(abs, zs(part - share * recovery, truth))) < 4
@@ -114,7 +125,11 @@ def test_flips_have_their_probability_and_stay_states(unit):
     v = states(4, unit).repeat(1000, 1)
     x = flip(v, 0.3, unit, seeded())
     share = Estimate.of((x != v).double().reshape(-1))
-    assert abs(share.z(0.3)) < 4 and abs(share.z(0.29)) > 4 and set(x.unique().tolist()) == set(v.unique().tolist())
+    assert (
+        abs(share.z(0.3)) < 4
+        and abs(share.z(0.29)) > 4
+        and set(x.unique().tolist()) == set(v.unique().tolist())
+    )
 
 
 def test_levels_may_differ_by_row():
@@ -125,17 +140,20 @@ def test_levels_may_differ_by_row():
         x = torch.randn(v.shape, dtype=v.dtype, generator=seeded(2))
         x = alpha.double()[:, None] * v + sigma.double()[:, None] * x
         if loss is recovery_loss:
-            single = [-posterior(m, x[i:i + 1], float(alpha[i]), float(sigma[i])).log_prob(v[i:i + 1]) for i in range(8)]
+            single = [-posterior(m, x[i:i + 1], float(alpha[i]), float(sigma[i])).log_prob(v[i:i + 1])
+                      for i in range(8)]
             assert (rows - torch.cat(single)).abs().max() < 1e-6
         assert rows.shape == (8,) and bool(rows.isfinite().all())
 
 
 # Gradients
 
-@pytest.mark.parametrize("visible, hidden", DISCRETE + [("gaussian", "bernoulli")])
+@pytest.mark.parametrize("visible, hidden", [*DISCRETE, ("gaussian", "bernoulli")])
 def test_long_chains_give_the_gradient_of_the_loss(visible, hidden):
     m = machine(3, 2, visible, hidden)
-    for name in "Wbc": getattr(m, name).data *= 0.5               # else up to 0.97 for the second eigenvalue, spins with spins
+    for name in "Wbc":
+        # else up to 0.97 for the second eigenvalue, spins with spins
+        getattr(m, name).data *= 0.5
     v = states(3, visible if visible != "gaussian" else "spin")[[1, 4, 6]].repeat(400, 1)
     draws, slopes = [], []
     for i in range(60):
@@ -153,7 +171,8 @@ def test_long_chains_give_the_gradient_of_the_loss(visible, hidden):
 def test_without_a_tilt_it_is_contrastive_divergence():
     m, v = machine(6, 4, dtype=torch.float32), states(6, dtype=torch.float32)
     ours = recovery_gradient(m, v, m.tilt(torch.zeros_like(v)), 2, seeded(4))
-    one = [recovery_gradient(m, v.repeat(100, 1), flip_posterior(m, v.repeat(100, 1), 0.5), 1, seeded(i)) for i in range(25)]
+    one = [recovery_gradient(m, v.repeat(100, 1), flip_posterior(m, v.repeat(100, 1), 0.5), 1, seeded(i))
+           for i in range(25)]
     cd = [cd_gradient(m, v.repeat(100, 1), 1, generator=seeded(50 + i))[0] for i in range(25)]
     gap = torch.stack([a["W"].reshape(-1) - b["W"].reshape(-1) for a, b in zip(one, cd)]).double()
     assert ours["W"].dtype == torch.float32 and ours.keys() == {"W", "b", "c"}
@@ -163,7 +182,8 @@ def test_without_a_tilt_it_is_contrastive_divergence():
 def test_squared_error_turns_by_a_covariance():
     m, V = machine(4, 3), states(4)
     v = V[[3, 9]]
-    slope = torch.autograd.grad(-denoising_loss(m, v, 1.0, 0.7, generator=seeded(5)).sum() / 2, (m.b,))[0]
+    slope = torch.autograd.grad(-denoising_loss(m, v, 1.0, 0.7, generator=seeded(5)).sum() / 2,
+                                (m.b,))[0]
     with torch.no_grad():
         p = torch.softmax(-posterior(m, noised(v, 1.0, 0.7, 5), 1.0, 0.7).free_energy(V[:, None]), 0)
         mean = p.T @ V
@@ -214,9 +234,12 @@ def test_leading_batch_shapes_of_the_ends():
 
 # Types, devices, bad input
 
-LOSSES = {"recovery": lambda m, v, g: recovery_loss(m, v, 1.0, 0.8, g), "flips": lambda m, v, g: flip_recovery_loss(m, v, 0.2, g),
-          "path": lambda m, v, g: path_loss(m, v, g), "error": lambda m, v, g: denoising_loss(m, v, 1.0, 0.8, generator=g),
-          "readout": lambda m, v, g: readout_loss(m, v, 1.0, 0.8, g), "flow": lambda m, v, g: probability_flow_loss(m, v),
+LOSSES = {"recovery": lambda m, v, g: recovery_loss(m, v, 1.0, 0.8, g),
+          "flips": lambda m, v, g: flip_recovery_loss(m, v, 0.2, g),
+          "path": lambda m, v, g: path_loss(m, v, g),
+          "error": lambda m, v, g: denoising_loss(m, v, 1.0, 0.8, generator=g),
+          "readout": lambda m, v, g: readout_loss(m, v, 1.0, 0.8, g),
+          "flow": lambda m, v, g: probability_flow_loss(m, v),
           "entropy": lambda m, v, g: score_entropy_loss(m, v)}
 
 
@@ -226,7 +249,8 @@ def test_losses_keep_dtype_shape_and_gradient(name, dtype):
     m, v = machine(4, 3, dtype=dtype), states(4, dtype=dtype)
     loss = LOSSES[name](m, v, seeded(7))
     loss.mean().backward()
-    assert loss.dtype == dtype and loss.shape == (16,) and all(bool(p.grad.isfinite().all()) for p in m.parameters())
+    assert loss.dtype == dtype and loss.shape == (16,) and all(bool(p.grad.isfinite().all())
+                                                               for p in m.parameters())
     assert torch.equal(LOSSES[name](m, v, seeded(7)), loss)
 
 
@@ -236,8 +260,10 @@ def test_losses_on_cuda(name):
     m, v = machine(4, 3).to("cuda"), states(4, device="cuda")
     g = seeded(0, "cuda")
     with torch.no_grad():
-        gpu = torch.stack([LOSSES[name](m, v.repeat(500, 1), g).reshape(500, 16).mean(0) for _ in range(20)]).cpu()
-        cpu = torch.stack([LOSSES[name](m.cpu(), v.cpu().repeat(500, 1), seeded(i)).reshape(500, 16).mean(0) for i in range(20)])
+        gpu = torch.stack([LOSSES[name](m, v.repeat(500, 1), g).reshape(500, 16).mean(0)
+                           for _ in range(20)]).cpu()
+        cpu = torch.stack([LOSSES[name](m.cpu(), v.cpu().repeat(500, 1),
+                                        seeded(i)).reshape(500, 16).mean(0) for i in range(20)])
     error = ((gpu.var(0) + cpu.var(0)) / 20).sqrt()
     assert ((gpu.mean(0) - cpu.mean(0)).abs() <= 4.5 * error + 1e-9).all()
 
@@ -252,7 +278,8 @@ def test_gradient_on_cuda():
 
 m32, v32, gaussian = RBM(4, 3), states(4, dtype=torch.float32), RBM(4, 3, "gaussian")
 BAD = {
-    "path of Gaussian units": (lambda: path_loss(gaussian, v32), ValueError, "rbm must have visible units of two levels"),
+    "path of Gaussian units": (lambda: path_loss(gaussian, v32), ValueError,
+                               "rbm must have visible units of two levels"),
     "sigma zero": (lambda: recovery_loss(m32, v32, 1.0, 0.0), ValueError, "sigma"),
     "alpha negative": (lambda: recovery_loss(m32, v32, -1.0, 1.0), ValueError, "alpha"),
     "no states": (lambda: recovery_loss(m32, v32 / 2, 1.0, 1.0), ValueError, "v must hold only"),
@@ -264,17 +291,23 @@ BAD = {
     "steps": (lambda: denoising_loss(m32, v32, 1.0, 1.0, "tap", 0), ValueError, "steps"),
     "tilted": (lambda: recovery_loss(m32.tilt(v32), v32, 1.0, 1.0), ValueError, "tilted"),
     "no machine": (lambda: recovery_loss(None, v32, 1.0, 1.0), TypeError, "rbm must be an RBM"),
-    "read-out of reals": (lambda: readout_loss(gaussian, v32, 1.0, 1.0), ValueError, "rbm must have visible units of two levels"),
-    "p zero": (lambda: flip_recovery_loss(m32, v32, 0.0), ValueError, "p must be finite and above 0 and below 1"),
+    "read-out of reals": (lambda: readout_loss(gaussian, v32, 1.0, 1.0), ValueError,
+                          "rbm must have visible units of two levels"),
+    "p zero": (lambda: flip_recovery_loss(m32, v32, 0.0), ValueError,
+               "p must be finite and above 0 and below 1"),
     "p one": (lambda: flip(v32, 1.0), ValueError, "p must be finite and above 0 and below 1"),
     "unit": (lambda: flip(v32, 0.1, "gaussian"), ValueError, "unit"),
     "spins for bits": (lambda: flip(2 * v32 - 1, 0.1), ValueError, "v must hold only"),
-    "flips of Gaussian units": (lambda: flip_recovery_loss(gaussian, v32, 0.1), ValueError, "rbm must have visible units of two levels"),
+    "flips of Gaussian units": (lambda: flip_recovery_loss(gaussian, v32, 0.1), ValueError,
+                                "rbm must have visible units of two levels"),
     "one machine": (lambda: recovery_gradient(m32, v32, m32), ValueError, "noised"),
     "noised": (lambda: recovery_gradient(m32, v32, v32), TypeError, "noised"),
-    "k": (lambda: recovery_gradient(m32, v32, flip_posterior(m32, v32, 0.1), 0), ValueError, "k must be"),
-    "flow of Gaussian units": (lambda: probability_flow_loss(gaussian, v32), ValueError, "rbm.visible|rbm must"),
-    "too large": (lambda: recovery_loss(RBM(30, 30), torch.zeros(2, 30), 1.0, 1.0), ValueError, "25 units")}
+    "k": (lambda: recovery_gradient(m32, v32, flip_posterior(m32, v32, 0.1), 0), ValueError,
+          "k must be"),
+    "flow of Gaussian units": (lambda: probability_flow_loss(gaussian, v32), ValueError,
+                               "rbm.visible|rbm must"),
+    "too large": (lambda: recovery_loss(RBM(30, 30), torch.zeros(2, 30), 1.0, 1.0), ValueError,
+                  "25 units")}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -287,5 +320,6 @@ def test_a_mean_that_rounds_to_the_wrong_bit_is_infinite_in_float32_only():
     m = RBM(2, 1, generator=0)
     m.b.data = torch.tensor([20.0, 0.0])
     v = torch.tensor([[0.0, 1.0]])
-    single, double = (readout_loss(m.to(t), v.to(t), 1.0, 5.0, seeded()).item() for t in (torch.float32, torch.float64))
+    single, double = (readout_loss(m.to(t), v.to(t), 1.0, 5.0, seeded()).item()
+                      for t in (torch.float32, torch.float64))
     assert math.isinf(single) and 10 < double < 30

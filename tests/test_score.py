@@ -1,11 +1,18 @@
 """bridge.score: mixtures, ratios, tangents and channels against enumeration, and the doors."""
 import math
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 import torch
 
-from rbmdiff.bridge.score import as_mixture, channel_information, channel_kernel, flip_log_ratios, taylor_log_ratios
+from rbmdiff.bridge.score import (
+    as_mixture,
+    channel_information,
+    channel_kernel,
+    flip_log_ratios,
+    taylor_log_ratios,
+)
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.units import states
 from rbmdiff.models.rbm import RBM
@@ -23,7 +30,8 @@ def seeded(k): return torch.Generator().manual_seed(k)
 
 def machine(D, H, visible="bernoulli", hidden="bernoulli", seed=0, scale=0.8, dtype=torch.float64):
     rbm = RBM(D, H, visible, hidden, dtype=dtype)
-    for p in rbm.parameters(): p.data = scale * torch.randn(p.shape, dtype=dtype, generator=seeded(seed + p.numel()))
+    for p in rbm.parameters():
+        p.data = scale * torch.randn(p.shape, dtype=dtype, generator=seeded(seed + p.numel()))
     if visible == "gaussian": rbm.sigma = 0.5 + torch.rand(D, dtype=dtype, generator=seeded(seed))
     return rbm.requires_grad_(False)
 
@@ -84,7 +92,8 @@ def test_draws_of_mixture_and_machine_have_the_same_moments():
 
 def test_weights_that_underflow_are_left_out():
     rbm = RBM(2, 2, "gaussian").requires_grad_(False)
-    rbm.W.fill_(20.0), rbm.c.fill_(-400.0)                          # one component of weight e^400 times the others
+    # one component of weight e^400 times the others
+    rbm.W.fill_(20.0), rbm.c.fill_(-400.0)
     mixture = as_mixture(rbm)
     assert len(mixture.means) == 1 and bool(mixture.log_prob(torch.zeros(3, 2)).isfinite().all())
     torch.testing.assert_close(mixture.means, torch.full((1, 2), 40.0))
@@ -134,7 +143,8 @@ def test_the_tangent_is_below_and_within_its_bound(visible, hidden):
 
 @pytest.mark.parametrize("visible, hidden", DISCRETE)
 @quick
-@given(batch=st.lists(st.integers(1, 3), max_size=3), D=st.integers(1, 5), H=st.integers(1, 5), double=st.booleans())
+@given(batch=st.lists(st.integers(1, 3), max_size=3), D=st.integers(1, 5), H=st.integers(1, 5),
+       double=st.booleans())
 def test_any_batch_shape_and_both_dtypes(visible, hidden, batch, D, H, double):
     dtype = torch.float64 if double else torch.float32
     rbm, v = machine(D, H, visible, hidden, dtype=dtype), some_states((*batch, D), visible, dtype=dtype)
@@ -151,7 +161,8 @@ def test_a_batch_of_tilted_machines():
     fields = torch.randn(3, 5, dtype=torch.float64, generator=seeded(5))
     both = flip_log_ratios(rbm.tilt(fields), v)
     for k in range(3):
-        torch.testing.assert_close(both[:, k], flip_log_ratios(rbm.tilt(fields[k]), v[:, k]), rtol=0, atol=1e-13)
+        torch.testing.assert_close(both[:, k], flip_log_ratios(rbm.tilt(fields[k]), v[:, k]), rtol=0,
+                                   atol=1e-13)
 
 
 def test_ratios_are_differentiable_in_the_parameters():
@@ -188,13 +199,14 @@ def test_every_channel_keeps_p_is_reversible_and_positive(N, M, seed):
     log_p = torch.log_softmax(2 * torch.randn(N, dtype=torch.float64, generator=g), 0)
     log_q = torch.log_softmax(3 * torch.randn(N, M, dtype=torch.float64, generator=g), 1)
     T, p, I = channel_kernel(log_p, log_q), log_p.exp(), channel_information(log_p, log_q).item()
-    flow, root = p[:, None] * T, p.sqrt()[:, None]
+    flow = p[:, None] * T
     assert max((T.sum(1) - 1).abs().max(), (p @ T - p).abs().max(), (flow - flow.T).abs().max()) < 1e-13
     assert torch.linalg.eigvalsh(flow).min() > -1e-13
     entropy = -(p * log_p).sum().item()
     assert -1e-12 < I < min(entropy, math.log(M)) + 1e-12
     if M == 1: return
-    coarser = torch.cat([torch.logaddexp(log_q[:, :1], log_q[:, 1:2]), log_q[:, 2:]], 1)   # merging outputs loses
+    # merging outputs loses
+    coarser = torch.cat([torch.logaddexp(log_q[:, :1], log_q[:, 1:2]), log_q[:, 2:]], 1)
     assert channel_information(log_p, coarser).item() <= I + 1e-12
 
 
@@ -226,8 +238,10 @@ def test_cuda(visible, hidden):
         assert y.is_cuda
         torch.testing.assert_close(y.cpu(), f(rbm, V), rtol=0, atol=1e-12)
     for f in (channel_kernel, channel_information):
-        torch.testing.assert_close(f(log_p.cuda(), log_q.cuda()).cpu(), f(log_p, log_q), rtol=0, atol=1e-12)
-    real, x = machine(3, 4, "gaussian", hidden), torch.randn(9, 3, dtype=torch.float64, generator=seeded(0))
+        torch.testing.assert_close(f(log_p.cuda(), log_q.cuda()).cpu(), f(log_p, log_q), rtol=0,
+                                   atol=1e-12)
+    real, x = machine(3, 4, "gaussian", hidden), torch.randn(9, 3, dtype=torch.float64,
+                                                             generator=seeded(0))
     score = as_mixture(machine(3, 4, "gaussian", hidden).cuda()).score(x.cuda())
     torch.testing.assert_close(score.cpu(), real.score(x), rtol=0, atol=1e-11)
 
@@ -239,11 +253,14 @@ P, Q = torch.full((2,), 0.5).log(), torch.full((2, 4), 0.25).log()
 
 
 @pytest.mark.parametrize("call, kind, match", (
-    (lambda: flip_log_ratios(REAL, GOOD), ValueError, "^rbm must have visible units of two levels, got 'gaussian'"),
-    (lambda: taylor_log_ratios(REAL, GOOD), ValueError, "^rbm must have visible units of two levels, got 'gaussian'"),
+    (lambda: flip_log_ratios(REAL, GOOD), ValueError,
+     "^rbm must have visible units of two levels, got 'gaussian'"),
+    (lambda: taylor_log_ratios(REAL, GOOD), ValueError,
+     "^rbm must have visible units of two levels, got 'gaussian'"),
     (lambda: flip_log_ratios(GOOD, GOOD), TypeError, "^rbm must be an RBM, got Tensor"),
     (lambda: taylor_log_ratios(None, GOOD), TypeError, "^rbm must be an RBM, got NoneType"),
-    (lambda: flip_log_ratios(BITS, GOOD[:, :3]), ValueError, r"^v must have shape \[..., 4\], got \[2, 3\]"),
+    (lambda: flip_log_ratios(BITS, GOOD[:, :3]), ValueError,
+     r"^v must have shape \[..., 4\], got \[2, 3\]"),
     (lambda: flip_log_ratios(BITS, torch.tensor(0.0)), ValueError, "^v must have shape"),
     (lambda: flip_log_ratios(BITS, GOOD + 0.3), ValueError, "^v must hold only 0 or 1"),
     (lambda: flip_log_ratios(RBM(4, 3, "spin"), GOOD), ValueError, "^v must hold only -1 or"),
@@ -252,18 +269,24 @@ P, Q = torch.full((2,), 0.5).log(), torch.full((2, 4), 0.25).log()
     (lambda: flip_log_ratios(BITS, GOOD.long()), TypeError, "^v must be float32"),
     (lambda: flip_log_ratios(BITS, GOOD[:0]), ValueError, "^v must not be empty"),
     (lambda: flip_log_ratios(BITS, GOOD.to("meta")), ValueError, "^v must be on cpu"),
-    (lambda: flip_log_ratios(BITS.tilt(torch.zeros(3, 4)), GOOD), ValueError, "^v must have a batch shape that fits"),
+    (lambda: flip_log_ratios(BITS.tilt(torch.zeros(3, 4)), GOOD), ValueError,
+     "^v must have a batch shape that fits"),
     (lambda: taylor_log_ratios(BITS, GOOD + 0.3), ValueError, "^v must hold only 0 or 1"),
-    (lambda: as_mixture(BITS), ValueError, "^rbm must have visible units that are 'gaussian', got 'bernoulli'"),
-    (lambda: as_mixture(RBM(4, 3, "spin")), ValueError, "^rbm must have visible units that are 'gaussian'"),
+    (lambda: as_mixture(BITS), ValueError,
+     "^rbm must have visible units that are 'gaussian', got 'bernoulli'"),
+    (lambda: as_mixture(RBM(4, 3, "spin")), ValueError,
+     "^rbm must have visible units that are 'gaussian'"),
     (lambda: as_mixture("rbm"), TypeError, "^rbm must be an RBM, got str"),
     (lambda: as_mixture(REAL.tilt(GOOD)), ValueError, "^rbm must be one machine, got a batch of 2"),
-    (lambda: as_mixture(RBM(784, 16, "gaussian")), ValueError, r"^rbm must have at most 2\^25 means .* 784 x 2\^16"),
-    (lambda: channel_kernel(P, Q[:1]), ValueError, r"^log_p, log_q must have shapes \[N\], \[N, M\], got \[2\], \[1, 4\]"),
+    (lambda: as_mixture(RBM(784, 16, "gaussian")), ValueError,
+     r"^rbm must have at most 2\^25 means .* 784 x 2\^16"),
+    (lambda: channel_kernel(P, Q[:1]), ValueError,
+     r"^log_p, log_q must have shapes \[N\], \[N, M\], got \[2\], \[1, 4\]"),
     (lambda: channel_kernel(Q, Q), ValueError, "^log_p, log_q must have shapes"),
     (lambda: channel_kernel(P, P), ValueError, "^log_p, log_q must have shapes"),
     (lambda: channel_kernel(P.exp(), Q), ValueError, "^log_p must hold logarithms of probabilities"),
-    (lambda: channel_information(P, Q + 0.1), ValueError, "^log_q must hold logarithms of probabilities"),
+    (lambda: channel_information(P, Q + 0.1), ValueError,
+     "^log_q must hold logarithms of probabilities"),
     (lambda: channel_information(P, Q - math.inf), ValueError, "^log_q must be finite"),
     (lambda: channel_kernel(P, Q.double()), TypeError, "^log_q must be torch.float32"),
     (lambda: channel_kernel([0.0], Q), TypeError, "^log_p must be a torch.Tensor"),

@@ -1,12 +1,25 @@
-"""Noised Boltzmann machines against enumeration: posterior, density, denoisers, path identity, reverse process."""
+"""Noised Boltzmann machines against enumeration: posterior, density, denoisers, path identity, reverse
+process.
+"""
 import math
 
 import pytest
 import torch
 
 from rbmdiff.bridge.tilted import (
-    WarmGibbs, _half_error, _two_means, denoise, flip_posterior, hidden_couplings, log_prob, noised_energy, path_log_z,
-    posterior, machine_predictor, score)
+    WarmGibbs,
+    _half_error,
+    _two_means,
+    denoise,
+    flip_posterior,
+    hidden_couplings,
+    log_prob,
+    machine_predictor,
+    noised_energy,
+    path_log_z,
+    posterior,
+    score,
+)
 from rbmdiff.diffusion.deis import deis
 from rbmdiff.diffusion.likelihood import log_likelihood
 from rbmdiff.diffusion.oracle import Mixture
@@ -30,7 +43,8 @@ def seeded(k): return torch.Generator().manual_seed(k)
 
 def machine(D, H, visible="bernoulli", hidden="bernoulli", seed=0, scale=0.8, dtype=torch.float64):
     m = RBM(D, H, visible, hidden, dtype=dtype)
-    for p in m.parameters(): p.data = scale * torch.randn(p.shape, dtype=dtype, generator=seeded(seed + p.numel()))
+    for p in m.parameters():
+        p.data = scale * torch.randn(p.shape, dtype=dtype, generator=seeded(seed + p.numel()))
     if visible == "gaussian": m.sigma = 0.5 + torch.rand(D, dtype=dtype, generator=seeded(seed))
     return m.requires_grad_(False)
 
@@ -45,7 +59,8 @@ def oracle(m):
     return Mixture(m.log_prob(V).exp(), V, torch.zeros(D, D, dtype=V.dtype).expand(2**D, D, D))
 
 
-def noise(*shape, seed=1, dtype=torch.float64): return torch.randn(*shape, dtype=dtype, generator=seeded(seed))
+def noise(*shape, seed=1, dtype=torch.float64):
+    return torch.randn(*shape, dtype=dtype, generator=seeded(seed))
 
 
 # Posterior, density, score
@@ -85,7 +100,8 @@ def test_every_row_may_have_its_own_level_and_any_batch_shape(visible, hidden):
 @pytest.mark.parametrize("D, H", [(5, 3), (3, 5)])
 def test_a_large_batch_is_enumerated_in_pieces(D, H):
     m, x = machine(D, H), noise(8, D)
-    assert (denoise(m, x.repeat(20000, 1), ALPHA, SIGMA)[-8:] - denoise(m, x, ALPHA, SIGMA)).abs().max() < 1e-12
+    assert (denoise(m, x.repeat(20000, 1), ALPHA, SIGMA)[-8:]
+            - denoise(m, x, ALPHA, SIGMA)).abs().max() < 1e-12
 
 
 def test_limits_are_the_state_itself_and_the_machine_itself():
@@ -93,8 +109,7 @@ def test_limits_are_the_state_itself_and_the_machine_itself():
         m, v = machine(5, 3, visible, hidden), states(5, visible)
         assert (denoise(m, v + 0.01 * noise(32, 5), 1.0, 0.01) - v).abs().max() < 1e-12
         mean = m.log_prob(v).exp() @ v
-        for method in ("exact", "tap"):
-            assert (denoise(m, noise(3, 5), 0.0, 2.0) - mean).abs().max() < 1e-12
+        assert (denoise(m, noise(3, 5), 0.0, 2.0) - mean).abs().max() < 1e-12
     for x in (1e150, -1e150):
         far = denoise(machine(5, 3), torch.full((1, 5), x, dtype=torch.float64), 1.0, 1.0)
         assert bool((far == (x > 0)).all())
@@ -104,7 +119,8 @@ def test_limits_are_the_state_itself_and_the_machine_itself():
 def test_gibbs_agrees_and_the_approximations_have_their_orders(visible, hidden):
     m, x = machine(5, 3, visible, hidden, scale=0.35), noise(1, 5)
     exact = denoise(m, x, ALPHA, SIGMA)
-    draws = denoise(m, x.expand(3000, -1), ALPHA, SIGMA, "gibbs", steps=3, burn_in=60, generator=seeded(3))
+    draws = denoise(m, x.expand(3000, -1), ALPHA, SIGMA, "gibbs", steps=3, burn_in=60,
+                    generator=seeded(3))
     stderr = draws.std(0) / 3000**0.5
     assert ((draws.mean(0) - exact)[0] / stderr).abs().max() < 4 and stderr.max() < 0.02
     assert ((draws.mean(0) - exact.neg())[0] / stderr).abs().max() > 4
@@ -112,7 +128,8 @@ def test_gibbs_agrees_and_the_approximations_have_their_orders(visible, hidden):
     for size in (0.04, 0.02):
         m.W.data = size * W
         for method in ("mean_field", "tap"):
-            errors[method, size] = (denoise(m, x, ALPHA, SIGMA, method) - denoise(m, x, ALPHA, SIGMA)).norm().item()
+            errors[method, size] = (denoise(m, x, ALPHA, SIGMA, method)
+                                    - denoise(m, x, ALPHA, SIGMA)).norm().item()
     orders = [math.log2(errors[method, 0.04] / errors[method, 0.02]) for method in ("mean_field", "tap")]
     first = 3 if visible == "gaussian" else 2
     assert abs(orders[0] - first) < 0.4 and orders[1] > first + 0.5
@@ -184,7 +201,8 @@ def test_draws_make_long_steps_exact_and_means_do_not():
     m, schedule, V = machine(4, 2, scale=1.5), LinearBeta(), states(4)
     p, grid = m.log_prob(V).exp(), torch.tensor([1.0, 0.4, 0.01], dtype=torch.float64)
     found = []
-    for predict in (WarmGibbs(m, schedule, steps=60, average=False, generator=seeded(7)), machine_predictor(m, schedule)):
+    for predict in (WarmGibbs(m, schedule, steps=60, average=False, generator=seeded(7)),
+                    machine_predictor(m, schedule)):
         x = ancestral(predict, schedule, noise(20000, 4), grid, generator=seeded(8))
         found.append(drift((x > schedule.alpha(0.01) / 2).double(), p))
     assert abs(found[0].z(0)) < 4 and found[0].stderr < 0.004 and found[1].z(0) > 10
@@ -199,7 +217,8 @@ def test_warm_chains_remember_and_their_mean_is_the_denoiser():
     assert ((eps.mean(0) - exact) / (eps.std(0) / 2000**0.5)).abs().max() < 4.5
     rows = x[:1].expand(2000, -1)
     for mean in (lambda k: WarmGibbs(m, schedule, chains=k, generator=seeded(11))(rows, 0.3),
-                 lambda k: denoise(m, rows, ALPHA, SIGMA, "gibbs", steps=1, chains=k, generator=seeded(12))):
+                 lambda k: denoise(m, rows, ALPHA, SIGMA, "gibbs", steps=1, chains=k,
+                                   generator=seeded(12))):
         assert mean(8).var(0).sum() < mean(1).var(0).sum() / 6
     again = WarmGibbs(m, schedule, chains=2, v=warm.v, generator=seeded(10))
     other = WarmGibbs(m, schedule, chains=2, v=1 - warm.v, generator=seeded(10))
@@ -244,7 +263,8 @@ def test_a_stuck_path_measures_its_mode():
     p = m.log_prob(V).exp()
     weight, gap = p[V.sum(1) > 0].sum().log().item(), 1 - spectrum(m)[1]
     v = torch.full((300, 8), -1.0, dtype=torch.float64)
-    stuck, exact = (path_log_z(m, v, 32, method, steps=5, burn_in=5, generator=seeded(2)) for method in ("gibbs", "exact"))
+    stuck, exact = (path_log_z(m, v, 32, method, steps=5, burn_in=5, generator=seeded(2))
+                    for method in ("gibbs", "exact"))
     down = math.log(1 - math.exp(weight))
     assert gap < 1e-4 and abs(stuck.value - m.log_partition().item() - down) < 0.3
     assert abs(exact.z(m.log_partition().item())) < 4
@@ -265,7 +285,8 @@ def test_types_and_devices(visible, hidden, dtype, device):
         y = denoise(m, at, ALPHA, SIGMA, method)
         assert y.dtype == dtype and y.device == at.device
         assert (y.cpu() - denoise(truth, x.double(), ALPHA, SIGMA, method)).abs().max() < tolerance
-    assert (log_prob(m, at, ALPHA, SIGMA).cpu() - log_prob(truth, x.double(), ALPHA, SIGMA)).abs().max() < 10 * tolerance
+    assert (log_prob(m, at, ALPHA, SIGMA).cpu()
+            - log_prob(truth, x.double(), ALPHA, SIGMA)).abs().max() < 10 * tolerance
     assert denoise(m, at, ALPHA, SIGMA, "gibbs", steps=3, generator=g).dtype == dtype
     warm = WarmGibbs(m, LinearBeta(), generator=g)
     assert warm(at, 0.5).dtype == dtype and warm.v.dtype == dtype
@@ -289,24 +310,32 @@ X, V = noise(2, 4), states(4)
     (lambda: posterior(M, X, -1.0, 1.0), "alpha"), (lambda: posterior(M, X, math.nan, 1.0), "alpha"),
     (lambda: posterior(M, X, 1.0, 0.0), "sigma"), (lambda: posterior(M, X, 1.0, math.inf), "sigma"),
     (lambda: posterior(M, X, 1.0, torch.tensor([1.0, 0.0])), "sigma"),
-    (lambda: posterior(M, X, torch.ones(3), 1.0), "alpha"), (lambda: posterior(N, X, torch.ones(2), 1.0), "alpha"),
-    (lambda: denoise(M, X, 1.0, 1.0, "bethe"), "method"), (lambda: denoise(M, X, 1.0, 1.0, "gibbs", steps=0), "steps"),
+    (lambda: posterior(M, X, torch.ones(3), 1.0), "alpha"),
+    (lambda: posterior(N, X, torch.ones(2), 1.0), "alpha"),
+    (lambda: denoise(M, X, 1.0, 1.0, "bethe"), "method"),
+    (lambda: denoise(M, X, 1.0, 1.0, "gibbs", steps=0), "steps"),
     (lambda: denoise(M, X, 1.0, 1.0, "gibbs", burn_in=-1), "burn_in"),
-    (lambda: denoise(M, X, 1.0, 1.0, "gibbs", chains=0), "chains"), (lambda: denoise(M, X, 1.0, 1.0, steps=1.5), "steps"),
+    (lambda: denoise(M, X, 1.0, 1.0, "gibbs", chains=0), "chains"),
+    (lambda: denoise(M, X, 1.0, 1.0, steps=1.5), "steps"),
     (lambda: denoise(LARGE, noise(2, 30), 1.0, 1.0), "method='gibbs'"),
     (lambda: score(LARGE, noise(2, 30), 1.0, 1.0), "method='gibbs'"),
     (lambda: log_prob(LARGE, noise(2, 30), 1.0, 1.0), "learning.partition.ais"),
-    (lambda: path_log_z(LARGE, torch.ones(2, 30, dtype=torch.float64), method="exact"), "method='gibbs'"),
+    (lambda: path_log_z(LARGE, torch.ones(2, 30, dtype=torch.float64), method="exact"),
+     "method='gibbs'"),
     (lambda: flip_posterior(N, X, 0.1), "rbm"), (lambda: flip_posterior(M, X, 0.1), "v"),
     (lambda: flip_posterior(M, V[0], 0.1), "v"), (lambda: flip_posterior(M, V, 0.0), "p must"),
     (lambda: flip_posterior(M, V, 1.0), "p must"), (lambda: flip_posterior(M.tilt(X), V, 0.1), "rbm"),
     (lambda: hidden_couplings(M, 1.0, 1.0), "rbm"), (lambda: hidden_couplings(N, -1.0, 1.0), "alpha"),
-    (lambda: hidden_couplings(N, 1.0, math.nan), "sigma"), (lambda: noised_energy(N, X, X[:, :2], 1.0, 1.0), "h must"),
+    (lambda: hidden_couplings(N, 1.0, math.nan), "sigma"),
+    (lambda: noised_energy(N, X, X[:, :2], 1.0, 1.0), "h must"),
     (lambda: noised_energy(N, X, X[:, :3], 0.0, 0.0), "alpha"),
-    (lambda: path_log_z(N, X), "rbm"), (lambda: path_log_z(M, V[:1]), "v must"), (lambda: path_log_z(M, X), "v must"),
+    (lambda: path_log_z(N, X), "rbm"), (lambda: path_log_z(M, V[:1]), "v must"),
+    (lambda: path_log_z(M, X), "v must"),
     (lambda: path_log_z(M, V, levels=1), "levels"), (lambda: path_log_z(M, V, method="bethe"), "method"),
-    (lambda: WarmGibbs(M, LinearBeta(), chains=0), "chains"), (lambda: WarmGibbs(M, LinearBeta(), steps=0), "steps"),
-    (lambda: WarmGibbs(M, LinearBeta(), v=X), "v must"), (lambda: WarmGibbs(M, LinearBeta(), v=V[None])(X, 0.5), "v must"),
+    (lambda: WarmGibbs(M, LinearBeta(), chains=0), "chains"),
+    (lambda: WarmGibbs(M, LinearBeta(), steps=0), "steps"),
+    (lambda: WarmGibbs(M, LinearBeta(), v=X), "v must"),
+    (lambda: WarmGibbs(M, LinearBeta(), v=V[None])(X, 0.5), "v must"),
 ])
 def test_bad_input_is_refused(call, name):
     with pytest.raises((TypeError, ValueError), match=name): call()

@@ -9,6 +9,7 @@ __all__ = ['score_matching_loss', 'score_matching_gradient', 'langevin_cd_gradie
 # %% ../../nbs/bridge/limit.ipynb #fc3a6968
 from collections.abc import Callable
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,11 +18,23 @@ from .score import flip_log_ratios
 from ..foundations.core import check_number
 from ..foundations.units import LIMIT, Bernoulli, Unit, bits_of, chunks
 from ..learning.contrastive import Gradients, weighted_statistics
-from ..models.rbm import RBM, check_machine
+from ..models.rbm import RBM, Kind, check_kind, check_machine
 
 # %% ../../nbs/bridge/limit.ipynb #4fbe8011
+def _check(rbm: RBM, kind: Kind, instead: str, v: Tensor, own: bool = False) -> None:
+    """`rbm` must have visible units of a `kind`, else the error says what to use `instead`; `v` are its
+    states; a batch of machines passes unless parameters of its `own` are needed."""
+    check_machine(rbm, own=own, batch=not own)
+    try:
+        check_kind("rbm", rbm.visible, kind)
+    except ValueError as error:
+        raise ValueError(f"{error}; use {instead}") from None
+    check_machine(rbm, batch=True, v=v)
+
+
 def _ascent(rbm: RBM, objective: Callable[[RBM], Tensor]) -> Gradients:
-    """Gradient of a scalar `objective` of a machine by autograd, whether or not its parameters require gradients."""
+    """Gradient of a scalar `objective` of a machine by autograd, with or without gradients of its own.
+    """
     leaves = {name: p.detach().requires_grad_() for name, p in rbm.named_parameters()}
     with torch.enable_grad():
         value = objective(rbm.sharing(**leaves))
@@ -29,35 +42,38 @@ def _ascent(rbm: RBM, objective: Callable[[RBM], Tensor]) -> Gradients:
 
 # %% ../../nbs/bridge/limit.ipynb #a491dac4
 def score_matching_loss(rbm: RBM, v: Tensor) -> Tensor:
-    """Loss J(v) [...] of states `v` [..., D] of Gaussian units [eq-limit-score-matching] [eq-limit-trace].
+    """Loss J(v) [...] of states `v` [..., D] of Gaussian units [eq-limit-score-matching]
+    [eq-limit-trace].
 
-    In closed form, differentiable; its mean over data is the Fisher divergence up to a constant of the data. In units
-    of 1/v^2, not nats. Raises TypeError or ValueError for a bad tensor, or visible units that are not Gaussian.
-    Source: Hyvärinen (2005).
+    In closed form, differentiable; its mean over data is the Fisher divergence up to a constant of the
+    data. In units of 1/v^2, not nats. Raises TypeError or ValueError for a bad tensor, or visible units
+    that are not Gaussian. Source: Hyvärinen (2005).
     """
-    check_machine(rbm, "gaussian", batch=True)
-    rbm._check(v=v)
-    curvature = (rbm.W / rbm.sigma[:, None] ** 2).square().sum(0)
+    _check(rbm, "gaussian", "pseudo_log_likelihood or learning.contrastive.cd_gradient", v)
+    squared = cast(Tensor, rbm.sigma) ** 2
+    curvature = (rbm.W / squared[:, None]).square().sum(0)
     slope = rbm.hidden.variance(rbm.hidden_field(v))
-    trace = slope @ curvature - (1 / rbm.sigma**2).sum()  # [eq-limit-trace]
+    trace = slope @ curvature - (1 / squared).sum()  # [eq-limit-trace]
     return trace + rbm.score(v).square().sum(-1) / 2  # [eq-limit-score-matching]
 
 
 def score_matching_gradient(rbm: RBM, v: Tensor) -> Gradients:
-    """Gradient of minus the mean of `score_matching_loss` over states `v` [..., D]: uphill, like any other.
+    """Gradient of minus the mean of `score_matching_loss` over states `v` [..., D]: uphill.
 
-    By autograd, whether or not parameters require gradients. Raises the errors of the loss, and ValueError for a
-    tilted machine.
+    By autograd, whether or not parameters require gradients. Raises the errors of the loss, and
+    ValueError for a tilted machine.
     """
-    check_machine(rbm, "gaussian", own=True, v=v)
+    _check(rbm, "gaussian", "pseudo_log_likelihood or learning.contrastive.cd_gradient", v, own=True)
     return _ascent(rbm, lambda m: -score_matching_loss(m, v).mean())
 
 # %% ../../nbs/bridge/limit.ipynb #23682267
 def _nodes(width: float, unit: Unit, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights [n] for means of a unit of two levels over fields of standard deviation up to `width`, to rounding."""
-    if len(unit.levels or ()) != 2: raise ValueError(f"rbm must have hidden units of two levels, got {unit}")
+    """Nodes and weights [n] for means of a unit of two levels over fields of standard deviation up to
+    `width`, to rounding."""
+    if len(unit.levels or ()) != 2:
+        raise ValueError(f"rbm must have hidden units of two levels, got {unit}; use cd_gradient")
     low, high = unit.levels
-    pole = math.pi / (high - low)
+    pole = math.pi / (high - low)                            # of the mean, above the real line
     strip = min(pole / width, 80**0.5) if width > 0 else 80**0.5
     spacing = 2 * math.pi * strip / (40 + strip**2 / 2)
     n = math.ceil(9 / spacing)
@@ -66,12 +82,14 @@ def _nodes(width: float, unit: Unit, like: Tensor) -> tuple[Tensor, Tensor]:
 
 # %% ../../nbs/bridge/limit.ipynb #f9be774c
 def _smoothed(rbm: RBM, mean: Tensor, variance: Tensor, weights: Tensor) -> Gradients:
-    """Sum of mean statistics over normal clouds at `mean` [N, D] with `variance` [D], signed `weights` [N].
+    """Sum of mean statistics over normal clouds at `mean` [N, D] with `variance` [D], signed `weights`
+    [N].
 
     [eq-limit-smoothed], and through `learning.contrastive` the statistics of Gaussian units.
     """
     field = rbm.hidden_field(mean)
-    width = (variance @ (rbm.W / rbm.sigma[:, None] ** 2).square()).sqrt()  # [eq-limit-smoothed]
+    squared = cast(Tensor, rbm.sigma) ** 2
+    width = (variance @ (rbm.W / squared[:, None]).square()).sqrt()  # [eq-limit-smoothed]
     h = slope = torch.zeros_like(field)
     chunk = max(1, 2**18 // field.numel())
     for xi, w in zip(*(x.split(chunk) for x in _nodes(width.max().item(), rbm.hidden, field))):
@@ -79,18 +97,20 @@ def _smoothed(rbm: RBM, mean: Tensor, variance: Tensor, weights: Tensor) -> Grad
         h = h + torch.tensordot(w, m, 1)
         slope = slope + torch.tensordot(w, rbm.hidden.spread(m)[0], 1)
     sums = weighted_statistics(rbm, mean, h, weights)
-    extra = rbm.W * (variance / rbm.sigma**4)[:, None] * (weights @ slope)  # [eq-limit-smoothed]
-    spread = weights.sum() * variance / rbm.sigma**2 - 2 * (rbm.W * extra).sum(1)  # [eq-limit-smoothed]
+    extra = rbm.W * (variance / squared**2)[:, None] * (weights @ slope)  # [eq-limit-smoothed]
+    spread = weights.sum() * variance / squared - 2 * (rbm.W * extra).sum(1)  # [eq-limit-smoothed]
     return sums | {"W": sums["W"] + extra, "log_sigma": sums["log_sigma"] + spread}
 
 # %% ../../nbs/bridge/limit.ipynb #94363428
 @torch.no_grad()
 def langevin_cd_gradient(rbm: RBM, v: Tensor, step: float) -> Gradients:
-    """Exact mean update of contrastive divergence with one Langevin step of size e = `step` [eq-limit-langevin].
+    """Exact mean update of contrastive divergence with one Langevin step of size e = `step`
+    [eq-limit-langevin].
 
-    From states `v` [..., D] of Gaussian units; uphill, close to e^2/2 times the slope of `-score_matching_loss` for
-    small steps. Deterministic: noise is integrated out. Raises TypeError or ValueError for bad states, a `step` that
-    is not positive and finite, a tilted machine, other visible units. Source: Hyvärinen (2007).
+    From states `v` [..., D] of Gaussian units; uphill, close to e^2/2 times the slope of
+    `-score_matching_loss` for small steps. Deterministic: noise is integrated out. Raises TypeError or
+    ValueError for bad states, a `step` that is not positive and finite, a tilted machine, other visible
+    units, hidden ones of other than two levels. Source: Hyvärinen (2007).
     """
     check_machine(rbm, "gaussian", own=True, v=v)
     check_number("step", step, above=0)
@@ -98,46 +118,53 @@ def langevin_cd_gradient(rbm: RBM, v: Tensor, step: float) -> Gradients:
     w = v.new_full((len(v),), 1 / len(v))
     mean = v + step**2 / 2 * rbm.score(v)  # [eq-limit-langevin]
     data = weighted_statistics(rbm, v, rbm.hidden_mean(v), w)
-    chain = _smoothed(rbm, mean, torch.full_like(rbm.sigma, step**2), -w)  # [eq-limit-langevin]
+    chain = _smoothed(rbm, mean, torch.full_like(mean[0], step**2), -w)  # [eq-limit-langevin]
     return {name: data[name] + chain[name] for name in data}  # [eq-limit-langevin]
 
 # %% ../../nbs/bridge/limit.ipynb #4caed0d3
 @torch.no_grad()
 def gaussian_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
-    """Exact mean of `cd_gradient(rbm, v, k=1)` for Gaussian visible units, `v` [..., D] [eq-limit-gibbs].
+    """Exact mean of `cd_gradient(rbm, v, k=1)` for Gaussian visible units, `v` [..., D]
+    [eq-limit-gibbs].
 
-    Enumerates the hidden layer and integrates the visible one. Raises TypeError or ValueError for bad states, a tilted
-    machine, other visible units, or more than 25 hidden ones.
+    Enumerates the hidden layer and integrates the visible one. Raises TypeError or ValueError for bad
+    states, a tilted machine, other visible units, hidden ones of other than two levels, or more than 25.
     """
     check_machine(rbm, "gaussian", own=True, v=v)
     D, H = rbm.W.shape
     if bits_of(H, rbm.hidden) > LIMIT:
-        raise ValueError(f"rbm must have at most {LIMIT} hidden units to enumerate, got {H}; use cd_gradient")
+        raise ValueError(f"rbm must have at most {LIMIT} hidden units to enumerate, got {H}; "
+                         "use cd_gradient")
     v = v.reshape(-1, D)
+    variance = cast(Tensor, rbm.sigma) ** 2
     total = weighted_statistics(rbm, v, rbm.hidden_mean(v), v.new_full((len(v),), 1 / len(v)))
     field = rbm.hidden_field(v)
     log_norm = rbm.hidden.log_norm(field).sum(-1, keepdim=True)
     for S in chunks(H, rbm.hidden, 2**22 // max(D, H, len(v)), v):
         p = torch.exp(field @ S.T - log_norm).mean(0)  # [eq-limit-gibbs]
-        part = _smoothed(rbm, rbm.visible_mean(S), rbm.sigma**2, -p)  # [eq-limit-gibbs]
+        part = _smoothed(rbm, rbm.visible_mean(S), variance, -p)  # [eq-limit-gibbs]
         total = {name: total[name] + part[name] for name in total}
     return total
 
 # %% ../../nbs/bridge/limit.ipynb #2b877504
 def pseudo_log_likelihood(rbm: RBM, v: Tensor) -> Tensor:
-    """Sum over units of log p(v_i | all others) [...] at states `v` [..., D] of bits or spins, nats [eq-limit-pseudo].
+    """Sum over units of log p(v_i | all others) [...] at states `v` [..., D] of units of two levels,
+    nats [eq-limit-pseudo].
 
-    Differentiable; takes D H numbers of memory a state. Raises TypeError or ValueError for bad states or Gaussian
-    visible units. Source: Besag (1975).
+    Differentiable; takes D H numbers of memory a state. Raises TypeError or ValueError for bad states or
+    other visible units. Source: Besag (1975).
     """
+    _check(rbm, "binary", "score_matching_loss, if they are real numbers", v)
     return -Bernoulli().log_norm(flip_log_ratios(rbm, v)).sum(-1)  # [eq-limit-pseudo]
 
 # %% ../../nbs/bridge/limit.ipynb #340d947f
 def site_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
-    """Exact mean update of contrastive divergence with one random unit redrawn, states `v` [..., D] [eq-limit-site].
+    """Exact mean update of contrastive divergence with one random unit redrawn, states `v` [..., D]
+    [eq-limit-site].
 
-    Uphill; the gradient of the mean of `pseudo_log_likelihood`, divided by D. By autograd, whether or not parameters
-    require gradients. Raises TypeError or ValueError for bad states, a tilted machine or Gaussian visible units.
+    Uphill; the gradient of the mean of `pseudo_log_likelihood`, divided by D. By autograd, whether or
+    not parameters require gradients. Raises TypeError or ValueError for bad states, a tilted machine or
+    units of other than two levels.
     """
-    check_machine(rbm, "binary", own=True, v=v)
+    _check(rbm, "binary", "score_matching_loss, if they are real numbers", v, own=True)
     return _ascent(rbm, lambda m: pseudo_log_likelihood(m, v).mean() / len(rbm.W))  # [eq-limit-site]

@@ -8,7 +8,6 @@ __all__ = ['denoising_loss', 'path_loss', 'recovery_loss', 'flip', 'flip_recover
 
 # %% ../../nbs/bridge/recovery.ipynb #cdcf5e73
 from collections.abc import Callable
-import math
 
 import torch
 from torch import Tensor
@@ -17,11 +16,20 @@ from .score import flip_log_ratios
 from .tilted import denoise, flip_posterior, posterior
 from ..diffusion.elbo import low_discrepancy
 from ..diffusion.schedule import noised as noise_added
-from ..foundations.core import Stream, as_generator, check_choice, check_count, check_number, check_tensor, uniform
+from rbmdiff.foundations.core import (
+    Stream,
+    as_generator,
+    check_choice,
+    check_count,
+    check_number,
+    check_tensor,
+    uniform,
+)
 from ..foundations.units import Unit, as_unit
 from ..learning.contrastive import Gradients, weighted_statistics
-from ..models.rbm import Kind, RBM, check_machine
+from ..models.rbm import RBM, Kind, check_machine
 from ..sampling.gibbs import gibbs
+from ..sampling.means import Method
 
 # %% ../../nbs/bridge/recovery.ipynb #9eb50979
 def _check(rbm: RBM, v: Tensor, kind: Kind | None = None) -> None:
@@ -30,69 +38,82 @@ def _check(rbm: RBM, v: Tensor, kind: Kind | None = None) -> None:
     if v.ndim != 2: raise ValueError(f"v must have shape [B, {len(rbm.W)}], got {list(v.shape)}")
 
 
-def _noised(v: Tensor, alpha: Tensor | float, sigma: Tensor | float, generator: Stream) -> Tensor:
-    """alpha v + sigma eps."""
-    return noise_added(v, alpha, sigma, generator)[0]
+def _quantiles(n: int, generator: Stream) -> Tensor:
+    """Uniform numbers [n]: evenly spaced together, or each from its own stream."""
+    if isinstance(generator, tuple): return low_discrepancy(1, generator, (n,))[:, 0]
+    return low_discrepancy(n, generator)
 
 # %% ../../nbs/bridge/recovery.ipynb #ac3f5c34
-def denoising_loss(rbm: RBM, v: Tensor, alpha: Tensor | float, sigma: Tensor | float, method: str = "exact",
-                   steps: int = 100, generator: Stream = None) -> Tensor:
-    """|v - E[v | x]|^2 [B] at a fresh x = alpha v + sigma eps, `v` [B, D]; differentiable [eq-recovery-covariance].
+def denoising_loss(rbm: RBM, v: Tensor, alpha: Tensor | float, sigma: Tensor | float,
+                   method: Method = "exact", steps: int = 100, generator: Stream = None) -> Tensor:
+    """|v - E[v | x]|^2 [B] at a fresh x = alpha v + sigma eps, `v` [B, D]; differentiable
+    [eq-recovery-covariance].
 
-    `alpha`, `sigma` are numbers or [B]. `method` 'exact' enumerates the smaller layer for each row, 'mean_field' and
-    'tap' iterate `steps` times. Raises TypeError or ValueError for bad states, levels or machines.
+    `alpha`, `sigma` are numbers or [B]. `method` 'exact' enumerates the smaller layer for each row,
+    'mean_field' and 'tap' iterate `steps` times. Raises TypeError or ValueError for bad states, levels
+    or machines.
     """
     _check(rbm, v)
     check_choice("method", method, ("exact", "mean_field", "tap"))
-    x = _noised(v, alpha, sigma, as_generator(generator, v))
-    return (v - denoise(rbm, x, alpha, sigma, method, steps)).square().sum(-1)  # [eq-recovery-covariance]
+    x, _ = noise_added(v, alpha, sigma, as_generator(generator, v))
+    return (
+        (v - denoise(rbm, x, alpha, sigma, method, steps)).square().sum(-1)
+    )  # [eq-recovery-covariance]
 
 # %% ../../nbs/bridge/recovery.ipynb #3d8ad1a1
 def path_loss(rbm: RBM, v: Tensor, generator: Stream = None,
               weight: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """Unbiased estimate [B] of -log p(v) in nats, `v` [B, D], from squared errors of denoising [eq-recovery-path].
+    """Unbiased estimate [B] of -log p(v) in nats, `v` [B, D], from squared errors of denoising
+    [eq-recovery-path].
 
-    One signal-to-noise ratio gamma a row, spread evenly over quantiles of a logistic log-SNR around 4 / d^2, d the
-    distance of the two levels.
-    `weight`(gamma [B]) -> [B], float64, multiplies the integrand [eq-recovery-weight]. Differentiable; binary units.
-    Cost and errors as `denoising_loss`. Source: Guo et al. (2005).
+    One signal-to-noise ratio gamma a row, spread evenly over quantiles of a logistic log-SNR around
+    4 / d^2, d the distance of the two levels (each by itself, with a generator a row).
+    `weight`(gamma [B]) -> [B], float64, multiplies the integrand [eq-recovery-weight]. Differentiable;
+    units of two levels. Cost and errors as `denoising_loss`. Source: Guo et al. (2005).
     """
     _check(rbm, v, "binary")
     generator = as_generator(generator, v)
-    u = low_discrepancy(len(v), generator).to(v.device)
+    u = _quantiles(len(v), generator).to(v.device)
     low, high = rbm.visible.levels
     middle = 4 / (high - low) ** 2
     gamma = middle * u / (1 - u)
     slope = middle / (1 - u) ** 2
     if weight is not None: slope = slope * weight(gamma)  # [eq-recovery-weight]
-    return slope.to(v.dtype) / 2 * denoising_loss(rbm, v, gamma.sqrt(), 1.0, generator=generator)  # [eq-recovery-path]
+    error = denoising_loss(rbm, v, gamma.sqrt(), 1.0, generator=generator)
+    return slope.to(v.dtype) / 2 * error  # [eq-recovery-path]
 
 # %% ../../nbs/bridge/recovery.ipynb #214c5b79
 def recovery_loss(rbm: RBM, v: Tensor, alpha: Tensor | float, sigma: Tensor | float,
                   generator: Stream = None) -> Tensor:
-    """-log p(v | x) [B] in nats at a fresh x = alpha v + sigma eps, `v` [B, D]; differentiable [eq-recovery-loss].
+    """-log p(v | x) [B] in nats at a fresh x = alpha v + sigma eps, `v` [B, D]; differentiable
+    [eq-recovery-loss].
 
-    `alpha`, `sigma` are numbers or [B]. Enumerates the smaller layer for each row. Raises TypeError or ValueError for
-    bad states, levels or machines. Source: Gao et al. (2021).
+    `alpha`, `sigma` are numbers or [B]. Enumerates the smaller layer for each row. Raises TypeError or
+    ValueError for bad states, levels or machines. Source: Gao et al. (2021).
     """
     _check(rbm, v)
-    x = _noised(v, alpha, sigma, as_generator(generator, v))
+    x, _ = noise_added(v, alpha, sigma, as_generator(generator, v))
     return -posterior(rbm, x, alpha, sigma).log_prob(v)  # [eq-recovery-loss]
 
 # %% ../../nbs/bridge/recovery.ipynb #9fbb6fdb
 def flip(v: Tensor, p: float, unit: Unit | str = "bernoulli", generator: Stream = None) -> Tensor:
-    """States `v` [..., D] of units of two levels, each flipped with probability `p`. ValueError for bad input."""
+    """States `v` [..., D] of units of two levels, each flipped with probability `p`.
+
+    A sequence of generators has one a row, along axis -2. Raises TypeError or ValueError for other
+    units, values that are no states, or p outside (0, 1).
+    """
     unit = as_unit("unit", unit)
     if len(unit.levels or ()) != 2: raise ValueError(f"unit must be one of two levels, got {unit}")
     check_tensor("v", v)
     unit.check("v", v)
     check_number("p", p, above=0, below=1)
-    u = uniform(v.shape, v, as_generator(generator, v))
+    u = uniform(v.shape, v, as_generator(generator, v), -2)
     return torch.where(u < p, sum(unit.levels) - v, v)
 
 
 def flip_recovery_loss(rbm: RBM, v: Tensor, p: float, generator: Stream = None) -> Tensor:
-    """-log p(v | flipped v) [B] in nats, every unit of `v` [B, D] flipped with probability `p` [eq-recovery-loss].
+    """-log p(v | flipped v) [B] in nats, every unit of `v` [B, D] flipped with probability `p`
+    [eq-recovery-loss].
 
     Differentiable; cost and errors as `recovery_loss`, for binary units and 0 < p < 1.
     """
@@ -102,15 +123,18 @@ def flip_recovery_loss(rbm: RBM, v: Tensor, p: float, generator: Stream = None) 
 
 # %% ../../nbs/bridge/recovery.ipynb #408b4d02
 def probability_flow_loss(rbm: RBM, v: Tensor) -> Tensor:
-    """Sum over units of sqrt(r_i), r_i = p(unit i flipped) / p(v), [...] at states `v` [..., D] [eq-recovery-sharp].
+    """Sum over units of sqrt(r_i), r_i = p(unit i flipped) / p(v), [...] at states `v` [..., D]
+    [eq-recovery-sharp].
 
-    No partition function; differentiable. Errors as `flip_log_ratios`. Source: Sohl-Dickstein et al. (2011).
+    No partition function; differentiable. Errors as `flip_log_ratios`. Source: Sohl-Dickstein et al.
+    (2011).
     """
     return torch.exp(flip_log_ratios(rbm, v) / 2).sum(-1)  # [eq-recovery-sharp]
 
 
 def score_entropy_loss(rbm: RBM, v: Tensor) -> Tensor:
-    """Sum over units of r_i + log r_i, r_i = p(unit i flipped) / p(v), [...] at states `v` [..., D] [eq-recovery-rare].
+    """Sum over units of r_i + log r_i, r_i = p(unit i flipped) / p(v), [...] at states `v` [..., D]
+    [eq-recovery-rare].
 
     No partition function; differentiable. Errors as `flip_log_ratios`. Source: Lou et al. (2024).
     """
@@ -121,15 +145,17 @@ def score_entropy_loss(rbm: RBM, v: Tensor) -> Tensor:
 @torch.no_grad()
 def recovery_gradient(rbm: RBM, v: Tensor, noised: RBM, k: int = 1,
                       generator: Stream = None) -> Gradients:
-    """Estimated gradient, uphill, of the mean log p(v | x) over `v` [B, D] [eq-recovery-gradient] [eq-recovery-gibbs].
+    """Estimated gradient, uphill, of the mean log p(v | x) over `v` [B, D] [eq-recovery-gradient]
+    [eq-recovery-gibbs].
 
-    `noised` holds the B machines p(. | x), from `posterior` or `flip_posterior` of x; `k` block Gibbs steps of each
-    start at its `v`. Raises TypeError or ValueError for bad states, counts or machines.
+    `noised` holds the B machines p(. | x), from `posterior` or `flip_posterior` of x; `k` block Gibbs
+    steps of each start at its `v`. Raises TypeError or ValueError for bad states, counts or machines.
     """
     _check(rbm, v)
     check_count("k", k)
     check_machine(noised, batch=True, name="noised")
-    if noised.b.shape != v.shape: raise ValueError(f"noised must be {len(v)} machines, got b {list(noised.b.shape)}")
+    if noised.b.shape != v.shape:
+        raise ValueError(f"noised must be {len(v)} machines, got b {list(noised.b.shape)}")
     rows = torch.cat([v, gibbs(noised, v, k, as_generator(generator, v))])  # [eq-recovery-gibbs]
     sign = torch.ones_like(rows[:, 0])
     sign[len(v):] = -1  # [eq-recovery-gradient]
@@ -138,11 +164,14 @@ def recovery_gradient(rbm: RBM, v: Tensor, noised: RBM, k: int = 1,
 # %% ../../nbs/bridge/recovery.ipynb #f0ea90f2
 def readout_loss(rbm: RBM, v: Tensor, alpha: Tensor | float, sigma: Tensor | float,
                  generator: Stream = None) -> Tensor:
-    """-sum_i log p(v_i | x) [B] in nats at a fresh x = alpha v + sigma eps, for bits `v` [B, D] [eq-recovery-readout].
+    """-sum_i log p(v_i | x) [B] in nats at a fresh x = alpha v + sigma eps, `v` [B, D] of two levels
+    [eq-recovery-readout].
 
-    Infinite where a mean rounds to the wrong bit: use float64 for sharp levels. Cost and errors as `recovery_loss`.
+    Infinite where a mean rounds to the wrong level: use float64 for little noise. Cost and errors as
+    `recovery_loss`.
     """
     _check(rbm, v, "binary")
+    x, _ = noise_added(v, alpha, sigma, as_generator(generator, v))
+    m = denoise(rbm, x, alpha, sigma)
     low, high = rbm.visible.levels
-    m = denoise(rbm, _noised(v, alpha, sigma, as_generator(generator, v)), alpha, sigma)
     return -torch.log((low + high - v - m).abs() / (high - low)).sum(-1)  # [eq-recovery-readout]

@@ -6,76 +6,93 @@
 __all__ = ['as_mixture', 'flip_log_ratios', 'taylor_log_ratios', 'channel_kernel', 'channel_information']
 
 # %% ../../nbs/bridge/score.ipynb #fcd2582d
+import math
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from ..diffusion.oracle import Mixture
 from ..foundations.core import check_tensor
-from ..foundations.units import states
+from ..foundations.units import LIMIT, bits_of, states
 from ..models.rbm import RBM, check_machine
 
 # %% ../../nbs/bridge/score.ipynb #1abf669c
 @torch.no_grad()
 def as_mixture(rbm: RBM) -> Mixture:
-    """The mixture that a machine with Gaussian visible units is, a component for each hidden state [eq-score-mixture].
+    """The mixture that a machine with Gaussian visible units is, a component for each hidden state
+    [eq-score-mixture].
 
-    2^H components share one diagonal covariance; no gradient; weights that underflow are left out. Raises TypeError or
-    ValueError for other units, a batch of machines, bad widths, or means of more than 2^25 numbers.
+    All components share one diagonal covariance; no gradient; weights that underflow are left out.
+    Raises TypeError or ValueError for other units, hidden ones without a list of states, a batch of
+    machines, or means of more than 2^25 numbers.
     """
     check_machine(rbm, "gaussian")
     D, H = rbm.W.shape
-    if D * 2**H > 2**25: raise ValueError(f"rbm must have at most 2^25 means D 2^H to list, got {D} x 2^{H}")
+    bits = bits_of(H, rbm.hidden)
+    if math.log2(D) + bits > LIMIT:
+        raise ValueError(f"rbm must have at most 2^{LIMIT} means D 2^H to list, got {D} x 2^{bits:.3g}")
     S = states(H, rbm.hidden, dtype=rbm.W.dtype, device=rbm.W.device)
     weights = torch.softmax(-rbm.hidden_free_energy(S), 0)  # [eq-score-mixture]
     kept = weights > 0
-    means, covariance = rbm.visible_mean(S[kept]), torch.diag(rbm.sigma**2)  # [eq-score-mixture]
+    means = rbm.visible_mean(S[kept])  # [eq-score-mixture]
+    covariance = torch.diag(cast(Tensor, rbm.sigma) ** 2)  # [eq-score-mixture]
     return Mixture(weights[kept], means, covariance.expand(len(means), D, D))
 
 # %% ../../nbs/bridge/score.ipynb #6294aa0c
 def _flips(rbm: RBM, v: Tensor) -> Tensor:
     """How much each unit of `v` [..., D], of two levels, changes when it is flipped, like `v`."""
-    check_machine(rbm, "binary", batch=True)
-    rbm._check(v=v)
-    rbm.visible.check("v", v)
+    check_machine(rbm, "binary", batch=True, v=v)
+    rbm._check(v=v)                                          # as many states as machines
     return sum(rbm.visible.levels) - 2 * v
 
 
 def flip_log_ratios(rbm: RBM, v: Tensor) -> Tensor:
-    """Log of p(v with unit i flipped) / p(v) for every i [..., D], at states `v` [..., D], in nats [eq-score-ratio].
+    """Log of p(v with unit i flipped) / p(v) for every i [..., D], at states `v` [..., D], in nats
+    [eq-score-ratio].
 
-    Needs no partition function; differentiable; memory [..., D, H]. `rbm` may be a batch of tilted machines. Raises
-    TypeError or ValueError for Gaussian units, a bad tensor or values that are no states. Source: Meng et al. (2022).
+    Needs no partition function; differentiable; memory [..., D, H]. Units of any two levels; `rbm` may
+    be a batch of tilted machines. Raises TypeError or ValueError for other units, a bad tensor or values
+    that are no states. Source: Meng et al. (2022).
     """
     delta = _flips(rbm, v)
     x = rbm.hidden_field(v)
     moved = rbm.hidden.log_norm(x.unsqueeze(-2) + delta.unsqueeze(-1) * rbm.W)  # [eq-score-ratio]
     gained = (moved - rbm.hidden.log_norm(x).unsqueeze(-2)).sum(-1)  # [eq-score-ratio]
-    return delta * rbm.b + gained  # [eq-score-ratio]
+    unit = rbm.visible
+    return unit.energy(v, rbm.b) - unit.energy(v + delta, rbm.b) + gained  # [eq-score-ratio]
 
 # %% ../../nbs/bridge/score.ipynb #dd9e6f21
 def taylor_log_ratios(rbm: RBM, v: Tensor) -> Tensor:
-    """First-order estimate delta_i s_i of `flip_log_ratios` [..., D], never above them [eq-score-taylor].
+    """First-order estimate delta_i s_i of `flip_log_ratios` [..., D], never above them if both states of
+    a unit weigh the same [eq-score-taylor].
 
-    Uses the slope `RBM.score` of the smooth free energy at the states `v` [..., D]. Errors as `flip_log_ratios`.
-    Source: Grathwohl et al. (2021).
+    Uses the slope `RBM.score` of the smooth free energy at the states `v` [..., D]. Errors as
+    `flip_log_ratios`. Source: Grathwohl et al. (2021).
     """
     return _flips(rbm, v) * rbm.score(v)  # [eq-score-taylor]
 
 # %% ../../nbs/bridge/score.ipynb #db8a7b44
 def _check_channel(log_p: Tensor, log_q: Tensor) -> None:
-    """`log_p` [N] and the rows of `log_q` [N, M] must be logarithms of probabilities that add up to one."""
-    check_tensor("log_p", log_p), check_tensor("log_q", log_q, like=log_p)
+    """`log_p` [N] and the rows of `log_q` [N, M] must be logarithms of probabilities that add up to one.
+    """
+    check_tensor("log_p", log_p)
+    check_tensor("log_q", log_q, like=log_p)
     if log_p.ndim != 1 or log_q.ndim != 2 or len(log_q) != len(log_p):
-        raise ValueError(f"log_p, log_q must have shapes [N], [N, M], got {list(log_p.shape)}, {list(log_q.shape)}")
+        raise ValueError("log_p, log_q must have shapes [N], [N, M], "
+                         f"got {list(log_p.shape)}, {list(log_q.shape)}")
     for name, table in (("log_p", log_p), ("log_q", log_q)):
         off = table.logsumexp(-1).abs().max().item()
-        if off > 1e-4: raise ValueError(f"{name} must hold logarithms of probabilities, their sum is off by {off:.2g}")
+        if off <= 1e-4: continue
+        raise ValueError(f"{name} must hold logarithms of probabilities, their sum is off by {off:.2g}")
 
 
 def channel_kernel(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Matrix T [N, N] of the chain v -> x -> v', `log_p` [N] of v and `log_q` [N, M] of x given v [eq-score-kernel].
+    """Matrix T [N, N] of the chain v -> x -> v', `log_p` [N] of v and `log_q` [N, M] of x given v
+    [eq-score-kernel].
 
-    Keeps p, is reversible and positive. Raises TypeError or ValueError for bad shapes or sums that are not one.
+    Keeps p, is reversible and positive. Raises TypeError or ValueError for bad shapes or sums that are
+    not one.
     """
     _check_channel(log_p, log_q)
     back = torch.softmax(log_p[:, None] + log_q, 0)  # [eq-score-kernel]

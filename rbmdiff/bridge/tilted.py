@@ -9,32 +9,49 @@ __all__ = ['posterior', 'log_prob', 'denoise', 'score', 'flip_posterior', 'hidde
 # %% ../../nbs/bridge/tilted.ipynb #c4c0eda9
 from collections.abc import Callable
 import math
-from typing import get_args
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from ..diffusion.schedule import Schedule, expand
-from ..foundations.core import (
-    Estimate, Stream, as_generator, check_batch, check_choice, check_count, check_number, check_tensor, normal, uniform)
-from ..models.rbm import RBM, check_machine
+from rbmdiff.foundations.core import (
+    Estimate,
+    Stream,
+    as_generator,
+    check_batch,
+    check_count,
+    check_number,
+    check_tensor,
+    normal,
+    uniform,
+)
+from ..foundations.units import Unit
+from ..models.rbm import RBM, check_kind, check_machine
 from ..sampling.gibbs import gibbs
 from ..sampling.means import Method, check_listable, gibbs_mean, start_chains
 from ..sampling.means import mean as machine_mean
 
 # %% ../../nbs/bridge/tilted.ipynb #1d056b0d
-def _level(rbm: RBM, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows [R, D] of `x` [B, ..., D], and alpha >= 0, sigma > 0, finite numbers or [B], as their factors."""
+def _factor(value: Tensor | float, x: Tensor) -> Tensor:
+    """A number, or numbers [B], as a factor of the rows [R, D] of `x` [B, ..., D]."""
+    factor = expand(value, x)
+    return factor if factor.ndim == 0 else factor.expand(*x.shape[:-1], 1).reshape(-1, 1)
+
+
+def _level(rbm: RBM, x: Tensor, alpha: Tensor | float,
+           sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows [R, D] of `x` [B, ..., D]; finite alpha >= 0, sigma > 0, numbers or [B], as factors of them.
+    """
     check_machine(rbm)
     check_batch("x", x)
     check_tensor("x", x, len(rbm.W), like=rbm.W)
-    for name, value, sign in (("alpha", alpha, "not be negative"), ("sigma", sigma, "be positive")):
-        value = torch.as_tensor(value)
-        good = value.isfinite() & (value > 0 if name == "sigma" else value >= 0)
-        if not bool(good.all()): raise ValueError(f"{name} must {sign} and be finite, got {value[~good].tolist()[0]:g}")
-    a, s = (c if c.ndim == 0 else c.expand(*x.shape[:-1], 1).reshape(-1, 1)
-            for c in (expand(alpha, x), expand(sigma, x)))
-    return x.reshape(-1, x.shape[-1]), a, s
+    a, s = torch.as_tensor(alpha), torch.as_tensor(sigma)
+    for name, value, good, wish in (("alpha", a, a >= 0, "not be negative"),
+                                    ("sigma", s, s > 0, "be positive")):
+        bad = value[~(good & value.isfinite())].tolist()
+        if bad: raise ValueError(f"{name} must {wish} and be finite, got {bad[0]:g}")
+    return x.reshape(-1, x.shape[-1]), _factor(alpha, x), _factor(sigma, x)
 
 # %% ../../nbs/bridge/tilted.ipynb #cdecedc0
 def _posterior(rbm: RBM, x: Tensor, a: Tensor, s: Tensor) -> RBM:
@@ -44,12 +61,13 @@ def _posterior(rbm: RBM, x: Tensor, a: Tensor, s: Tensor) -> RBM:
 
 
 def posterior(rbm: RBM, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> RBM:
-    """p(v | x) of x = alpha v + sigma eps, a batch of B machines, one for each row of `x` [B, D] [eq-tilted-posterior].
+    """p(v | x) of x = alpha v + sigma eps, a batch of B machines, one a row of `x` [B, D].
 
-    Two levels and colours: `rbm` with another visible bias; alpha, sigma are numbers or [B]. Real units: a machine of
-    smaller widths [eq-tilted-gaussian-posterior]; more levels: units with another curvature; for both alpha, sigma are
-    numbers. Differentiable in x and the parameters. Raises TypeError or ValueError for a tilted batch as `rbm`, a bad
-    x, alpha < 0, sigma <= 0, or Poisson units, whose posterior is of another kind.
+    Two levels and colours: `rbm` with another visible bias; alpha, sigma are numbers or [B]
+    [eq-tilted-posterior]. Real units: a machine of smaller widths [eq-tilted-gaussian-posterior]; more
+    levels: units with another curvature; for both alpha, sigma are numbers. Differentiable in x and the
+    parameters. Raises TypeError or ValueError for a tilted batch as `rbm`, a bad x, alpha < 0,
+    sigma <= 0, or Poisson units, whose posterior is of another kind.
     """
     return _posterior(rbm, *_level(rbm, x, alpha, sigma))
 
@@ -58,17 +76,20 @@ def _any_state(rbm: RBM) -> Tensor:
     """A visible state [D]: the first one of a list, or ones."""
     unit = rbm.visible
     if unit.n_states is None: return torch.ones_like(rbm.b)
-    return unit.state(torch.zeros(len(rbm.W) // unit.columns, dtype=torch.long, device=rbm.W.device), rbm.W.dtype)
+    first = torch.zeros(len(rbm.W) // unit.columns, dtype=torch.long, device=rbm.W.device)
+    return unit.state(first, rbm.W.dtype)
 
 
 def log_prob(rbm: RBM, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-    """Exact log density [B, ...] of `x` [B, ..., D] = alpha v + sigma eps, by Bayes' rule [eq-tilted-marginal].
+    """Exact log density [B, ...] of `x` [B, ..., D] = alpha v + sigma eps, by Bayes' rule
+    [eq-tilted-marginal].
 
-    Differentiable. Enumerates the smaller layer (that of h for Gaussian v). alpha, sigma are numbers or [B]; errors as
-    in `posterior`, and ValueError for more than 25 units in that layer.
+    Differentiable. Enumerates the smaller layer that has a list of states. alpha, sigma and errors as in
+    `posterior`, and ValueError for more than 2^25 states.
     """
     rows, a, s = _level(rbm, x, alpha, sigma)
-    check_listable(rbm, "estimate both log Z by learning.partition.ais, or use score(..., method='gibbs')")
+    check_listable(rbm, "estimate both log Z by learning.partition.ais, or use score(..., "
+                        "method='gibbs')")
     machine = _posterior(rbm, rows, a, s)
     v = _any_state(rbm).expand_as(rows)
     log_noise = (-((rows - a * v) / s) ** 2 / 2 - torch.log(s * math.sqrt(2 * math.pi))).sum(-1)
@@ -78,18 +99,21 @@ def log_prob(rbm: RBM, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) 
 # %% ../../nbs/bridge/tilted.ipynb #623042bf
 def denoise(rbm: RBM, x: Tensor, alpha: Tensor | float, sigma: Tensor | float, method: Method = "exact",
             steps: int = 100, burn_in: int = 10, chains: int = 1, generator: Stream = None) -> Tensor:
-    """E[v | x] [B, ..., D] of `x` [B, ..., D] = alpha v + sigma eps; alpha, sigma are numbers or [B].
+    """E[v | x] [B, ..., D] of `x` [B, ..., D] = alpha v + sigma eps; alpha, sigma as in `posterior`.
 
-    'exact' enumerates the smaller layer [eq-tilted-enumeration]; 'gibbs' averages `steps` steps of each of `chains`
-    chains after `burn_in` [eq-tilted-gibbs], without gradient, and is wrong where these chains do not mix, at large
-    sigma / alpha as badly as those of `rbm`; 'mean_field' [eq-tilted-mean-field] and 'tap' [eq-tilted-tap] iterate
-    `steps` times. All but 'gibbs' are differentiable, and use no random numbers.
-    Raises TypeError or ValueError as `posterior`, for an unknown method, a bad count, or too many units to enumerate.
+    'exact' enumerates the smaller layer [eq-tilted-enumeration]; 'gibbs' averages `steps` steps of each
+    of `chains` chains after `burn_in` [eq-tilted-gibbs], without gradient, and is wrong where these
+    chains do not mix, at large sigma / alpha as badly as those of `rbm`; 'mean_field'
+    [eq-tilted-mean-field] and 'tap' [eq-tilted-tap] iterate `steps` times. All but 'gibbs' are
+    differentiable, and use no random numbers. A sequence of generators has one a row of `x` [B, D].
+    Raises TypeError or ValueError as `posterior`, for an unknown method, a bad count, too many states to
+    enumerate, or, with 'tap', units whose variance does not follow from their mean.
     """
     rows, a, s = _level(rbm, x, alpha, sigma)
     if method == "exact": check_listable(rbm, "use denoise(..., method='gibbs')")
-    machine = _posterior(rbm, rows, a, s)
-    return machine_mean(machine, method, steps, burn_in, chains, as_generator(generator, x)).reshape(x.shape)
+    mean = machine_mean(_posterior(rbm, rows, a, s), method, steps, burn_in, chains,
+                        as_generator(generator, x))
+    return mean.reshape(x.shape)
 
 # %% ../../nbs/bridge/tilted.ipynb #6324ed40
 def score(rbm: RBM, x: Tensor, alpha: Tensor | float, sigma: Tensor | float, method: Method = "exact",
@@ -103,59 +127,74 @@ def score(rbm: RBM, x: Tensor, alpha: Tensor | float, sigma: Tensor | float, met
     return (a * v - x) / s**2  # [eq-tilted-score]
 
 # %% ../../nbs/bridge/tilted.ipynb #87d94b4d
-def flip_posterior(rbm: RBM, v: Tensor, p: float) -> RBM:
-    """p(v | flipped) of states `v` [B, D] whose units were flipped with probability `p` each [eq-tilted-flip].
-
-    A batch of B machines, `rbm` with another visible bias. Raises TypeError or ValueError for units of more or
-    fewer than two levels, a tilted batch as `rbm`, values that are no states, or p outside (0, 1).
+def _flip_field(unit: Unit, v: Tensor, p: float) -> Tensor:
+    """What seeing `v` adds to the bias: flips of two levels, or colours redrawn, with probability `p`.
     """
-    check_machine(rbm, "binary")
+    if unit.columns > 1: return v * math.log1p((1 - p) * unit.n_states / p)
+    low, high = unit.levels
+    return (2 * v - low - high) / (high - low) ** 2 * math.log((1 - p) / p)  # [eq-tilted-flip]
+
+
+def flip_posterior(rbm: RBM, v: Tensor, p: float) -> RBM:
+    """p(v | flipped) of states `v` [B, D] whose units were flipped with probability `p` each
+    [eq-tilted-flip].
+
+    A Potts unit is not flipped but redrawn, all colours alike. A batch of B machines, `rbm` with another
+    visible bias. Raises TypeError or ValueError for other units than Potts and those of two levels, a
+    tilted batch as `rbm`, values that are no states, or p outside (0, 1).
+    """
+    check_machine(rbm)
+    if rbm.visible.columns == 1: check_kind("rbm", rbm.visible, "binary")
     check_batch("v", v)
-    check_tensor("v", v, len(rbm.W), like=rbm.W)
-    rbm.visible.check("v", v)
+    check_machine(rbm, v=v)
     check_number("p", p, above=0, below=1)
-    low, high = rbm.visible.levels
-    sign = (2 * v - low - high) / (high - low) ** 2
-    return rbm.tilt(sign * math.log((1 - p) / p))  # [eq-tilted-flip]
+    return rbm.tilt(_flip_field(rbm.visible, v, p))  # [eq-tilted-flip]
 
 # %% ../../nbs/bridge/tilted.ipynb #0d2bf992
 def hidden_couplings(rbm: RBM, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
-    """Couplings K_t [H, H] and biases c_t [H] of the hidden units of a noised Gaussian machine [eq-tilted-couplings].
+    """Couplings K_t [H, H] and biases c_t [H] of the hidden units of a noised Gaussian machine
+    [eq-tilted-couplings].
 
-    `sigma` may be 0. Raises TypeError or ValueError for other visible units, a tilted batch, alpha or sigma below 0.
+    `sigma` may be 0. Raises TypeError or ValueError for other visible units, a tilted batch, alpha or
+    sigma below 0.
     """
     check_machine(rbm, "gaussian")
     check_number("alpha", alpha, least=0)
     check_number("sigma", sigma, least=0)
-    S = alpha**2 * rbm.sigma**2 + sigma**2
-    lost = sigma**2 / (rbm.sigma**2 * S)  # [eq-tilted-couplings]
+    squared = cast(Tensor, rbm.sigma) ** 2
+    lost = sigma**2 / (squared * (alpha**2 * squared + sigma**2))  # [eq-tilted-couplings]
     return rbm.W.T @ (lost[:, None] * rbm.W), rbm.c + (lost * rbm.b) @ rbm.W  # [eq-tilted-couplings]
 
 # %% ../../nbs/bridge/tilted.ipynb #b8e71332
 def noised_energy(rbm: RBM, x: Tensor, h: Tensor, alpha: float, sigma: float) -> Tensor:
-    """Energy E_t [...] of noised states `x` [..., D] and `h` [..., H] of a Gaussian machine [eq-tilted-noised].
+    """Energy E_t [...] of noised states `x` [..., D] and `h` [..., H] of a Gaussian machine
+    [eq-tilted-noised].
 
-    Raises the errors of `hidden_couplings`, TypeError or ValueError for bad tensors, ValueError for alpha = sigma = 0.
+    The weights of the hidden units themselves, other than exp(c h), play no part. Raises the errors of
+    `hidden_couplings`, TypeError or ValueError for bad tensors, ValueError for alpha = sigma = 0.
     """
     K, c = hidden_couplings(rbm, alpha, sigma)
     if alpha == sigma == 0: raise ValueError("alpha, sigma must not both be 0")
     rbm._check(v=x, h=h)
-    S = alpha**2 * rbm.sigma**2 + sigma**2
+    S = alpha**2 * cast(Tensor, rbm.sigma) ** 2 + sigma**2
     inner = (h @ c) + ((h @ K) * h).sum(-1) / 2  # [eq-tilted-noised]
     field = (alpha * x / S) @ rbm.W  # [eq-tilted-noised]
-    return ((x - alpha * rbm.b) ** 2 / (2 * S)).sum(-1) - (field * h).sum(-1) - inner  # [eq-tilted-noised]
+    own = ((x - alpha * rbm.b) ** 2 / (2 * S)).sum(-1)  # [eq-tilted-noised]
+    return own - (field * h).sum(-1) - inner  # [eq-tilted-noised]
 
 # %% ../../nbs/bridge/tilted.ipynb #af5033a9
 def machine_predictor(rbm: RBM, schedule: Schedule, method: Method = "exact",
                       **options) -> Callable[[Tensor, Tensor | float], Tensor]:
-    """The noised machine as a network: predict(x, t) -> eps, for every solver and likelihood [eq-tilted-score].
+    """The noised machine as a network: predict(x, t) -> eps, for every solver and likelihood
+    [eq-tilted-score].
 
-    `x` [B, ..., D]; `t` a number or [B], for Gaussian units a number. `method`, `options` and errors are those of
-    `denoise`; all methods but 'gibbs' are differentiable in x. The reverse process inherits the mixing problem of
-    `rbm`: at large sigma the tilted machine is `rbm` itself, and if 'gibbs' does not mix there, samples are wrong.
+    `x` [B, ..., D]; `t` a number or [B], a number where `posterior` takes numbers. `method`, `options`
+    and errors are those of `denoise`; all methods but 'gibbs' are differentiable in x. The reverse
+    process inherits the mixing problem of `rbm`: at large sigma the tilted machine is `rbm` itself, and
+    if 'gibbs' does not mix there, samples are wrong. Every call goes on where the generator stands.
     """
     check_machine(rbm)
-    options = options | {"generator": as_generator(options.get("generator"), rbm.W)} if "generator" in options else options
+    options = {**options, "generator": as_generator(options.get("generator"), rbm.W)}
 
     def predict(x: Tensor, t: Tensor | float) -> Tensor:
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -164,7 +203,7 @@ def machine_predictor(rbm: RBM, schedule: Schedule, method: Method = "exact",
 
 # %% ../../nbs/bridge/tilted.ipynb #95b8af8c
 def _half_error(v: Tensor, m: Tensor, other: Tensor) -> Tensor:
-    """Half the squared error [...] of two independent estimates of one mean, `v` [..., D] [eq-tilted-path]."""
+    """Half the squared error [...] of two estimates of the mean of `v` [..., D] [eq-tilted-path]."""
     return ((v - m) * (v - other)).sum(-1) / 2  # [eq-tilted-path]
 
 
@@ -172,14 +211,14 @@ def _check_path(rbm: RBM, v: Tensor) -> None:
     """`rbm` must be one machine of two-level units, `v` [N, D] at least two of its states."""
     check_machine(rbm, "binary")
     check_batch("v", v)
-    check_tensor("v", v, len(rbm.W), like=rbm.W)
-    rbm.visible.check("v", v)
-    if v.ndim > 2 or len(v) < 2: raise ValueError(f"v must have shape [N, {len(rbm.W)}], N > 1, got {list(v.shape)}")
+    check_machine(rbm, v=v)
+    if v.ndim == 2 and len(v) > 1: return
+    raise ValueError(f"v must have shape [N, {len(rbm.W)}], N > 1, got {list(v.shape)}")
 
 
 def _two_means(machine: RBM, v: Tensor, method: Method, steps: int, burn_in: int,
                generator: Stream) -> tuple[Tensor, Tensor]:
-    """Two independent means [B, D] of B machines, from chains that start at `v` [B, D]; or twice one that is known."""
+    """Two independent means [B, D] of B machines, by chains from `v` [B, D]; or twice a known one."""
     if method != "gibbs":
         known = machine_mean(machine, method, steps)
         return known, known
@@ -193,7 +232,8 @@ _TOP = 200.0  # largest signal-to-noise ratio times the squared distance of the 
 
 
 def _path(v: Tensor, levels: int, size: float, generator: Stream) -> tuple[Tensor, Tensor, Tensor]:
-    """For `v` [N, D]: stratified gamma [N, L], their weights [N, L], increments of the noise up to them [N, L, D]."""
+    """For `v` [N, D]: stratified gamma [N, L], their weights [N, L], increments of the noise [N, L, D].
+    """
     top = math.log1p(_TOP)
     strata = torch.arange(levels, dtype=v.dtype, device=v.device)
     u = (strata + uniform((len(v), levels), v, generator)) / levels * top
@@ -204,11 +244,13 @@ def _path(v: Tensor, levels: int, size: float, generator: Stream) -> tuple[Tenso
     return gamma, weight, gaps.sqrt()[..., None] * noise
 
 # %% ../../nbs/bridge/tilted.ipynb #4082c04f
-def _path_estimates(rbm: RBM, v: Tensor, levels: int, method: Method, steps: int, burn_in: int, generator: Stream) -> Tensor:
+def _path_estimates(rbm: RBM, v: Tensor, levels: int, method: Method, steps: int, burn_in: int,
+                    generator: Stream) -> Tensor:
     """Independent estimates of log Z [N], one from each row of `v` [N, D] [eq-tilted-log-z]."""
-    if isinstance(generator, tuple):                                    # every row by itself, with its own stream
-        pairs = zip(v[:, None], generator, strict=True)
-        return torch.cat([_path_estimates(rbm, row, levels, method, steps, burn_in, g) for row, g in pairs])
+    if isinstance(generator, tuple):                         # every row by itself, with its own stream
+        rows = zip(v[:, None], generator, strict=True)
+        parts = [_path_estimates(rbm, row, levels, method, steps, burn_in, g) for row, g in rows]
+        return torch.cat(parts)
     low, high = rbm.visible.levels
     gamma, weight, dw = _path(v, levels, (high - low) ** 2, generator)
     x = gamma[..., None] * v[:, None] + dw.cumsum(1)
@@ -222,47 +264,58 @@ def _path_estimates(rbm: RBM, v: Tensor, levels: int, method: Method, steps: int
 
 # %% ../../nbs/bridge/tilted.ipynb #3008b75c
 @torch.no_grad()
-def path_log_z(rbm: RBM, v: Tensor, levels: int = 64, method: Method = "gibbs", steps: int = 40, burn_in: int = 40,
-               generator: Stream = None) -> Estimate:
-    """log Z in nats from denoising errors along noise paths of the states `v` [N, D], N > 1 [eq-tilted-log-z].
+def path_log_z(rbm: RBM, v: Tensor, levels: int = 64, method: Method = "gibbs", steps: int = 40,
+               burn_in: int = 40, generator: Stream = None) -> Estimate:
+    """log Z in nats from denoising errors along noise paths of the states `v` [N, D], N > 1
+    [eq-tilted-log-z].
 
-    Every row is an estimate of its own; the error is that of their mean. Chains start at `v`, and `burn_in` steps must
-    reach the posterior: where they do not mix, log Z is that of the modes they reach, and the error does not tell.
-    'mean_field' and 'tap' give a biased log Z. 4 levels (steps + burn_in) products with W a row. Raises TypeError or
-    ValueError as `denoise`, for units of other than two levels, fewer than two rows or values that are no states.
+    Every row is an estimate of its own, with a generator of its own if a sequence of N is given; the
+    error is that of their mean. Chains start at `v`, and `burn_in` steps must reach the posterior: where
+    they do not mix, log Z is that of the modes they reach, and the error does not tell. 'mean_field' and
+    'tap' give a biased log Z. 4 levels (steps + burn_in) products with W a row. Raises TypeError or
+    ValueError as `denoise`, for units of other than two levels, fewer than two rows or values that are
+    no states.
     """
     _check_path(rbm, v)
     check_count("levels", levels, 2)
-    check_choice("method", method, get_args(Method))
     check_count("steps", steps)
     check_count("burn_in", burn_in, 0)
     if method == "exact": check_listable(rbm, "use method='gibbs'")
     generator = as_generator(generator, v)
-    return Estimate.of(_path_estimates(rbm, v, levels, method, steps, burn_in, generator).double())  # [eq-tilted-log-z]
+    draws = _path_estimates(rbm, v, levels, method, steps, burn_in, generator)
+    return Estimate.of(draws.double())  # [eq-tilted-log-z]
 
 # %% ../../nbs/bridge/tilted.ipynb #b2b065c9
 class WarmGibbs:
     """predict(x, t) -> eps from tilted Gibbs chains that go on from where the last call left them.
 
-    `chains` of them for each sample, `steps` a call [eq-tilted-gibbs]; `average` False gives the last draw of the first
-    chain in place of the mean, with which `ancestral` is exact if the chains are in equilibrium [eq-tilted-reverse].
-    `v` [chains, B, D] holds the states; given, it is where the chains start, else they start from the tilted biases.
-    Chains that mix badly keep the weights of the modes in which they start, and so do the samples. No gradient flows.
-    Raises TypeError or ValueError for bad arguments, or an `x` of another batch size than before.
+    `chains` of them for each sample, `steps` a call [eq-tilted-gibbs]; `average` False gives the last
+    draw of the first chain in place of the mean, with which `ancestral` is exact if the chains are in
+    equilibrium [eq-tilted-reverse]. `v` [chains, B, D] holds the states; given, it is where the chains
+    start, else they start from the tilted biases. Chains that mix badly keep the weights of the modes in
+    which they start, and so do the samples. No gradient flows. A sequence of generators has one a
+    sample. Raises TypeError or ValueError for bad arguments, or an `x` of another batch size than
+    before.
     """
-    def __init__(self, rbm: RBM, schedule: Schedule, chains: int = 1, steps: int = 1, average: bool = True,
-                 v: Tensor | None = None, generator: Stream = None):
+
+    def __init__(self, rbm: RBM, schedule: Schedule, chains: int = 1, steps: int = 1,
+                 average: bool = True, v: Tensor | None = None, generator: Stream = None):
         check_count("chains", chains)
         check_count("steps", steps)
         check_machine(rbm, v=v)
-        self.rbm, self.schedule = rbm, schedule
-        self.chains, self.steps, self.average = chains, steps, average
-        self.v, self.generator = v, as_generator(generator, rbm.W)
+        self.rbm = rbm
+        self.schedule = schedule
+        self.chains, self.steps = chains, steps
+        self.average = average
+        self.v = v
+        self.generator = as_generator(generator, rbm.W)
 
+    # %% ../../nbs/bridge/tilted.ipynb #c50a0a4d
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
         """The noise in `x` [B, D] at time `t`, a number or [B]; moves the chains [eq-tilted-reverse]."""
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        alpha = self.schedule.alpha(t)
+        sigma = self.schedule.sigma(t)
         machine = posterior(self.rbm, x, alpha, sigma)
         v = start_chains(machine, self.chains, self.v, self.generator)
         means, self.v = gibbs_mean(machine, v, self.steps, self.generator)
