@@ -10,6 +10,7 @@ from rbmdiff.learning.partition import ais
 from rbmdiff.models import energy
 from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling.gibbs import gibbs
+from rbmdiff.sampling.means import start_chains
 
 D, H = 784, 500
 
@@ -25,7 +26,7 @@ def machine(visible="bernoulli", scale=0.04, dtype=torch.float64, seed=0):
 
 def samples(rbm, n, g):
     """Independent states of `rbm`, by 50 Gibbs steps from independent starts."""
-    return gibbs(rbm, rbm._draw_at(rbm.b.expand(n, -1), g), 50, g)
+    return gibbs(rbm, start_chains(rbm, n, None, g), 50, g)
 
 
 def z(values, truth=0.0):
@@ -59,24 +60,18 @@ def test_posterior_draws_are_as_good_as_the_data(visible, kind):
     """(v, x) and (v', x) have one law if v' is a draw of p(v | x): their energies and their overlaps
     with x agree on average.
     """
-    rbm, g, n, sigma, p = (
-        machine(visible, dtype=torch.float32),
-        torch.Generator().manual_seed(2),
-        400,
-        1.0,
-        0.2,
-    )
-    v = samples(rbm, n, g)
+    rbm, g = machine(visible, dtype=torch.float32), torch.Generator().manual_seed(2)
+    sigma, p = 1.0, 0.2
+    v = samples(rbm, 400, g)
     if kind == "noise":
         x = v + sigma * torch.randn(v.shape, generator=g)
         right, wrong = tilted.posterior(rbm, x, 1.0, sigma), tilted.posterior(rbm, x, 1.0, 2 * sigma)
     else:
-        x = torch.where(torch.rand(v.shape, generator=g) < p, (1 if visible == "bernoulli" else 0) - v,
-                        v)
+        x = torch.where(torch.rand(v.shape, generator=g) < p, sum(rbm.visible.levels) - v, v)
         right, wrong = tilted.flip_posterior(rbm, x, p), tilted.flip_posterior(rbm, x, p / 2)
 
     def difference(posterior):
-        other = gibbs(posterior, posterior._draw_at(posterior.b, g), 50, g)
+        other = gibbs(posterior, start_chains(posterior, generator=g)[0], 50, g)
         return rbm.free_energy(other) - rbm.free_energy(v), ((other - v) * x).sum(-1)
 
     free, overlap = difference(right)
@@ -95,15 +90,15 @@ def test_squared_error_of_the_gibbs_mean_is_the_posterior_variance():
     error, spread = ((v - one) * (v - two)).sum(-1), ((draw - one) * (draw - two)).sum(-1)
     assert abs(z(error - spread)) < 4 and Estimate.of((error - spread).double()).stderr < 1.5
     assert abs(z(error - 0.9 * spread)) > 4
-    assert (one - two).square().mean() < 0.01 and (tilted.denoise(rbm, x, 1.0, 1.0, "tap")
-                                                   - one).square().mean() < 0.01
+    assert (one - two).square().mean() < 0.01
+    assert (tilted.denoise(rbm, x, 1.0, 1.0, "tap") - one).square().mean() < 0.01
 
 
 def test_log_z_from_the_noise_path():
     rbm, g = machine(scale=0.02, dtype=torch.float32), torch.Generator().manual_seed(4)
     v = samples(rbm, 40, g)
-    path, annealed = tilted.path_log_z(rbm, v, levels=64, steps=10, burn_in=10,
-                                       generator=g), ais(rbm, 40, 500, g, base=rbm.b)
+    path = tilted.path_log_z(rbm, v, levels=64, steps=10, burn_in=10, generator=g)
+    annealed = ais(rbm, 40, 500, g, base=rbm.b)
     gap = Estimate(path.value - annealed.value, (path.stderr**2 + annealed.stderr**2) ** 0.5, 40)
     assert abs(gap.z(0)) < 4 and gap.stderr < 1.5 and annealed.stderr < 0.2
     assert (
@@ -114,9 +109,9 @@ def test_log_z_from_the_noise_path():
 
 def test_noised_gaussian_machine_is_a_gaussian_machine():
     rbm, g, alpha, sigma = machine("gaussian", 0.05), torch.Generator().manual_seed(5), 0.8, 0.6
-    rbm.sigma.copy_(0.5 + torch.rand(D, dtype=torch.float64, generator=g))
-    x, h = torch.randn(2, D, dtype=torch.float64,
-                       generator=g), (torch.rand(2, 4, H, generator=g) < 0.5).double()
+    rbm.sigma = 0.5 + torch.rand(D, dtype=torch.float64, generator=g)
+    x = torch.randn(2, D, dtype=torch.float64, generator=g)
+    h = (torch.rand(2, 4, H, generator=g) < 0.5).double()
     noised = tilted.noised_energy(rbm, x[:, None], h, alpha, sigma)
     # p(h | x) by Bayes' rule: sum out v at each h
     machines = tilted.posterior(rbm, x, alpha, sigma)
@@ -127,13 +122,11 @@ def test_noised_gaussian_machine_is_a_gaussian_machine():
 
 
 def test_contrastive_divergence_becomes_score_matching():
-    rbm, v = (
-        machine("gaussian", 0.02).requires_grad_(),
-        torch.randn(20, D, dtype=torch.float64, generator=torch.Generator().manual_seed(6)),
-    )
+    rbm = machine("gaussian", 0.02).requires_grad_()
+    v = torch.randn(20, D, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
     names = list(dict(rbm.named_parameters()))
-    slope = dict(zip(names, torch.autograd.grad(limit.score_matching_loss(rbm, v).mean(),
-                                                tuple(rbm.parameters()))))
+    loss = limit.score_matching_loss(rbm, v).mean()
+    slope = dict(zip(names, torch.autograd.grad(loss, tuple(rbm.parameters()))))
 
     def deviation(e, sign=-1):
         g = limit.langevin_cd_gradient(rbm, v, e)

@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+import machines
+from machines import seeded
 from rbmdiff.bridge.limit import (
     _smoothed,
     gaussian_cd_gradient,
@@ -32,15 +34,9 @@ PAIRS = [(v, h) for v in UNITS for h in UNITS]
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def seeded(k): return torch.Generator().manual_seed(k)
-
-
-def machine(D, H, visible="gaussian", hidden="bernoulli", seed=0, scale=0.8, dtype=torch.float64):
-    rbm = RBM(D, H, visible, hidden, dtype=dtype)
-    for n, p in enumerate(rbm.parameters()):
-        p.data = scale * torch.randn(p.shape, dtype=dtype, generator=seeded(seed + n))
-    if visible == "gaussian": rbm.sigma = 0.5 + torch.rand(D, dtype=dtype, generator=seeded(seed + 9))
-    return rbm
+def machine(D, H, visible="gaussian", hidden="bernoulli", **options):
+    """A small machine whose parameters ask for gradients."""
+    return machines.machine(D, H, visible, hidden, **{"scale": 0.8, **options}).requires_grad_()
 
 
 def real(*shape, seed=1, dtype=torch.float64):
@@ -48,8 +44,7 @@ def real(*shape, seed=1, dtype=torch.float64):
 
 
 def some_states(n, rbm, seed=1):
-    x = (real(n, len(rbm.W), seed=seed) > 0).to(rbm.W.dtype)
-    return x if rbm.visible.levels[0] == 0 else 2 * x - 1
+    return machines.some_states((n, len(rbm.W)), rbm.visible, seed, rbm.W.dtype)
 
 
 def flat(gradients): return torch.cat([gradients[name].flatten() for name in sorted(gradients)])

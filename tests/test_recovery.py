@@ -4,6 +4,8 @@ import math
 import pytest
 import torch
 
+import machines
+from machines import seeded
 from rbmdiff.bridge.recovery import (
     denoising_loss,
     flip,
@@ -25,15 +27,9 @@ DISCRETE = [(v, h) for v in ("bernoulli", "spin") for h in ("bernoulli", "spin")
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def seeded(k=0, device="cpu"): return torch.Generator(device).manual_seed(k)
-
-
-def machine(D=3, H=2, visible="bernoulli", hidden="bernoulli", seed=0, dtype=torch.float64):
-    m = RBM(D, H, visible, hidden, dtype=dtype)
-    g = seeded(seed)
-    for p in m.parameters(): p.data = torch.randn(p.shape, dtype=torch.float64, generator=g).to(dtype)
-    if visible == "gaussian": m.sigma = 0.5 + torch.rand(D, dtype=torch.float64, generator=g).to(dtype)
-    return m
+def machine(D=3, H=2, visible="bernoulli", hidden="bernoulli", **options):
+    """A small machine whose parameters ask for gradients."""
+    return machines.machine(D, H, visible, hidden, scale=1.0, **options).requires_grad_()
 
 
 def zs(columns, truth): return [Estimate.of(c).z(t) for c, t in zip(columns.T, truth.tolist())]

@@ -1,11 +1,11 @@
 """bridge.score: mixtures, ratios, tangents and channels against enumeration, and the doors."""
 import math
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 import pytest
 import torch
 
+from machines import machine, seeded, some_states
 from rbmdiff.bridge.score import (
     as_mixture,
     channel_information,
@@ -23,22 +23,6 @@ UNITS = ("bernoulli", "spin")
 DTYPES = (torch.float32, torch.float64)
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 quick = settings(max_examples=15, deadline=None)
-
-
-def seeded(k): return torch.Generator().manual_seed(k)
-
-
-def machine(D, H, visible="bernoulli", hidden="bernoulli", seed=0, scale=0.8, dtype=torch.float64):
-    rbm = RBM(D, H, visible, hidden, dtype=dtype)
-    for p in rbm.parameters():
-        p.data = scale * torch.randn(p.shape, dtype=dtype, generator=seeded(seed + p.numel()))
-    if visible == "gaussian": rbm.sigma = 0.5 + torch.rand(D, dtype=dtype, generator=seeded(seed))
-    return rbm.requires_grad_(False)
-
-
-def some_states(shape, visible, seed=1, dtype=torch.float64):
-    x = (torch.randn(shape, dtype=dtype, generator=seeded(seed)) > 0).to(dtype)
-    return x if visible == "bernoulli" else 2 * x - 1
 
 
 def one_flipped(v, visible):

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from machines import machine, seeded
 from rbmdiff.bridge.tilted import (
     WarmGibbs,
     _half_error,
@@ -27,7 +28,6 @@ from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, time_grid
 from rbmdiff.diffusion.solvers import ancestral, ddim
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.units import states
-from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling.diagnostics import drift
 from rbmdiff.sampling.gibbs import spectrum
 
@@ -36,17 +36,6 @@ PAIRS = [*DISCRETE, ("gaussian", "bernoulli"), ("gaussian", "spin")]
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[cuda, pytest.mark.cuda])]
 ALPHA, SIGMA = 0.7, 0.6
-
-
-def seeded(k): return torch.Generator().manual_seed(k)
-
-
-def machine(D, H, visible="bernoulli", hidden="bernoulli", seed=0, scale=0.8, dtype=torch.float64):
-    m = RBM(D, H, visible, hidden, dtype=dtype)
-    for p in m.parameters():
-        p.data = scale * torch.randn(p.shape, dtype=dtype, generator=seeded(seed + p.numel()))
-    if visible == "gaussian": m.sigma = 0.5 + torch.rand(D, dtype=dtype, generator=seeded(seed))
-    return m.requires_grad_(False)
 
 
 def oracle(m):
