@@ -18,7 +18,7 @@ from rbmdiff.bridge.limit import (
     score_matching_loss,
     site_cd_gradient,
 )
-from rbmdiff.foundations.units import states
+from rbmdiff.foundations.units import Discrete, Gaussian, Potts, ReLU, states
 from rbmdiff.learning.contrastive import (
     cd_gradient,
     energy_gradient,
@@ -144,16 +144,14 @@ def test_without_weights_cd1_is_maximum_likelihood():
 @pytest.mark.parametrize("hidden", UNITS)
 @pytest.mark.parametrize("scale", (0.8, 4))
 def test_clouds_of_the_machine_itself_give_the_exact_gradient(hidden, scale):
-    """At scale 4 fields are 12 wide, which takes 443 nodes for bits and 883 for spins."""
-    rbm, v, S = machine(3, 4, hidden=hidden, scale=scale), real(5, 3), states(4, hidden)
+    """At scale 4 fields are 14 wide, which takes 511 nodes for bits and 1019 for spins."""
+    rbm, v, S = machine(3, 4, hidden=hidden, scale=scale, seed=4), real(5, 3), states(4, hidden)
     with torch.no_grad():
         data = flat(weighted_statistics(rbm, v, rbm.hidden_mean(v),
                                         torch.full((5,), 0.2, dtype=v.dtype)))
         p, mu = torch.softmax(-rbm.hidden_free_energy(S), 0), rbm.visible_mean(S)
-        model, centres = (
-            flat(_smoothed(rbm, mu, rbm.sigma**2, -p)),
-            flat(weighted_statistics(rbm, mu, rbm.hidden_mean(mu), -p)),
-        )
+        model = flat(_smoothed(rbm, mu, rbm.sigma**2, -p))
+        centres = flat(weighted_statistics(rbm, mu, rbm.hidden_mean(mu), -p))
     exact = flat(exact_gradient(rbm, v))
     gap, control = ((data + x - exact).abs().max() / exact.abs().max() for x in (model, centres))
     assert gap < 1e-12 < 1e-3 < control
@@ -251,9 +249,49 @@ def test_cuda():
     assert all(x.is_cuda and (x.cpu() - y).abs().max() < 1e-10 for x, y in zip(there, here))
 
 
+# Other kinds of unit
+
+@pytest.mark.parametrize("hidden", [Discrete((-1, 0, 1)), Potts(3), Gaussian(), ReLU()], ids=str)
+def test_the_loss_takes_hidden_units_of_any_kind_with_a_variance(hidden):
+    """Potts units are the control: their columns are not independent, so that the trace is another one.
+    """
+    rbm, v = machine(3, 3, hidden=hidden, scale=0.3), real(4, 3)
+    truth = [torch.autograd.functional.jacobian(rbm.score, y).trace() for y in v]
+    gap = score_matching_loss(rbm, v) - rbm.score(v).square().sum(-1) / 2 - torch.stack(truth)
+    assert (gap.abs().max() < 1e-12) == (hidden != Potts(3))
+
+
+def test_hidden_units_of_any_two_levels_have_the_limit_and_the_mean_of_cd1():
+    rbm, v = machine(4, 3, hidden=Discrete((-0.5, 2))), real(6, 4)
+    limit = flat(score_matching_gradient(rbm, v))
+    gap = [(2 / e**2 * flat(langevin_cd_gradient(rbm, v, e)) - limit).norm() / limit.norm()
+           for e in (0.02, 0.01)]
+    assert abs(math.log2(gap[0] / gap[1]) - 2) < 0.1 and gap[1] < 1e-2
+    draws = torch.stack([flat(cd_gradient(rbm, v.repeat(200, 1), generator=seeded(i))[0])
+                         for i in range(60)])
+    z = (draws.mean(0) - flat(gaussian_cd_gradient(rbm, v))) / (draws.std(0) / 60**0.5)
+    assert z.abs().max() < 4.5
+
+
+@pytest.mark.parametrize("levels", [(0, 2), (-1, 3)])
+def test_pseudo_likelihood_of_any_two_levels(levels):
+    rbm = machine(4, 3, Discrete(levels, 0.4))
+    V, index = states(4, rbm.visible), torch.arange(16)
+    log_p = rbm.log_prob(V)
+    flipped = torch.stack([log_p[index ^ (1 << i)] for i in range(4)], 1)
+    truth = (log_p[:, None] - torch.logaddexp(log_p[:, None], flipped)).sum(1)
+    assert (pseudo_log_likelihood(rbm, V) - truth).abs().max() < 1e-12
+    wrong = machine(4, 3, Discrete(levels))                              # control: without the curvature
+    assert (pseudo_log_likelihood(wrong, V) - truth).abs().max() > 0.1
+    theta = torch.autograd.grad(truth.mean() / 4, tuple(rbm.parameters()))
+    ours = site_cd_gradient(rbm, V)
+    assert max((ours[n] - x).abs().max() for (n, _), x in zip(rbm.named_parameters(), theta)) < 1e-12
+
+
 # Bad input
 
 BITS, REAL = RBM(4, 3), RBM(4, 3, "gaussian")
+TERNARY = RBM(4, 3, "gaussian", "discrete((-1, 0, 1))")
 V = torch.zeros(5, 4)
 
 
@@ -274,6 +312,10 @@ V = torch.zeros(5, 4)
     (lambda: gaussian_cd_gradient(REAL.tilt(V[0]), V), ValueError, "rbm.*tilted"),
     (lambda: gaussian_cd_gradient(RBM(4, 26, "gaussian"), V), ValueError, "rbm.*25 hidden.*cd_gradient"),
     (lambda: gaussian_cd_gradient(REAL, V[:0]), ValueError, "v must not be empty"),
+    (lambda: gaussian_cd_gradient(TERNARY, V), ValueError, "rbm must have hidden units of two levels"),
+    (lambda: langevin_cd_gradient(TERNARY, V, 0.1), ValueError, "rbm must have hidden units of two"),
+    (lambda: score_matching_loss(RBM(4, 3, "relu"), V), ValueError, "rbm.*gaussian.*'relu'"),
+    (lambda: pseudo_log_likelihood(RBM(4, 3, "discrete((-1, 0, 1))"), V), ValueError, "of two levels"),
     (lambda: pseudo_log_likelihood(REAL, V), ValueError, "rbm.*score_matching_loss"),
     (lambda: pseudo_log_likelihood(None, V), TypeError, "rbm"),
     (lambda: pseudo_log_likelihood(BITS, V + 0.3), ValueError, "v must hold only 0 or 1"),

@@ -19,7 +19,7 @@ from rbmdiff.bridge.recovery import (
 )
 from rbmdiff.bridge.tilted import flip_posterior, posterior
 from rbmdiff.foundations.core import Estimate
-from rbmdiff.foundations.units import states
+from rbmdiff.foundations.units import Discrete, states
 from rbmdiff.learning.contrastive import cd_gradient, exact_gradient
 from rbmdiff.models.rbm import RBM
 
@@ -272,6 +272,79 @@ def test_gradient_on_cuda():
     assert all(x.is_cuda and bool(x.isfinite().all()) for x in grads.values())
 
 
+# Any two levels, and a stream a row
+
+OTHERS = {
+    "path": lambda m, v, g: path_loss(m, v, g),
+    "weighted path": lambda m, v, g: path_loss(m, v, g, lambda t: t.clamp(max=1)),
+    "recovery": lambda m, v, g: recovery_loss(m, v, 0.7, 0.6, g),
+    "flips": lambda m, v, g: flip_recovery_loss(m, v, 0.2, g),
+    "read-out": lambda m, v, g: readout_loss(m, v, 0.7, 0.6, g),
+    "denoising": lambda m, v, g: denoising_loss(m, v, 0.7, 0.6, "tap", 20, g),
+    "flow": lambda m, v, g: probability_flow_loss(m, v),
+    "entropy": lambda m, v, g: score_entropy_loss(m, v),
+    "flipped": lambda m, v, g: flip(v, 0.3, m.visible, g).sum(-1)}
+
+
+SAME = "path", "recovery", "flips", "read-out", "denoising", "flow", "entropy"
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_levels_of_twice_the_size_change_nothing_but_the_unit_of_length(name):
+    """v' = 2 v with W' = W / 2, b' = b / 2 is the same machine; half the signal gives the same x."""
+    m, V = machine(4, 3).requires_grad_(False), states(4)
+    twice = machine(4, 3, Discrete((0, 2))).requires_grad_(False)
+    twice.W.copy_(m.W / 2)
+    twice.b.copy_(m.b / 2)
+    twice.c.copy_(m.c)
+    signal = {"recovery": recovery_loss, "read-out": readout_loss, "denoising": denoising_loss}
+    ours = OTHERS[name](m, V, seeded())
+    if name in signal:
+        other = signal[name](twice, 2 * V, 0.35, 0.6, generator=seeded())
+        ours = signal[name](m, V, 0.7, 0.6, generator=seeded())
+        wrong = signal[name](twice, 2 * V, 0.7, 0.6, generator=seeded())
+    else:
+        other, wrong = OTHERS[name](twice, 2 * V, seeded()), OTHERS[name](m, 1 - V, seeded())
+    scale = 4 if name == "denoising" else 1
+    assert (scale * ours - other).abs().max() < 1e-11 and (scale * ours - wrong).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("visible", ["bernoulli", "spin", "binary((-1.0, 3.0))"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_stream_a_row_makes_rows_independent_of_their_batch(name, visible):
+    m = machine(4, 3, visible).requires_grad_(False)
+    v = states(4, m.visible)[:5]
+    together = OTHERS[name](m, v, [seeded(i) for i in range(5)])
+    alone = torch.cat([OTHERS[name](m, v[i:i + 1], [seeded(i)]) for i in range(5)])
+    assert (together - alone).abs().max() < 1e-12
+    assert torch.equal(OTHERS[name](m, v, 3), OTHERS[name](m, v, seeded(3)))
+    if name in ("flow", "entropy"): return
+    assert not torch.equal(OTHERS[name](m, v, [seeded(i + 9) for i in range(5)]), together)
+    with pytest.raises(ValueError, match="generator"): OTHERS[name](m, v, [seeded(), seeded(1)])
+
+
+def test_the_path_of_independent_streams_is_minus_the_log_likelihood_too():
+    m, V = machine(3, 2).requires_grad_(False), states(3)
+    rows = V.repeat(1200, 1)
+    draws = path_loss(m, rows, [seeded(i) for i in range(len(rows))]).reshape(1200, 8)
+    assert max(map(abs, zs(draws, -m.log_prob(V)))) < 4 and draws.std(0).max() / 1200**0.5 < 0.3
+    assert max(map(abs, zs(2 * draws, -m.log_prob(V)))) > 10
+
+
+def test_a_stream_a_row_in_the_gradient():
+    m = machine(4, 3)
+    v = states(4)[[1, 6, 9]]
+    held = flip_posterior(m, flip(v, 0.2, generator=0), 0.2)
+    together = recovery_gradient(m, v, held, 2, [seeded(i) for i in range(3)])
+    one = [recovery_gradient(m, v[i:i + 1], flip_posterior(m, flip(v, 0.2, generator=0)[i:i + 1], 0.2),
+                             2,
+                             [seeded(i)]) for i in range(3)]
+    for name, x in together.items():
+        assert (x - sum(g[name] for g in one) / 3).abs().max() < 1e-12
+    other = recovery_gradient(m, v, held, 2, [seeded(i + 5) for i in range(3)])
+    assert any((x - other[name]).abs().max() > 0.01 for name, x in together.items())
+
+
 m32, v32, gaussian = RBM(4, 3), states(4, dtype=torch.float32), RBM(4, 3, "gaussian")
 BAD = {
     "path of Gaussian units": (lambda: path_loss(gaussian, v32), ValueError,
@@ -293,6 +366,7 @@ BAD = {
                "p must be finite and above 0 and below 1"),
     "p one": (lambda: flip(v32, 1.0), ValueError, "p must be finite and above 0 and below 1"),
     "unit": (lambda: flip(v32, 0.1, "gaussian"), ValueError, "unit"),
+    "colours": (lambda: flip(v32, 0.1, "potts(2)"), ValueError, "unit must be one of two levels"),
     "spins for bits": (lambda: flip(2 * v32 - 1, 0.1), ValueError, "v must hold only"),
     "flips of Gaussian units": (lambda: flip_recovery_loss(gaussian, v32, 0.1), ValueError,
                                 "rbm must have visible units of two levels"),

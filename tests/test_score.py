@@ -14,7 +14,7 @@ from rbmdiff.bridge.score import (
     taylor_log_ratios,
 )
 from rbmdiff.foundations.core import Estimate
-from rbmdiff.foundations.units import states
+from rbmdiff.foundations.units import Binomial, Discrete, Potts, states
 from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling.gibbs import spectrum, transition_matrix, unit_field
 
@@ -51,6 +51,28 @@ def test_a_gaussian_machine_is_its_mixture(hidden, dtype):
     assert mixture.means.dtype == dtype and mixture.axes is None and len(mixture.means) == 16
     rbm.sigma = 1.1 * rbm.sigma
     assert (mixture.log_prob(x) - rbm.log_prob(x)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("hidden", [Discrete((-1, 0, 1), 0.3), Potts(3), Binomial(2)], ids=str)
+def test_hidden_units_of_every_list_give_a_mixture(hidden):
+    rbm = machine(3, 3, "gaussian", hidden, scale=0.5)
+    mixture, x = as_mixture(rbm), 2 * torch.randn(5, 3, dtype=torch.float64, generator=seeded(2))
+    torch.testing.assert_close(mixture.log_prob(x), rbm.log_prob(x), rtol=1e-12, atol=1e-12)
+    assert len(mixture.means) == (3 if hidden == Potts(3) else 27)
+    assert (mixture.log_prob(x) - machine(3, 3, "gaussian", scale=0.5).log_prob(x)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("curvature", [0.0, 0.5])
+@pytest.mark.parametrize("levels", [(0, 2), (-1, 3)])
+def test_ratios_of_any_two_levels_are_those_of_the_table(levels, curvature):
+    unit = Discrete(levels, curvature)
+    rbm, index = machine(4, 3, unit, Potts(3)), torch.arange(16)
+    log_p = rbm.log_prob(states(4, unit))
+    truth = torch.stack([log_p[index ^ (1 << i)] - log_p for i in range(4)], 1)
+    assert (flip_log_ratios(rbm, states(4, unit)) - truth).abs().max() < 1e-12
+    assert (flip_log_ratios(rbm, states(4, unit)) + truth).abs().max() > 0.1
+    gap = truth - taylor_log_ratios(rbm, states(4, unit))
+    assert (gap.min() > -1e-12) == (curvature == 0)                      # a tangent of a convex function
 
 
 def test_the_noised_mixture_is_the_density_of_noised_draws():
@@ -260,6 +282,10 @@ P, Q = torch.full((2,), 0.5).log(), torch.full((2, 4), 0.25).log()
      "^rbm must have visible units that are 'gaussian', got 'bernoulli'"),
     (lambda: as_mixture(RBM(4, 3, "spin")), ValueError,
      "^rbm must have visible units that are 'gaussian'"),
+    (lambda: as_mixture(RBM(4, 3, "gaussian", "relu")), ValueError,
+     r"^rbm must have at most 2\^25 means"),
+    (lambda: flip_log_ratios(RBM(4, 3, "potts(2)"), GOOD), ValueError,
+     "^rbm must have visible units of two"),
     (lambda: as_mixture("rbm"), TypeError, "^rbm must be an RBM, got str"),
     (lambda: as_mixture(REAL.tilt(GOOD)), ValueError, "^rbm must be one machine, got a batch of 2"),
     (lambda: as_mixture(RBM(784, 16, "gaussian")), ValueError,

@@ -1,8 +1,11 @@
 """Noised Boltzmann machines against enumeration: posterior, density, denoisers, path identity, reverse
 process.
 """
+from dataclasses import dataclass
+import importlib.util
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,9 +30,12 @@ from rbmdiff.diffusion.oracle import Mixture
 from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, time_grid
 from rbmdiff.diffusion.solvers import ancestral, ddim
 from rbmdiff.foundations.core import Estimate
-from rbmdiff.foundations.units import states
+from rbmdiff.foundations.units import Binomial, Discrete, Gaussian, Poisson, Potts, ReLU, as_unit, states
+from rbmdiff.models import rbm as rbm_module
+from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling.diagnostics import drift
 from rbmdiff.sampling.gibbs import spectrum
+from rbmdiff.sampling.means import exact_mean
 
 DISCRETE = [(v, h) for v in ("bernoulli", "spin") for h in ("bernoulli", "spin")]
 PAIRS = [*DISCRETE, ("gaussian", "bernoulli"), ("gaussian", "spin")]
@@ -259,6 +265,222 @@ def test_a_stuck_path_measures_its_mode():
     assert abs(exact.z(m.log_partition().item())) < 4
 
 
+# Every kind of unit
+
+FINITE = [Discrete((0, 2)), Discrete((-1, 3), 0.5), Potts(3), Discrete((-1, 0, 1), 0.3), Binomial(3)]
+MORE = FINITE[3:]                                                        # one level of noise a call
+REAL = [Gaussian(), ReLU()]
+LIKE = {"dtype": torch.float64}
+
+
+@dataclass(frozen=True)
+class Heavy(Discrete):
+    """A kind of a user's own: states far from zero have more weight."""
+
+    def log_weights(self, v): return 0.3 * v**2
+
+    def weight_slope(self, v): return 0.6 * v
+
+
+OWN = Heavy((-1, 0.5, 2))
+
+
+def nodes(m):
+    """Visible states [N, D] and the logarithms [N] of their weights in a sum or a quadrature."""
+    if m.visible.n_states is not None:
+        V = states(len(m.b), m.visible)
+        return V, torch.zeros(len(V), **LIKE)
+    place, weight = np.polynomial.legendre.leggauss(400)
+    low = 0.0 if m.visible.lowest == 0 else -12.0
+    x, w = (torch.from_numpy(a) * (12 - low) / 2 for a in (place, weight))
+    assert len(m.b) == 1
+    return (x + (12 + low) / 2)[:, None], w.log()
+
+
+def small(visible, hidden="bernoulli", seed=3):
+    """A machine with two units that can be listed, or one that is integrated."""
+    D = 1 if visible.n_states is None else 2 * visible.columns
+    return machine(D, 3, visible, hidden, seed=seed, scale=0.5)
+
+
+@pytest.mark.parametrize("hidden", ["bernoulli", Potts(3)], ids=str)
+@pytest.mark.parametrize("visible", [*FINITE, OWN, *REAL], ids=str)
+def test_posterior_density_mean_and_score_of_every_kind(visible, hidden):
+    m = small(visible, hidden)
+    V, log_w = nodes(m)
+    x = noise(6, len(m.b)).requires_grad_()
+
+    def table(sigma):
+        at = torch.distributions.Normal(ALPHA * V[:, None], sigma).log_prob(x).sum(-1)
+        return m.log_prob(V)[:, None] + log_w[:, None] + at
+
+    log_p, bayes = table(SIGMA).logsumexp(0), table(SIGMA).log_softmax(0)
+    held = posterior(m, x, ALPHA, SIGMA)
+    # of densities, on their own scale
+    seen = (bayes - log_w[:, None]).exp()
+    assert (held.log_prob(V[:, None]).exp() - seen).abs().max() < 1e-12
+    assert (held.log_prob(V[:, None]).exp() - table(1.2 * SIGMA).softmax(0)).abs().max() > 1e-2
+    assert (log_prob(m, x, ALPHA, SIGMA) - log_p).abs().max() < 1e-12
+    assert (log_prob(m, x, ALPHA, SIGMA) - table(1.2 * SIGMA).logsumexp(0)).abs().max() > 1e-2
+    assert (denoise(m, x, ALPHA, SIGMA) - bayes.exp().T @ V).abs().max() < 1e-12
+    assert (denoise(m, x, ALPHA, SIGMA) - denoise(m, x, ALPHA, 1.2 * SIGMA)).abs().max() > 1e-2
+    slope, = torch.autograd.grad(log_p.sum(), x)
+    assert (score(m, x, ALPHA, SIGMA) - slope).abs().max() < 1e-11
+    assert (score(m, x, ALPHA, SIGMA) + slope).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("visible", [*FINITE, OWN, *REAL, Potts(2)], ids=str)
+def test_the_noised_density_integrates_to_one(visible):
+    """In one dimension, or two for a pair of colours; the control leaves the posterior out."""
+    D = visible.columns
+    if D > 2: return
+    m = machine(D, 3, visible, scale=0.5)
+    line = torch.arange(-16, 16, 0.1, **LIKE)
+    x = line[:, None] if D == 1 else torch.cartesian_prod(line, line)
+    total = log_prob(m, x, ALPHA, SIGMA).exp().sum() * 0.1**D
+    assert abs(total - 1) < 1e-12
+    v = nodes(m)[0][3 % m.visible.n_states] if m.visible.n_states else torch.ones(1, **LIKE)
+    alone = m.log_prob(v) + torch.distributions.Normal(ALPHA * v, SIGMA).log_prob(x).sum(-1)
+    assert abs(alone.exp().sum() * 0.1**D - 1) > 0.1
+
+
+@pytest.mark.parametrize("visible", [*FINITE, OWN, *REAL], ids=str)
+def test_chains_warm_chains_and_predictors_of_every_kind(visible):
+    m, schedule, t = small(visible), LinearBeta(), 0.3
+    x = noise(1, len(m.b))
+    exact = machine_predictor(m, schedule)(x, t)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    assert (exact + sigma * score(m, x, alpha, sigma)).abs().max() < 1e-12
+    rows = x.expand(3000, -1)
+    for predict in (machine_predictor(m, schedule, "gibbs", steps=3, burn_in=30, generator=1),
+                    WarmGibbs(m, schedule, steps=30, average=False, generator=2)):
+        eps = predict(rows, t)
+        stderr = eps.std(0) / 3000**0.5
+        assert ((eps.mean(0) - exact) / stderr).abs().max() < 4.5 and stderr.max() < 0.05
+        assert ((eps.mean(0) + exact) / stderr).abs().max() > 8
+
+
+@pytest.mark.parametrize("visible", [*FINITE, OWN, *REAL], ids=str)
+def test_mean_field_becomes_exact_for_small_weights_and_tap_says_what_it_needs(visible):
+    m, x = small(visible), noise(3, len(small(visible).b))
+    errors = []
+    for size in (0.04, 0.02):
+        held = m.sharing(W=size * m.W)
+        errors.append((denoise(held, x, ALPHA, SIGMA, "mean_field")
+                       - denoise(held, x, ALPHA, SIGMA)).norm())
+    assert math.log2(errors[0] / errors[1]) > 1.7
+    if m.visible.spread is not None: return
+    with pytest.raises(ValueError, match="tap"): denoise(m, x, ALPHA, SIGMA, "tap")
+
+
+@pytest.mark.parametrize("visible", [*MORE, OWN, *REAL], ids=str)
+def test_kinds_that_change_with_the_noise_take_one_level_a_call(visible):
+    m, two = small(visible), torch.ones(2, **LIKE)
+    x = noise(2, len(m.b))
+    assert (denoise(m, x, 0.0, 1.0) - exact_mean(m)).abs().max() < 1e-12
+    with pytest.raises(ValueError, match="alpha, sigma must be numbers"): posterior(m, x, two, 1.0)
+
+
+@pytest.mark.parametrize("visible", [Potts(3), Discrete((-1, 3), 0.5)], ids=str)
+def test_two_levels_and_colours_take_a_level_a_row(visible):
+    m, sigma = small(visible), torch.tensor([0.3, 1.0, 4.0], **LIKE)
+    x = noise(3, len(m.b))
+    one = [denoise(m, x[i:i + 1], ALPHA, float(sigma[i])) for i in range(3)]
+    assert (denoise(m, x, ALPHA, sigma) - torch.cat(one)).abs().max() < 1e-12
+
+
+def test_counts_without_a_limit_have_no_posterior_of_their_kind():
+    with pytest.raises(ValueError, match=r"rbm must have visible units with a posterior.*poisson"):
+        posterior(machine(2, 2, Poisson()), noise(3, 2), 1.0, 1.0)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.7])
+@pytest.mark.parametrize("visible", [Discrete((0, 2)), Discrete((-1, 3), 0.5), Potts(3), Potts(2)],
+                         ids=str)
+def test_flips_and_new_colours_have_the_posterior_of_bayes(visible, p):
+    m = small(visible)
+    V, q = states(len(m.b), visible), visible.n_states
+    same = (V[:, None] == V).unflatten(-1, (-1, visible.columns)).all(-1).double()
+    # a colour may be redrawn as itself
+    keep = 1 - p + p / q if visible.columns > 1 else 1 - p
+    log_q = torch.log(same * keep + (1 - same) * (1 - keep) / (q - 1)).sum(-1)
+    bayes = (m.log_prob(V)[:, None] + log_q).log_softmax(0)
+    assert (log_q.exp().sum(1) - 1).abs().max() < 1e-12
+    assert (flip_posterior(m, V, p).log_prob(V[:, None]) - bayes).abs().max() < 1e-12
+    assert (flip_posterior(m, V, 1 - p).log_prob(V[:, None]) - bayes).abs().max() > 0.1
+
+
+def test_log_z_of_any_two_levels_from_the_path():
+    m = machine(3, 2, Discrete((-1, 3), 0.5), scale=0.3)
+    V = states(3, m.visible)[[0, 5]]
+    for v in V:
+        e = path_log_z(m, v.repeat(500, 1), 24, "exact", generator=seeded(1))
+        assert abs(e.z(m.log_partition().item())) < 4 and e.stderr < 0.1
+        assert abs(e.z(m.log_partition().item() + 0.6)) > 4
+
+
+# A stream a sample
+
+@pytest.mark.parametrize("visible", ["bernoulli", "gaussian", Potts(3), Discrete((-1, 0, 1)), ReLU()],
+                         ids=str)
+def test_a_stream_a_sample_makes_samples_independent_of_their_batch(visible):
+    m, schedule = small(as_unit("visible", visible)), LinearBeta()
+    x = noise(4, len(m.b))
+    options = dict(steps=3, burn_in=2, chains=2)
+    draws = {
+        "denoise": lambda x, g: denoise(m, x, ALPHA, SIGMA, "gibbs", generator=g, **options),
+        "score": lambda x, g: score(m, x, ALPHA, SIGMA, "gibbs", generator=g, **options),
+        "predictor": lambda x, g: machine_predictor(m, schedule, "gibbs", generator=g, **options)(
+            x, 0.4
+        ),
+        "warm": lambda x, g: WarmGibbs(m, schedule, 2, 3, generator=g)(x, 0.4),
+        "draw": lambda x, g: WarmGibbs(m, schedule, 2, 3, False, generator=g)(x, 0.4),
+    }
+    for f in draws.values():
+        together = f(x, [seeded(i) for i in range(4)])
+        alone = torch.cat([f(x[i:i + 1], [seeded(i)]) for i in range(4)])
+        assert (together - alone).abs().max() < 1e-12
+        assert not torch.equal(together, f(x, [seeded(i + 9) for i in range(4)]))
+        assert torch.equal(f(x, 3), f(x, seeded(3)))
+        with pytest.raises(ValueError, match="generator"): f(x, [seeded(0), seeded(1)])
+
+
+def test_a_predictor_goes_on_where_its_generator_stands():
+    m, x = machine(5, 3), noise(4, 5)
+    predict = machine_predictor(m, LinearBeta(), "gibbs", steps=1, burn_in=0, generator=3)
+    assert not torch.equal(predict(x, 0.5), predict(x, 0.5))             # a seed is used once
+
+
+@pytest.mark.parametrize("method", ["gibbs", "exact"])
+def test_log_z_from_a_stream_a_row_is_the_mean_of_the_rows_alone(method):
+    m, v = machine(5, 3), states(5)[[1, 7, 30]]
+    options = dict(levels=6, method=method, steps=3, burn_in=2)
+    three = path_log_z(m, v, generator=[seeded(i) for i in range(3)], **options)
+    pairs = [path_log_z(m, v[[i, j]], generator=[seeded(i), seeded(j)], **options).value
+             for i, j in ((0, 1), (1, 2), (2, 0))]
+    assert abs(three.value - sum(pairs) / 3) < 1e-12
+    assert path_log_z(m, v, generator=3, **options) == path_log_z(m, v, generator=seeded(3), **options)
+
+
+# A machine that a notebook made
+
+def test_a_machine_of_another_class_is_a_machine():
+    spec = importlib.util.spec_from_file_location("rbmdiff.models.again", rbm_module.__file__)
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    m, x = machine(5, 3), noise(4, 5)
+    other = again.RBM(5, 3, dtype=torch.float64).requires_grad_(False)
+    other.load_state_dict(m.state_dict())
+    assert not isinstance(other, RBM) and type(posterior(other, x, 1.0, 1.0)) is again.RBM
+    for f in (log_prob, denoise, score):
+        assert torch.equal(f(other, x, ALPHA, SIGMA), f(m, x, ALPHA, SIGMA))
+    for predict in (machine_predictor, WarmGibbs):
+        pair = [predict(one, LinearBeta(), generator=1)(x, 0.3) for one in (other, m)]
+        assert torch.equal(*pair)
+    pair = [path_log_z(one, states(5)[:4], 4, "exact", generator=1) for one in (other, m)]
+    assert pair[0] == pair[1]
+
+
 # Types and devices
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -314,6 +536,8 @@ X, V = noise(2, 4), states(4)
     (lambda: flip_posterior(N, X, 0.1), "rbm"), (lambda: flip_posterior(M, X, 0.1), "v"),
     (lambda: flip_posterior(M, V[0], 0.1), "v"), (lambda: flip_posterior(M, V, 0.0), "p must"),
     (lambda: flip_posterior(M, V, 1.0), "p must"), (lambda: flip_posterior(M.tilt(X), V, 0.1), "rbm"),
+    (lambda: flip_posterior(machine(4, 3, "binomial(2)"), V, 0.1), "of two levels"),
+    (lambda: flip_posterior(machine(6, 3, "potts(3)"), noise(2, 6), 0.1), "v must hold one 1"),
     (lambda: hidden_couplings(M, 1.0, 1.0), "rbm"), (lambda: hidden_couplings(N, -1.0, 1.0), "alpha"),
     (lambda: hidden_couplings(N, 1.0, math.nan), "sigma"),
     (lambda: noised_energy(N, X, X[:, :2], 1.0, 1.0), "h must"),

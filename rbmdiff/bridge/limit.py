@@ -91,11 +91,13 @@ def _smoothed(rbm: RBM, mean: Tensor, variance: Tensor, weights: Tensor) -> Grad
     squared = cast(Tensor, rbm.sigma) ** 2
     width = (variance @ (rbm.W / squared[:, None]).square()).sqrt()  # [eq-limit-smoothed]
     h = slope = torch.zeros_like(field)
+    nodes = _nodes(width.max().item(), rbm.hidden, field)
+    low, high = rbm.hidden.levels
     chunk = max(1, 2**18 // field.numel())
-    for xi, w in zip(*(x.split(chunk) for x in _nodes(width.max().item(), rbm.hidden, field))):
+    for xi, w in zip(*(x.split(chunk) for x in nodes)):
         m = rbm.hidden.mean(field + xi[:, None, None] * width)  # [eq-limit-smoothed]
         h = h + torch.tensordot(w, m, 1)
-        slope = slope + torch.tensordot(w, rbm.hidden.spread(m)[0], 1)
+        slope = slope + torch.tensordot(w, (m - low) * (high - m), 1)  # [eq-limit-smoothed]
     sums = weighted_statistics(rbm, mean, h, weights)
     extra = rbm.W * (variance / squared**2)[:, None] * (weights @ slope)  # [eq-limit-smoothed]
     spread = weights.sum() * variance / squared - 2 * (rbm.W * extra).sum(1)  # [eq-limit-smoothed]
