@@ -29,8 +29,7 @@ from rbmdiff.foundations.core import (
 from ..foundations.units import Unit
 from ..models.rbm import RBM, check_kind, check_machine
 from ..sampling.gibbs import gibbs
-from ..sampling.means import Method, check_listable, gibbs_mean, start_chains
-from ..sampling.means import mean as machine_mean
+from ..sampling.means import Method, check_listable, gibbs_mean, mean as machine_mean, start_chains
 
 # %% ../../nbs/bridge/tilted.ipynb #1d056b0d
 def _factor(value: Tensor | float, x: Tensor) -> Tensor:
