@@ -104,7 +104,8 @@ def machine(name, options, x, test):
     rbm = RBM(x.shape[1], H, generator=g, device=x.device)
     rbm.b.data, mean_v, gradient = base_rate(x), x.mean(0), gradient_of(name, x.mean(0))
     optimizer = sgd(rbm, 0.2, weight_decay=1e-4)
-    state = TrainState(rbm, optimizer, g, linear_decay(optimizer, options.epochs * len(x) // BATCH), 0.9995)
+    state = TrainState(rbm, optimizer, g, linear_decay(optimizer, options.epochs * len(x) // BATCH),
+                       0.9995)
 
     def step(state, v):
         ascend(state.model, centred(gradient(state, v), mean_v, state.carry["mean_h"]))
@@ -144,7 +145,8 @@ def denoiser(options, x, test):
     """Train the network and keep its averaged weights in RUN; its row."""
     model, g = network(x), torch.Generator(x.device).manual_seed(1)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.01)
-    state = TrainState(model, optimizer, g, linear_decay(optimizer, options.epochs * len(x) // BATCH), 0.9995)
+    state = TrainState(model, optimizer, g, linear_decay(optimizer, options.epochs * len(x) // BATCH),
+                       0.9995)
     step = denoising_step(SCHEDULE, times=low_discrepancy)
     for record in train(state, lambda g: 2 * binarize_stochastic(x, g) - 1, step, options.epochs, BATCH):
         print(record, flush=True)

@@ -75,7 +75,8 @@ def main():
     model = Preconditioned(network, SCHEDULE, SCALE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, betas=(0.9, 0.99))
     decay = linear_decay(optimizer, options.epochs * -(-len(train_k) // BATCH))
-    state = TrainState(model, optimizer, torch.Generator().manual_seed(1000 + options.seed), decay, AVERAGE)
+    state = TrainState(model, optimizer, torch.Generator().manual_seed(1000 + options.seed), decay,
+                       AVERAGE)
     curve = [(record.epoch, record.scalars["loss"]) for record in
              train(state, lambda g: images(train_k, g), denoising_step(SCHEDULE, times=even_times),
                    options.epochs, BATCH)]

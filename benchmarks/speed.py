@@ -153,8 +153,7 @@ def scikit_learn(D, H, B, k):
 def jax_lines(D, H, B, k, hidden_chain):
     """Jitted JAX. Chains end with visible states (2k + 4 products) or with hidden ones (2k + 3)."""
     import jax
-    from jax import lax, nn, random
-    from jax import numpy as jnp
+    from jax import lax, nn, numpy as jnp, random
     draw = lambda key, field: random.bernoulli(key, nn.sigmoid(field)).astype(jnp.float32)
 
     def step(p, v, state, key):
