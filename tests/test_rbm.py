@@ -1,6 +1,7 @@
 """The restricted Boltzmann machine against enumeration, integration, scikit-learn and bad input."""
 import copy
 import math
+import pickle
 
 from hypothesis import given, settings, strategies as st
 import numpy as np
@@ -599,6 +600,253 @@ def test_check_numbers():
     S = states(2)
     means = torch.softmax(-counts.hidden_free_energy(S), 0) @ counts.visible_mean(S)
     torch.testing.assert_close(means, torch.tensor([1.1415413765751368, 1.1283223217027314], **F64).detach(), rtol=1e-13, atol=0)
+
+
+# Machines that share numbers with others
+
+def changed(rbm, how):
+    """A machine made from `rbm`."""
+    v = some_states((2, 4), rbm.visible)
+    mask = torch.tensor([True, False, False, True])
+    return {"tilt": lambda: rbm.tilt(0.3 * v), "clamp": lambda: rbm.clamp(v, mask), "at": lambda: rbm.at(0.5)}[how]()
+
+
+made = pytest.mark.parametrize("how", ("tilt", "clamp", "at"))
+two_kinds = pytest.mark.parametrize("visible", ("spin", "gaussian"))
+
+
+@made
+@two_kinds
+@pytest.mark.parametrize("convert", (lambda m: m.float(), lambda m: m.to(torch.float32), lambda m: m.to(dtype=torch.float32)))
+def test_a_conversion_leaves_the_owner_as_it_was(how, visible, convert):
+    rbm = machine(4, 3, visible).requires_grad_()
+    before = {name: x.clone() for name, x in rbm.state_dict().items()}
+    other = changed(rbm, how)
+    exact, H = other.hidden_free_energy(states(3)[:, None]).detach(), states(3, dtype=torch.float32)[:, None]
+    single = convert(other)
+    assert single is other and all(x.dtype == torch.float32 for x in single.state_dict().values())
+    torch.testing.assert_close(single.hidden_free_energy(H).double(), exact, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(x, before[name]) for name, x in rbm.state_dict().items())
+    slope, = torch.autograd.grad(single.hidden_free_energy(H).sum(), rbm.W)
+    assert slope.abs().sum() > 0 and list(dict(rbm.named_parameters())) == list(before)
+    single.double().log_partition()
+
+
+def test_a_conversion_of_the_owner_itself_keeps_its_parameters():
+    rbm = machine(4, 3, "gaussian").requires_grad_()
+    W = rbm.W
+    assert rbm.float() is rbm and rbm.W is W and W.dtype == torch.float32 and not rbm.shares
+    assert list(dict(rbm.named_parameters())) == ["W", "b", "c", "log_sigma"]
+
+
+@made
+@two_kinds
+@pytest.mark.parametrize("again", (lambda m: pickle.loads(pickle.dumps(m)), copy.copy, copy.deepcopy))
+def test_copies_say_the_same(how, visible, again):
+    rbm = machine(4, 3, visible).requires_grad_()
+    for one in (rbm, changed(rbm, how)):
+        other = again(one)
+        assert type(other) is RBM and other.batch == one.batch
+        assert list(other.state_dict()) == list(one.state_dict())
+        assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values()))
+        assert torch.equal(other.log_partition(), one.log_partition())
+        assert (other.W is one.W) == (again is copy.copy)
+
+
+def test_a_shallow_copy_may_be_converted_and_a_deep_one_trained():
+    rbm = machine(4, 3, "gaussian").requires_grad_()
+    copy.copy(rbm).float()
+    assert rbm.W.dtype == torch.float64
+    deep = copy.deepcopy(rbm.tilt(rbm.b.detach()))
+    deep.float()
+    deep.sigma = 3.0
+    assert not deep.shares and isinstance(deep.W, torch.nn.Parameter) and isinstance(deep.log_sigma, torch.nn.Parameter)
+    assert (rbm.sigma != 3).all() and rbm.W.dtype == torch.float64
+
+
+def test_a_state_dict_goes_round():
+    for one in (machine(4, 3, "gaussian"), machine(4, 3, "gaussian").at(0.5), machine(4, 3, "gaussian").tilt(torch.ones(4, **F64))):
+        other = RBM(4, 3, "gaussian", dtype=torch.float64)
+        other.load_state_dict(one.state_dict())
+        assert torch.equal(other.log_partition().detach(), one.log_partition())
+
+
+# Widths
+
+@pytest.mark.parametrize("value", (torch.nn.Parameter(torch.tensor([1.0, 2, 3, 4])), [1, 2, 3, 4], np.arange(1, 5), torch.arange(1, 5)))
+def test_widths_may_be_assigned_in_any_form(value):
+    rbm = RBM(4, 3, "gaussian", dtype=torch.float64)
+    log_sigma = rbm.log_sigma
+    rbm.sigma = value
+    torch.testing.assert_close(rbm.sigma.detach(), torch.arange(1.0, 5, **F64))
+    assert rbm.log_sigma is log_sigma and [n for n, _ in rbm.named_parameters()] == ["W", "b", "c", "log_sigma"]
+
+
+@pytest.mark.parametrize("bad", (torch.ones(3), torch.ones(2, 4), "wide", None, [1.0, "2"], [[1.0], [1.0, 2.0]]))
+def test_widths_of_a_wrong_shape(bad):
+    rbm = RBM(4, 3, "gaussian")
+    with pytest.raises(TypeError, match="^rbm.sigma must be a number or 4 of them, got"):
+        rbm.sigma = bad
+    assert (rbm.sigma == 1).all()
+
+
+@made
+def test_a_width_that_is_assigned_to_a_made_machine_is_its_own(how):
+    rbm = machine(4, 3, "gaussian")
+    before, other = rbm.sigma.clone(), changed(rbm, how)
+    other.sigma = 3.0
+    assert torch.equal(rbm.sigma, before) and torch.allclose(other.sigma, torch.full_like(other.sigma, 3.0))
+
+
+def test_counts_from_numpy():
+    rbm = RBM(np.int64(4), np.int32(3), generator=np.int64(0))
+    assert repr(rbm) == "RBM(4 bernoulli x 3 bernoulli)" and rbm.settings["n_visible"] == 4
+    assert torch.equal(rbm.W, RBM(4, 3, generator=0).W)
+
+
+# Own kinds of unit in files
+
+class Pair(Discrete):
+    """Two spins that share a field: -2, 0, 2 in one, two and one ways."""
+
+    def __init__(self):
+        super().__init__((-2.0, 0.0, 2.0))
+
+    def log_weights(self, v):
+        return (v == 0).to(v.dtype) * math.log(2)
+
+
+def test_a_file_of_an_own_kind_takes_it_as_an_object(tmp_path):
+    rbm = machine(4, 3, Pair(), "spin")
+    rbm.save(tmp_path / "pair")
+    assert torch.equal(RBM.load(tmp_path / "pair", visible=Pair()).log_partition().detach(), rbm.log_partition())
+    for options in ({}, {"visible": Potts(3)}):
+        with pytest.raises(ValueError, match="does not hold a complete RBM"):
+            RBM.load(tmp_path / "pair", **options)
+    twice = RBM(8, 3, "spin", "spin", dtype=torch.float64)             # the same machine, with all spins shown
+    twice.load_state_dict({"W": rbm.W.repeat(2, 1), "b": rbm.b.repeat(2), "c": rbm.c})
+    assert twice.log_partition().item() == pytest.approx(rbm.log_partition().item(), rel=1e-14)
+
+
+# Numbers that are none
+
+BROKEN = [(v, h, name) for v, h in (("spin", "spin"), ("gaussian", "gaussian"), ("gaussian", "relu"), ("poisson", "spin"),
+                                    ("spin", "gaussian")) for name in ("W", "b", "c", "log_sigma")]
+
+
+@pytest.mark.parametrize("visible, hidden, name", [case for case in BROKEN if case[2] != "log_sigma" or case[0] == "gaussian"])
+@pytest.mark.parametrize("value", (math.nan, math.inf))
+def test_parameters_that_are_no_numbers_are_named(visible, hidden, name, value):
+    rbm = machine(4, 3, visible, hidden, scale=0.1)
+    getattr(rbm, name).view(-1)[0] = value
+    v = torch.ones(2, 4, **F64)
+    for call in (rbm.log_partition, rbm.check_normalisable, lambda: rbm.log_prob(v), lambda: rbm.sample(2), lambda: rbm.sample(2, 3)):
+        with pytest.raises(ValueError, match=rf"^rbm must have finite parameters, got NaN or infinity in \['{name}'\]"):
+            call()
+
+
+def test_counts_that_run_away_stop_the_walk():
+    rbm = machine(4, 3, "poisson")
+    rbm.b.fill_(30.0)
+    with pytest.raises(ValueError, match="fields of its poisson units below 21.5 to draw them"):
+        rbm.sample(2, 3, 0)
+    with pytest.raises(ValueError, match="fields of its poisson units below 21.5 to draw them"):
+        rbm.sample(2, generator=0)
+
+
+# Batches of machines, row by row
+
+MIXED = [("bernoulli", "bernoulli"), ("spin", "gaussian"), (Discrete((-1.0, 0.0, 1.0), 0.3), "spin"), ("gaussian", "bernoulli"),
+         ("gaussian", "gaussian"), ("poisson", "bernoulli"), ("relu", "spin"), ("bernoulli", "poisson"), (Potts(3), "relu")]
+
+
+def batches(rbm, v):
+    """Batches of machines with what makes one of them, and the columns that are left."""
+    mask, field = torch.tensor([True] * 3 + [False] * 3), 0.1 * torch.arange(6.0, **F64).cos()
+    some, every = ~mask, torch.ones(6, dtype=torch.bool)
+    fields = field * torch.arange(1.0, 4, **F64)[:, None]
+    return {"clamp": (rbm.clamp(v, mask), lambda b: rbm.clamp(v[b], mask), some),
+            "tilt": (rbm.tilt(fields), lambda b: rbm.tilt(fields[b]), every),
+            "clamp and tilt": (rbm.clamp(v, mask).tilt(fields[:, some]), lambda b: rbm.clamp(v[b], mask).tilt(fields[b, some]), some),
+            "tilt and clamp": (rbm.tilt(fields).clamp(v, mask), lambda b: rbm.tilt(fields[b]).clamp(v[b], mask), some),
+            "all held alike": (rbm.tilt(fields).clamp(v[0], mask), lambda b: rbm.tilt(fields[b]).clamp(v[0], mask), some)}
+
+
+@pytest.mark.parametrize("visible, hidden", MIXED, ids=str)
+def test_a_batch_of_machines_is_its_machines(visible, hidden):
+    rbm = machine(6, 3, visible, hidden, scale=0.15, seed=1)
+    g = torch.Generator().manual_seed(0)
+    v = rbm.visible.draw(torch.zeros(3, 6, **F64), rbm.b, g, rbm.sigma)
+    h = rbm.hidden.draw(torch.zeros(3, 3, **F64), rbm.c, g)
+    for name, (whole, one, kept) in batches(rbm, v).items():
+        x = v[:, kept]
+        methods = {"energy": lambda m, b: m.energy(x[b], h[b]), "free_energy": lambda m, b: m.free_energy(x[b]),
+                   "hidden_free_energy": lambda m, b: m.hidden_free_energy(h[b]), "score": lambda m, b: m.score(x[b]),
+                   "log_partition": lambda m, b: m.log_partition(), "log_prob": lambda m, b: m.log_prob(x[b]),
+                   "hidden_mean": lambda m, b: m.hidden_mean(x[b]), "visible_mean": lambda m, b: m.visible_mean(h[b]),
+                   "at": lambda m, b: m.at(0.5).free_energy(x[b])}
+        if rbm.hidden.wide or "poisson" in (visible, hidden): del methods["at"]
+        for method, call in methods.items():
+            apart = torch.stack([call(one(b), b) for b in range(3)])
+            torch.testing.assert_close(call(whole, slice(None)), apart, rtol=1e-12, atol=1e-12, msg=f"{name}: {method}")
+        draws = whole.sample(5, 2, 0)
+        assert draws.shape == (5, 3, len(whole.W))
+        rbm.visible.check("draws", draws)
+
+
+@pytest.mark.parametrize("visible, hidden", (("bernoulli", "spin"), ("spin", "gaussian"), ("gaussian", "bernoulli")))
+@pytest.mark.parametrize("steps", (None, 3))
+def test_draws_of_a_batch_have_a_stream_for_every_machine(visible, hidden, steps):
+    rbm = machine(4, 3, visible, hidden)
+    fields = some_states((3, 4), "gaussian")
+    together = rbm.tilt(fields).sample(6, steps, [5, 6, 7])
+    assert torch.equal(together[:, 1:2], rbm.tilt(fields[1:2]).sample(6, steps, [6]))
+    several = rbm.sample(3, steps, [5, 6, 7])
+    assert torch.equal(several[2:], rbm.sample(1, steps, [7]))
+    with pytest.raises(ValueError, match="^generator must hold one stream a sample"):
+        rbm.tilt(fields).sample(6, steps, [5, 6])
+
+
+def test_walks_of_a_clamped_batch_reach_its_machines():
+    rbm, n = machine(4, 3, scale=1.0), 2**14
+    v, mask = some_states((2, 4)), torch.tensor([False, False, True, True])
+    clamped, V = rbm.clamp(v, mask), states(2)
+    p = clamped.log_prob(V[:, None]).exp()
+    for draws in (clamped.sample(n, 30, 1), clamped.sample(n, generator=2), clamped.at(1.0).sample(n, generator=3)):
+        counts = torch.stack([(draws == row).all(-1).double().mean(0) for row in V])
+        z, wrong = ((counts - q) / (q * (1 - q) / n).sqrt() for q in (p, p.flip(1)))
+        assert z.abs().max() < 4 < wrong.abs().max()
+
+
+def test_exact_draws_through_many_states():
+    rbm = machine(24, 16, scale=0.3, dtype=torch.float32)              # 65536 states in several pieces
+    draws, n = rbm.sample(2**14, generator=4), 2**14
+    H = states(16, dtype=torch.float32)
+    p = torch.softmax(-rbm.hidden_free_energy(H).double(), 0)
+    mean = p @ rbm.visible_mean(H).double()
+    z = (draws.double().mean(0) - mean) / (mean * (1 - mean) / n).sqrt()
+    assert z.abs().max() < 4 < ((draws.double().mean(0) - mean.flip(0)) / (mean * (1 - mean) / n).sqrt()).abs().max()
+
+
+def test_the_pull_is_that_of_the_best_direction():
+    rbm = machine(3, 2, "gaussian", "gaussian", scale=0.3)
+    M = rbm.W / rbm.sigma[:, None]
+    assert rbm.pull() == pytest.approx(torch.linalg.svdvals(M)[0].item() ** 2)
+    rectified = machine(3, 2, "relu", "relu", scale=0.4, seed=2)
+    M = rectified.W / rectified.sigma[:, None]
+    angle = torch.linspace(0, math.pi / 2, 20001, **F64)
+    h = torch.stack([angle.cos(), angle.sin()], 1)
+    best = (h @ M.T).clamp(min=0).norm(dim=1).max().item() ** 2
+    assert rectified.pull() == pytest.approx(best, rel=1e-6) and machine(3, 2, "spin", "gaussian").pull() == 0
+
+
+def test_two_real_layers_that_have_no_closed_form():
+    class Box(Spin):
+        """A unit that cannot be listed, and has no well."""
+        n_states = None
+    for visible, hidden in (("gaussian", Box()), ("relu", "gaussian"), ("gaussian", "relu")):
+        with pytest.raises(ValueError, match="learning.partition.ais"):
+            RBM(3, 2, visible, hidden).log_partition()
 
 
 # The one check of a machine

@@ -298,6 +298,204 @@ def test_an_own_kind_needs_what_it_changes():
     assert Arrow().energy(torch.tensor(2.0), torch.tensor(0.5)) == -1 and bits_of(3, Arrow()) == 6
 
 
+# Own weights, rounded levels, large fields
+
+class Pair(Discrete):
+    """Two spins that share a field: -2, 0, 2 in one, two and one ways."""
+
+    def __init__(self):
+        super().__init__((-2.0, 0.0, 2.0))
+
+    def log_weights(self, v):
+        return (v == 0).to(v.dtype) * math.log(2)
+
+
+class Uneven(Binary):
+    """A bit that weighs three times as much where it is 1."""
+
+    def __init__(self, curvature=0.0):
+        super().__init__((0.0, 1.0), curvature)
+
+    def log_weights(self, v):
+        return v * math.log(3)
+
+    def weight_slope(self, v):
+        return torch.full_like(v, math.log(3))
+
+
+def test_own_weights_stay_under_noise_and_forbid_a_temperature():
+    unit, x = Pair(), torch.linspace(-2, 2, 9, **f64)
+    torch.testing.assert_close(unit.log_norm(x), 2 * Spin().log_norm(x), rtol=1e-14, atol=1e-14)
+    seen = unit.observed(torch.zeros(1, 1, **f64), torch.tensor(0.6, **f64), x[:1, None], x[:1])["visible"]
+    v = torch.tensor(unit.levels, **f64)
+    truth = torch.log_softmax(torch.tensor([1.0, 2, 1], **f64).log() - 0.3 * v**2, 0)
+    torch.testing.assert_close(torch.log_softmax(-seen.energy(v, x[4]), 0), truth, rtol=1e-14, atol=1e-14)
+    assert type(seen) is Pair and seen.curvature == 0.6 and unit.curvature == 0
+    with pytest.raises(ValueError, match="number of ways"):
+        unit.tempered(0.5)
+    assert unit.tempered(1) is unit
+
+
+@named((Uneven(), Uneven(0.5), Binary((-1.0, 3.0), 0.4)))
+def test_unequal_weights_of_two_states_are_a_field(unit):
+    x = torch.linspace(-2, 2, 9, **f64)
+    (low, high), (_, log_w) = unit.levels, unit.terms(x * 0)
+    assert unit.offset == pytest.approx((log_w[0, 1] - log_w[0, 0]).item() / (high - low))
+    draws = unit.draw(x.repeat(2**16, 1), torch.zeros(9, **f64), seeded(1))
+    z = (draws.mean(0) - unit.mean(x)) / (unit.variance(x) / 2**16).sqrt()
+    assert z.abs().max() < 4
+    torch.testing.assert_close(unit.field(unit.mean(x)), x, rtol=1e-11, atol=1e-12)
+    if low == -1:
+        hot = unit.tempered(0.5)
+        assert hot.curvature == 0.2 and hot.offset == pytest.approx(unit.offset / 2) and unit.curvature == 0.4
+
+
+WIDE = [(unit, 0.5) for unit in ALL if unit.wide]
+
+
+@pytest.mark.parametrize("unit, width", [*[(unit, None) for unit in ALL], *WIDE], ids=str)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_large_fields(unit, width, dtype):
+    x = torch.tensor([-1e4, -100.0, -0.0, 20.0, 100.0, 1e4], dtype=dtype)
+    sigma = None if width is None else torch.full((6,), width, dtype=dtype)
+    if unit == Poisson(): x = x.clamp(max=20)
+    x.requires_grad_()
+    slope, = torch.autograd.grad(unit.log_norm(x, x.detach(), sigma).sum(), x)
+    found = unit.log_norm(x, x, sigma), unit.mean(x, sigma), unit.variance(x, sigma), slope
+    assert all(y.isfinite().all() and y.dtype == dtype for y in found)
+    assert (found[2] >= 0).all()
+    with torch.no_grad():
+        draws = unit.draw(x.repeat(50, 1), torch.zeros_like(x), seeded(0), sigma)
+    unit.check("draws", draws)
+    assert draws.isfinite().all() and draws.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("field", (21.6, 100.0, 1e4, math.nan))
+def test_counts_that_overflow_are_refused(dtype, field):
+    x = torch.tensor([[0.0, field]], dtype=dtype)
+    with pytest.raises(ValueError, match=r"poisson units below 21\.5 to draw them, got values in"):
+        Poisson().draw(x, torch.zeros(2, dtype=dtype))
+    few = Poisson().draw(torch.full((1, 4), 21.0, **f64), torch.zeros(4, **f64), seeded(0))
+    assert (few / math.exp(21) - 1).abs().max() < 5 * math.exp(-10.5)
+
+
+@named((Discrete((0.1, 0.3, 0.7)), Binary((0.1, 0.7)), Binary((-0.3, 0.7)), Binary((1 / 3, 1.0))))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_levels_that_no_float_has(unit, dtype):
+    draws = unit.draw(torch.zeros(64, 3, dtype=dtype), torch.zeros(3, dtype=dtype), seeded(0))
+    unit.check("draws", draws)
+    assert torch.equal(draws.unique(), torch.tensor(unit.levels, dtype=dtype))
+    assert torch.equal(states(2, unit, dtype=dtype).unique(), torch.tensor(unit.levels, dtype=dtype))
+
+
+def test_levels_and_counts_of_other_types():
+    wanted = Discrete((0.0, 1.0, 2.0), 0.5)
+    for levels in ([0, 1, 2], range(3), np.arange(3), np.arange(3.0), np.arange(3, dtype=np.float32)):
+        unit = Discrete(levels, np.float64(0.5))
+        assert unit == wanted and hash(unit) == hash(wanted) and str(unit) == "discrete((0.0, 1.0, 2.0), 0.5)"
+    assert str(Potts(np.int64(3))) == "potts(3)" and str(Binomial(np.int64(3))) == "binomial(3)"
+    assert Potts(np.int64(3)) == Potts(3) and as_unit("v", str(unit)) == wanted
+
+
+@pytest.mark.parametrize("levels, match", ((3, "levels must be numbers, got int 3"), ("01", "each of levels must"),
+                                           (torch.arange(3), "each of levels must be a number, got Tensor")))
+def test_levels_that_are_no_numbers(levels, match):
+    with pytest.raises(TypeError, match=match):
+        Discrete(levels)
+
+
+# What data say of a unit on its own
+
+@pytest.mark.parametrize("unit, truth", (
+    (Bernoulli(), (2 + 1) / (3 + 2)), (Spin(), (1 + 0) / (3 + 2)), (Discrete((-1.0, 0.0, 1.0)), (1 + 0) / (3 + 3)),
+    (Binomial(2), (2 + 3) / (3 + 3)), (Poisson(), (2 + 1) / (3 + 1)), (Gaussian(), 2 / 3), (ReLU(), 2 / 3)), ids=str)
+@pytest.mark.parametrize("s", (0.0, 1.0, 0.5))
+def test_smoothed_means_count_imagined_examples(unit, truth, s):
+    low = unit.levels[0] if unit.levels else 0.0
+    v = torch.tensor([[1.0], [1.0], [low]], **f64)
+    imagined = torch.tensor(unit.levels or (), **f64)
+    if unit == Poisson(): imagined = torch.ones(1, **f64)
+    weights = torch.cat([torch.ones(3, **f64), torch.full((len(imagined),), s, **f64)])
+    wanted = (weights * torch.cat([v[:, 0], imagined])).sum() / weights.sum()
+    assert unit.smoothed(v, s).item() == pytest.approx(wanted.item(), rel=1e-14)
+    if s == 1: assert wanted.item() == pytest.approx(truth)
+
+
+def test_smoothed_colours_are_shares():
+    v = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0]], **f64)
+    torch.testing.assert_close(Potts(3).smoothed(v, 1.0), torch.tensor([3.0, 2, 1], **f64) / 6)
+    x = Potts(3).field(Potts(3).smoothed(v, 1.0))
+    torch.testing.assert_close(Potts(3).mean(x), torch.tensor([3.0, 2, 1], **f64) / 6)
+    with pytest.raises(ValueError, match="^m must be positive"):
+        Potts(3).field(v.mean(0))
+
+
+# Rectified units, by their distribution function
+
+@pytest.mark.parametrize("s", (-1e4, -40.0, -5.1, -4.9, 0.0, 3.0, 30.0))
+def test_quantiles_and_moments_of_rectified_units(s):
+    u = torch.tensor([0.999, 0.7, 0.5, 0.1, 1e-6], **f64)
+    z = positive_normal(torch.full_like(u, s), u)
+    with mpmath.workdps(60):
+        tail = [mpmath.erfc((mpmath.mpf(t) - s) / mpmath.sqrt(2)) for t in (0.0, *z.tolist())]
+        shares = torch.tensor([float(t / tail[0]) for t in tail[1:]], **f64)
+        hazard = mpmath.sqrt(2 / mpmath.pi) * mpmath.exp(-mpmath.mpf(s) ** 2 / 2) / tail[0]
+        mean, variance = float(s + hazard), float(1 - hazard * (s + hazard))
+    torch.testing.assert_close(shares, u, rtol=1e-6, atol=1e-12)
+    m, V = rectified(torch.tensor([s], **f64))
+    assert m.item() == pytest.approx(mean, rel=1e-9) and V.item() == pytest.approx(variance, rel=1e-9)
+
+
+# Noise, kind by kind
+
+def test_noise_moves_biases_widths_and_weights_by_the_numbers():
+    f, kappa = torch.tensor([[0.5, -1.0]], **f64), torch.tensor(0.8, **f64)
+    b, W = torch.tensor([0.1, 0.2], **f64), torch.ones(2, 3, **f64)
+    for unit, shift in ((Bernoulli(), 0.4), (Spin(), 0.0), (Binary((-0.5, 2.0)), 0.6), (Potts(2), 0.4)):
+        new = unit.observed(f, kappa, W, b)
+        assert set(new) == {"b"}
+        torch.testing.assert_close(new["b"], b + f - shift)
+        rows = unit.observed(f.expand(2, -1), torch.tensor([[0.8], [1.6]], **f64), W, b)["b"]
+        torch.testing.assert_close(rows[1] - rows[0], torch.full((2,), -shift, **f64))
+    for unit in (Discrete((-1.0, 0.0, 2.0), 0.3), Binomial(3, 0.3)):
+        new = unit.observed(f, kappa, W, b)
+        assert type(new["visible"]) is type(unit) and new["visible"].curvature == pytest.approx(1.1)
+        torch.testing.assert_close(new["b"], b + f)
+    for unit in (Gaussian(), ReLU()):
+        sigma = torch.tensor([1.0, 2.0], **f64)
+        new = unit.observed(f, kappa, W, b, sigma)
+        variance = 1 / (1 / sigma**2 + 0.8)
+        torch.testing.assert_close(new["log_sigma"], variance.sqrt().log())
+        torch.testing.assert_close(new["W"] / variance[:, None], W / sigma[:, None] ** 2)
+        torch.testing.assert_close(new["b"], variance * (b / sigma**2 + f))
+        with pytest.raises(ValueError, match="sigma must be the widths"):
+            unit.observed(f, kappa, W, b)
+
+
+# What a kind must give
+
+@pytest.mark.parametrize("method", ("log_norm", "mean", "variance", "draw", "check"))
+def test_a_kind_that_lacks_a_method_is_named(method):
+    given = {name: lambda self, *args: args[0] for name in ("log_norm", "mean", "variance", "draw", "check")}
+    del given[method]
+    Half = dataclass(frozen=True)(type("Half", (Unit,), given))
+    with pytest.raises(TypeError, match=f"^visible must be a unit or its name, got Half without {method}$"):
+        as_unit("visible", Half())
+    needed = {"check": ("v", torch.zeros(1)), "draw": (torch.zeros(1), torch.zeros(1))}.get(method, (torch.zeros(1),))
+    with pytest.raises(NotImplementedError):
+        getattr(Half(), method)(*needed)
+
+
+def test_configurations_are_numbers_to_the_base_of_their_states():
+    S = states(3, Discrete((-1.0, 0.0, 1.0)))
+    assert torch.equal((S + 1) @ torch.tensor([1.0, 3, 9], **f64), torch.arange(27.0, **f64))
+    colours = numbered(torch.tensor([[0, 5], [8, 3]]), 6, Potts(3), torch.float32)
+    assert colours.shape == (2, 2, 6) and colours.dtype == torch.float32
+    wanted = torch.tensor([[[0, 0], [2, 1]], [[2, 2], [0, 1]]])
+    assert torch.equal(colours.unflatten(-1, (2, 3)).argmax(-1), wanted)
+
+
 @pytest.mark.cuda
 @cuda
 @named(ALL)
