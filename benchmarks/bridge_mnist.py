@@ -12,8 +12,8 @@ test images are drawn once and are those of `rbmdiff evaluate`.
 Machines: 784x500, all with the recipe of RUN (centred gradient, rate 0.2 falling linearly, decay 1e-4,
 averaged weights) for EPOCHS epochs, but for the gradient; log Z by 200 chains and 20000 temperatures of
 AIS, and of reverse AIS from 1000 Gibbs steps after training images.
-Network: `bridge.comparison.Tilted` of an MLP, pixels of -1 and +1, all noise levels weighted as in the
-likelihood bound; measured by that bound.
+Network: `bridge.comparison.BinaryDenoiser` of an MLP, pixels of -1 and +1, all noise levels weighted as
+in the likelihood bound; measured by that bound.
 Denoising: x = v + rho eps for 500 test images; every method sees the same x. The squared error is summed
 over pixels; that of the Gibbs mean is the product of the errors of two independent halves, and so free
 of the chains' own variance.
@@ -27,7 +27,7 @@ import time
 
 import torch
 
-from rbmdiff.bridge.comparison import Tilted, binary_bound
+from rbmdiff.bridge.comparison import BinaryDenoiser, binary_bound
 from rbmdiff.bridge.meanfield import dsm_loss
 from rbmdiff.bridge.recovery import recovery_gradient
 from rbmdiff.bridge.tilted import denoise, posterior
@@ -137,8 +137,8 @@ def proposal(options, x, test):
 
 def network(x):
     """A denoiser with about as many parameters as the machines, for pixels of -1 and +1."""
-    return Tilted(MLP(784, 154, 2, generator=torch.Generator().manual_seed(0)), SCHEDULE,
-                  base_rate(x).cpu() / 2).to(x.device)
+    mlp = MLP(784, 154, 2, generator=torch.Generator().manual_seed(0))
+    return BinaryDenoiser(mlp, SCHEDULE, base_rate(x).cpu() / 2).to(x.device)
 
 
 def denoiser(options, x, test):

@@ -16,14 +16,15 @@ import time
 import torch
 from tqdm import tqdm
 
-from rbmdiff.bridge.tilted import WarmGibbs, path_log_z, predictor
+from rbmdiff.bridge.tilted import WarmGibbs, machine_predictor, path_log_z
 from rbmdiff.diffusion.schedule import LinearBeta, time_grid
 from rbmdiff.diffusion.solvers import ancestral
 from rbmdiff.foundations.data import base_rate, binarize, digits
 from rbmdiff.foundations.train import ascend
+from rbmdiff.foundations.units import states
 from rbmdiff.learning.contrastive import cd_gradient
 from rbmdiff.learning.partition import ais
-from rbmdiff.models.rbm import RBM, states
+from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling.diagnostics import drift
 from rbmdiff.sampling.gibbs import gibbs, spectrum, transition_matrix
 from record import RESULTS, arguments, header, write
@@ -133,7 +134,7 @@ def mixing(n):
         return z.states[torch.multinomial(z.log_weights.softmax(0), n, replacement=True, generator=g)]
 
     def handed_over(threshold):
-        sharp, warm = predictor(m, schedule), WarmGibbs(m, schedule, steps=4, generator=g)
+        sharp, warm = machine_predictor(m, schedule), WarmGibbs(m, schedule, steps=4, generator=g)
         return from_noise(lambda x, t: (sharp if float(schedule.rho(t)) > threshold else warm)(x, t))
 
     after = judge("Gibbs sampling, 1000 steps", lambda: gibbs(m, random, 1000, g), n * 1000 / tau)
@@ -143,7 +144,7 @@ def mixing(n):
         judge(f"warm means, {chains} chains, {steps} steps a call",
               lambda: from_noise(WarmGibbs(m, schedule, chains, steps, generator=g)), None)
     judge("exact above sigma = alpha, warm below", lambda: handed_over(1.0), n)
-    judge("exact denoiser, 50 calls", lambda: from_noise(predictor(m, schedule)), n)
+    judge("exact denoiser, 50 calls", lambda: from_noise(machine_predictor(m, schedule)), n)
     judge("annealed in temperature, resampled", annealed, lambda v: methods.pop("ess"))
     return {"gap": 1 - spectrum(m)[1].item(), "autocorrelation_time": tau, "samples": n,
             "share": (p[V.sum(1) > 0].sum() + p[V.sum(1) == 0].sum() / 2).item(), "methods": methods}
