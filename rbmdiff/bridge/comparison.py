@@ -7,13 +7,14 @@ __all__ = ['BinaryBound', 'binary_bound', 'BinaryDenoiser', 'paired_difference']
 
 # %% ../../nbs/bridge/comparison.ipynb #a294dd23
 from dataclasses import dataclass, field, replace
-import math
 
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from ..diffusion.elbo import Bound, Levels, elbo, uniform_log_snr
+from ..diffusion.elbo import Levels, elbo, uniform_log_snr
+from ..diffusion.networks import bounded_time
+from ..diffusion.objective import Bound
 from ..diffusion.schedule import Schedule, convert, expand
 from ..diffusion.solvers import Predict
 from ..foundations.core import Estimate, Stream, check_batch, check_tensor
@@ -21,20 +22,22 @@ from ..foundations.units import Bernoulli, Unit, as_unit
 
 # %% ../../nbs/bridge/comparison.ipynb #2d8f6c7f
 def _bit_term(schedule: Schedule, v: Tensor, unit: Unit, t_min: float) -> Tensor:
-    """Expected -log p(v | x_t) [B] in nats at t = `t_min`, pixel by pixel [eq-comparison-reconstruction]."""
+    """Expected -log p(v | x_t) [B] in nats at `t_min`, by pixels [eq-comparison-reconstruction]."""
     low, high = unit.levels
     d = (high - low) / float(schedule.rho(t_min))
     noise = torch.linspace(-9, 9, 361, dtype=torch.float64)
     density = torch.softmax(-noise**2 / 2, 0)
-    nats = v[0].numel() * (density * Bernoulli().log_norm(-d**2 / 2 - d * noise)).sum()  # [eq-comparison-reconstruction]
+    pixel = Bernoulli().log_norm(-d**2 / 2 - d * noise)  # [eq-comparison-reconstruction]
+    nats = v[0].numel() * (density * pixel).sum()  # [eq-comparison-reconstruction]
     return nats.to(v.device).expand(len(v))
 
 # %% ../../nbs/bridge/comparison.ipynb #937eeff5
 @dataclass(frozen=True, repr=False)
 class BinaryBound(Estimate):
-    """Lower bound of the mean log p of n images, in nats [eq-comparison-bound]; `stderr` is that over the images.
+    """Lower bound of the mean log p of n images, in nats [eq-comparison-bound].
 
-    `each` holds the bound of every image, term by term [n]; `noise` is the part of the error that is due to the noise.
+    `stderr` is that over the images; `each` holds the bound of every image, term by term [n]; `noise` is
+    the part of the error that is due to the noise.
     """
     each: Bound = field(repr=False, compare=False)
 
@@ -44,14 +47,16 @@ class BinaryBound(Estimate):
         return float(self.each.stderr.square().mean() / self.n) ** 0.5
 
 # %% ../../nbs/bridge/comparison.ipynb #0c9ba3df
-def binary_bound(predict: Predict, schedule: Schedule, v: Tensor, unit: Unit | str = "spin", t_min: float = 1e-3, n: int = 32,
-                 sets: int = 4, levels: Levels = uniform_log_snr,
+def binary_bound(predict: Predict, schedule: Schedule, v: Tensor, unit: Unit | str = "spin",
+                 t_min: float = 1e-3, n: int = 32, sets: int = 4, levels: Levels = uniform_log_snr,
                  generator: Stream = None) -> BinaryBound:
-    """Lower bound of log p of binary images `v` [B, ...], B > 1, states of `unit`, in nats [eq-comparison-bound].
+    """Lower bound of log p of binary images `v` [B, ...], B > 1, in nats [eq-comparison-bound].
 
-    `predict`(x, t) -> eps at x = alpha v + sigma eps: a network (`networks.as_eps` converts other predictions) or
-    `tilted.machine_predictor` of a machine. Noise levels and errors as in `elbo`: sets * n calls, each of all images.
-    Raises TypeError or ValueError for values that are no states or other bad input. Source: Kingma et al. (2021).
+    `v` are states of `unit`, of two levels, an object or a name. `predict`(x, t) -> eps at x = alpha v
+    + sigma eps: a network (`networks.as_eps` converts other predictions) or `tilted.machine_predictor`
+    of a machine. Noise levels and errors as in `elbo`: sets * n calls, each of all images. Raises
+    TypeError or ValueError for values that are no states or other bad input. Source: Kingma et al.
+    (2021).
     """
     unit = as_unit("unit", unit)
     if len(unit.levels or ()) != 2: raise ValueError(f"unit must be one of two levels, got {unit}")
@@ -67,35 +72,45 @@ def binary_bound(predict: Predict, schedule: Schedule, v: Tensor, unit: Unit | s
 class BinaryDenoiser(Module):
     """`network` as what the other pixels say about each, for images of spins: a prediction of the noise.
 
-    forward(x, t) -> eps, `denoise`(x, t) -> E[v | x] [eq-comparison-field], like `x` [B, ...]; `t` a scalar or [B].
-    As for `networks.Preconditioned`, the network sees inputs of unit size and a time in [0, 1]. Its answer is added to
-    the fields `b` of independent pixels, which are trained too. Raises TypeError or ValueError for bad tensors.
+    forward(x, t) -> eps, `denoise`(x, t) -> E[v | x] [eq-comparison-field], like `x` [B, ...]; `t` a
+    scalar or [B]. As for `networks.Preconditioned`, the network sees inputs of unit size and a time in
+    [0, 1], `networks.bounded_time`. Its answer is added to the fields `b` of independent pixels, which
+    are trained too. Raises TypeError or ValueError for bad tensors.
     """
 
     def __init__(self, network: Module, schedule: Schedule, b: Tensor):
         super().__init__()
         check_tensor("b", b)
-        self.network, self.schedule, self.b = network, schedule, Parameter(b.detach().clone())
+        self.network = network
+        self.schedule = schedule
+        self.b = Parameter(b.detach().clone())
 
+    # %% ../../nbs/bridge/comparison.ipynb #5a8de214
     def denoise(self, x: Tensor, t: Tensor | float) -> Tensor:
         """E[v | x] of spins [eq-comparison-field]."""
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        u = sigma.sqrt() / (alpha.sqrt() + sigma.sqrt())
-        f = self.b + self.network(x / expand(torch.sqrt(alpha**2 + sigma**2), x), u)
+        alpha = self.schedule.alpha(t)
+        sigma = self.schedule.sigma(t)
+        size = torch.sqrt(alpha**2 + sigma**2)
+        f = self.b + self.network(x / expand(size, x), bounded_time(alpha, sigma))
         return torch.tanh(expand(alpha / sigma**2, x) * x + f)  # [eq-comparison-field]
 
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        """The noise in `x` [B, ...] at `t`, a scalar or [B]."""
+        alpha = self.schedule.alpha(t)
+        sigma = self.schedule.sigma(t)
         return convert(self.denoise(x, t), x, alpha, sigma, "x0", "eps")
 
 # %% ../../nbs/bridge/comparison.ipynb #0637fa73
 def paired_difference(a: Tensor, b: Tensor) -> Estimate:
-    """Mean of `a` - `b`, log-likelihoods [N] of the same N > 1 images under two models, in nats [eq-comparison-paired].
+    """Mean of `a` - `b`, log-likelihoods [N] of the same images, in nats [eq-comparison-paired].
 
-    The error is that over images. Raises TypeError or ValueError for other shapes, NaN or a single image.
+    Of N > 1 images under two models; the error is that over images. Raises TypeError or ValueError for
+    other shapes, NaN or a single image.
     """
     check_tensor("a", a)
     check_tensor("b", b, like=a)
-    if a.ndim != 1 or len(a) < 2: raise ValueError(f"a must have shape [N] with N > 1, got {list(a.shape)}")
-    if b.shape != a.shape: raise ValueError(f"b must have shape {list(a.shape)} like a, got {list(b.shape)}")
+    if a.ndim != 1 or len(a) < 2:
+        raise ValueError(f"a must have shape [N] with N > 1, got {list(a.shape)}")
+    if b.shape != a.shape:
+        raise ValueError(f"b must have shape {list(a.shape)} like a, got {list(b.shape)}")
     return Estimate.of((a - b).double())  # [eq-comparison-paired]

@@ -8,7 +8,6 @@ __all__ = ['Function', 'gumbel_max', 'concrete', 'expectation_gradient', 'flip_g
 
 # %% ../../nbs/bridge/gumbel.ipynb #e2544703
 from collections.abc import Callable
-import math
 from typing import Literal
 
 import torch
@@ -29,7 +28,7 @@ Function = Callable[[Tensor], Tensor]  # from states [..., D] to numbers [...]
 
 # %% ../../nbs/bridge/gumbel.ipynb #36079a93
 def _uniform(x: Tensor, generator: Stream) -> Tensor:
-    """Uniform draws in (0, 1), float64, in the shape of `x`: the lowest cell of the generator is its midpoint."""
+    """Uniform draws in (0, 1), float64, shaped like `x`; the lowest cell is its midpoint."""
     return uniform(x.shape, x.new_zeros((), dtype=torch.float64), generator).clamp_(min=2**-54)
 
 
@@ -42,8 +41,8 @@ def _check_logits(name: str, a: Tensor) -> None:
 def gumbel_max(logits: Tensor, generator: Stream = None) -> Tensor:
     """Exact draws [...] (int64) of categories with `logits` [..., K] [eq-gumbel-max].
 
-    The noise is drawn in float64, whatever the dtype of the logits. Raises TypeError or ValueError for logits that are
-    no tensor, not finite or empty. Source: Maddison et al. (2014).
+    The noise is drawn in float64, whatever the dtype of the logits. Raises TypeError or ValueError for
+    logits that are no tensor, not finite or empty. Source: Maddison et al. (2014).
     """
     _check_logits("logits", logits)
     u = _uniform(logits, as_generator(generator, logits))
@@ -51,15 +50,16 @@ def gumbel_max(logits: Tensor, generator: Stream = None) -> Tensor:
 
 # %% ../../nbs/bridge/gumbel.ipynb #67e4809c
 def _noisy(a: Tensor, generator: Stream) -> Tensor:
-    """Fields a + L of `a` [...] with logistic noise drawn in float64; its sign is an exact bit [eq-gumbel-logistic]."""
+    """Fields a + L of `a` [...] with logistic noise; their sign is an exact bit [eq-gumbel-logistic]."""
     return (a - torch.logit(_uniform(a, generator))).to(a.dtype)  # [eq-gumbel-logistic]
 
 # %% ../../nbs/bridge/gumbel.ipynb #70c3f87e
 def concrete(a: Tensor, tau: float, generator: Stream = None) -> Tensor:
-    """Relaxed bits [..., D] with logits `a` [..., D] at temperature `tau`, differentiable in `a` [eq-gumbel-concrete].
+    """Relaxed bits [..., D] with logits `a` [..., D] at temperature `tau` [eq-gumbel-concrete].
 
-    A value may round to 0 or 1. Raises TypeError or ValueError for logits that are no tensor, not finite or empty, or a
-    `tau` that is not positive. Source: Maddison et al. (2017), Jang et al. (2017).
+    Differentiable in `a`. A value may round to 0 or 1. Raises TypeError or ValueError for logits that
+    are no tensor, not finite or empty, or a `tau` that is not positive. Source: Maddison et al. (2017),
+    Jang et al. (2017).
     """
     _check_logits("a", a)
     check_number("tau", tau, above=0)
@@ -84,23 +84,26 @@ def _slopes(f: Function, v: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         x = v.detach().requires_grad_()
         y = _check_values(f(x), x)
-    if not y.requires_grad: raise ValueError("f must be differentiable, it gave a result without gradient")
+    if not y.requires_grad:
+        raise ValueError("f must be differentiable, it gave a result without gradient")
     return y.detach(), torch.autograd.grad(y, x, torch.ones_like(y))[0]
 
 # %% ../../nbs/bridge/gumbel.ipynb #531c5560
 @torch.no_grad()
 def expectation_gradient(f: Function, a: Tensor) -> Tensor:
-    """Exact gradient [..., D] in `a` [..., D] of the mean of `f` over independent bits [eq-gumbel-gradient].
+    """Exact gradient [..., D] in `a` [..., D] of the mean of `f` over bits [eq-gumbel-gradient].
 
-    Enumerates 2^D states. Raises ValueError for D above 25 (estimate it by `flip_gradient`) or an `f` of the wrong
-    shape, TypeError or ValueError for bad logits.
+    Bits are independent; enumerates 2^D states. Raises ValueError for D above 25 (estimate it by
+    `flip_gradient`) or an `f` of the wrong shape, TypeError or ValueError for bad logits.
     """
     _check_logits("a", a)
     D = a.shape[-1]
     if D > LIMIT:
-        raise ValueError(f"a must have at most {LIMIT} units to enumerate 2^D states, got {D}; use flip_gradient instead")
+        raise ValueError(f"a must have at most {LIMIT} units to enumerate 2^D states, got {D}; "
+                         "use flip_gradient instead")
     log_norm = Bernoulli().log_norm(a).sum(-1, keepdim=True)
-    J = product = torch.zeros_like(a[..., :1])
+    J = torch.zeros_like(a[..., :1])
+    product = torch.zeros_like(a)
     for V in chunks(D, Bernoulli(), 2**20 // max(D, a.numel() // D), a):
         share = _values(f, V) * torch.exp(a @ V.T - log_norm)
         J = J + share.sum(-1, keepdim=True)
@@ -127,10 +130,11 @@ def _bits(a: Tensor, samples: int, generator: Stream) -> Tensor:
 # %% ../../nbs/bridge/gumbel.ipynb #04fbc74a
 @torch.no_grad()
 def flip_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = None) -> Tensor:
-    """Unbiased estimates [samples, ..., D] of `expectation_gradient` from exact differences [eq-gumbel-gradient].
+    """Unbiased estimates [samples, ..., D] of `expectation_gradient` by flips [eq-gumbel-gradient].
 
-    `f` is called with D + 1 states a sample and needs no derivative. Raises TypeError or ValueError for bad logits,
-    `samples` below 1 or an `f` of the wrong shape. Source: Titsias and Lazaro-Gredilla (2015).
+    Differences are exact; `f` is called with D + 1 states a sample and needs no derivative. Raises
+    TypeError or ValueError for bad logits, `samples` below 1 or an `f` of the wrong shape. Source:
+    Titsias and Lazaro-Gredilla (2015).
     """
     _check_estimator(a, samples)
     v = _bits(a, samples, generator)
@@ -142,8 +146,8 @@ def flip_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = 
 def mean_field_gradient(f: Function, a: Tensor) -> Tensor:
     """Gradient of f(sigmoid(a)) [..., D], a biased estimate of `expectation_gradient` without variance.
 
-    [eq-gumbel-mean-field] Source: Paquet III, eq. 19, up to the sign. Raises TypeError or ValueError for bad logits, or
-    an `f` of the wrong shape or without derivative.
+    [eq-gumbel-mean-field] Source: Paquet III, eq. 19, up to the sign. Raises TypeError or ValueError for
+    bad logits, or an `f` of the wrong shape or without derivative.
     """
     _check_logits("a", a)
     return _spread(a.detach()) * _slopes(f, torch.sigmoid(a))[1]  # [eq-gumbel-mean-field]
@@ -151,11 +155,12 @@ def mean_field_gradient(f: Function, a: Tensor) -> Tensor:
 # %% ../../nbs/bridge/gumbel.ipynb #8de92756
 def straight_through_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = None,
                               rule: Literal["mean", "trapezoid"] = "mean") -> Tensor:
-    """Biased estimates [samples, ..., D] of `expectation_gradient`, by slopes at bits [eq-gumbel-straight-through].
+    """Biased estimates [samples, ..., D] of `expectation_gradient` [eq-gumbel-straight-through].
 
-    `rule` weights the ends of each edge by their probabilities, "mean", or equally, "trapezoid". Raises TypeError or
-    ValueError for bad logits, `samples` below 1, an unknown `rule`, or an `f` of the wrong shape or without derivative.
-    Sources: Bengio et al. (2013), Liu et al. (2023).
+    From slopes at bits; `rule` weights the ends of each edge by their probabilities, "mean", or
+    equally, "trapezoid". Raises TypeError or ValueError for bad logits, `samples` below 1, an unknown
+    `rule`, or an `f` of the wrong shape or without derivative. Sources: Bengio et al. (2013), Liu et
+    al. (2023).
     """
     _check_estimator(a, samples)
     check_choice("rule", rule, ("mean", "trapezoid"))
@@ -163,16 +168,18 @@ def straight_through_gradient(f: Function, a: Tensor, samples: int = 1, generato
     v = _bits(a, samples, generator)
     weight = _spread(a)  # [eq-gumbel-straight-through]
     if rule == "trapezoid":
-        weight = torch.where(v > 0, torch.sigmoid(-a), torch.sigmoid(a)) / 2  # [eq-gumbel-straight-through]
+        edge = torch.where(v > 0, torch.sigmoid(-a), torch.sigmoid(a))
+        weight = edge / 2  # [eq-gumbel-straight-through]
     return weight * _slopes(f, v)[1]  # [eq-gumbel-straight-through]
 
 # %% ../../nbs/bridge/gumbel.ipynb #beb90249
 def concrete_gradient(f: Function, a: Tensor, tau: float, samples: int = 1, generator: Stream = None,
                       hard: bool = False) -> Tensor:
-    """Estimates [samples, ..., D] of `expectation_gradient` at temperature `tau`, biased [eq-gumbel-pathwise].
+    """Biased estimates [samples, ..., D] of `expectation_gradient`, at `tau` [eq-gumbel-pathwise].
 
-    `hard` takes the slope of `f` at the rounded bits (straight-through Gumbel). Raises TypeError or ValueError for bad
-    logits, a `tau` that is not positive, `samples` below 1, or an `f` of the wrong shape or without derivative.
+    `tau` is the temperature; `hard` takes the slope of `f` at the rounded bits (straight-through
+    Gumbel). Raises TypeError or ValueError for bad logits, a `tau` that is not positive, `samples`
+    below 1, or an `f` of the wrong shape or without derivative.
     """
     _check_estimator(a, samples)
     check_number("tau", tau, above=0)
@@ -183,11 +190,12 @@ def concrete_gradient(f: Function, a: Tensor, tau: float, samples: int = 1, gene
 # %% ../../nbs/bridge/gumbel.ipynb #69a3d7d0
 def score_function_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = None,
                             baseline: Literal["none", "leave_one_out", "mean_field"] = "none") -> Tensor:
-    """Unbiased estimates [samples, ..., D] of `expectation_gradient` from values of `f` [eq-gumbel-score-function].
+    """Unbiased estimates [samples, ..., D] of `expectation_gradient` [eq-gumbel-score-function].
 
-    `baseline` subtracts nothing, the mean of the other samples (at least two; the rows are then not independent) or the
-    linear part of a differentiable `f`. Raises TypeError or ValueError for bad logits, too few `samples`,
-    an unknown `baseline` or an `f` of the wrong shape. Sources: Williams (1992), Mnih et al. (2016), Gu et al. (2016).
+    From values of `f`. `baseline` subtracts nothing, the mean of the other samples (at least two; the
+    rows are then not independent) or the linear part of a differentiable `f`. Raises TypeError or
+    ValueError for bad logits, too few `samples`, an unknown `baseline` or an `f` of the wrong shape.
+    Sources: Williams (1992), Mnih et al. (2016), Gu et al. (2016).
     """
     check_choice("baseline", baseline, ("none", "leave_one_out", "mean_field"))
     _check_estimator(a, samples, 2 if baseline == "leave_one_out" else 1)
@@ -197,7 +205,8 @@ def score_function_gradient(f: Function, a: Tensor, samples: int = 1, generator:
     y = _values(f, v)
     if baseline == "none": return y[..., None] * (v - m)  # [eq-gumbel-score-function]
     if baseline == "leave_one_out":
-        return ((y - y.mean(0)) * samples / (samples - 1))[..., None] * (v - m)  # [eq-gumbel-score-function]
+        left = (y - y.mean(0)) * samples / (samples - 1)
+        return left[..., None] * (v - m)  # [eq-gumbel-score-function]
     level, slope = _slopes(f, m)
     rest = y - level - ((v - m) * slope).sum(-1)  # [eq-gumbel-score-function]
     return rest[..., None] * (v - m) + _spread(a) * slope  # [eq-gumbel-score-function]

@@ -8,7 +8,7 @@ __all__ = ['Network', 'smoothed_logit', 'batch_logits', 'batch_moments', 'free_e
 
 # %% ../../nbs/bridge/meanfield.ipynb #65495a96
 from collections.abc import Callable
-import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,35 +29,38 @@ from rbmdiff.foundations.core import (
 from ..foundations.units import Bernoulli
 from ..models.rbm import RBM, check_machine
 
-Network = Callable[[Tensor, Tensor], Tensor]  # a score: logits [B, D] and times, scalar or [B], to [B, D]
+Network = Callable[[Tensor, Tensor], Tensor]  # a score: logits [B, D], times, scalar or [B], to [B, D]
 
 # %% ../../nbs/bridge/meanfield.ipynb #bd796935
 def smoothed_logit(k: Tensor, n: int, smoothing: float) -> Tensor:
-    """Logits like `k` [...] of `k` ones among `n`, with s = `smoothing` > 0 more of each [eq-meanfield-smoothing].
+    """Logits of `k` [...] ones among `n`, with s = `smoothing` more of each [eq-meanfield-smoothing].
 
-    Raises TypeError or ValueError for a bad count, a `k` outside [0, n] or an s that is not positive and finite.
+    Raises TypeError or ValueError for a bad count, a `k` outside [0, n] or an s that is not positive and
+    finite.
     """
     check_tensor("k", k)
     check_count("n", n)
     if not bool(((k >= 0) & (k <= n)).all()):
         raise ValueError(f"k must lie in [0, {n}], got values in [{k.min():g}, {k.max():g}]")
-    check_number("smoothing", smoothing, above=0)                       # or means of 0 and 1 have no logit
+    check_number("smoothing", smoothing, above=0)                     # or means of 0 and 1 have no logit
     return logit((k + smoothing) / (n + 2 * smoothing))  # [eq-meanfield-smoothing]
 
-
+# %% ../../nbs/bridge/meanfield.ipynb #7d3ba1f4
 def _rows(v: Tensor, n: int, batch: int, generator: Stream) -> Tensor:
-    """Indices [n, batch] of rows of `v`, drawn with replacement; a sequence of streams has one for each of the n."""
-    if not isinstance(generator, tuple): return torch.randint(len(v), (n, batch), device=v.device, generator=generator)
-    if len(generator) != n: raise ValueError(f"generator must hold one stream for each of {n}, it holds {len(generator)}")
-    return torch.stack([torch.randint(len(v), (batch,), device=v.device, generator=g) for g in generator])
+    """Indices [n, batch] of rows of `v`, drawn with replacement; of a sequence, a stream for each n."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return torch.randint(len(v), (n, batch), device=v.device, generator=generator)
+    if not isinstance(generator, tuple) or len(generator) != n:
+        raise ValueError(f"generator must hold {n} streams, one a sample")
+    return torch.cat([_rows(v, 1, batch, g) for g in generator])
 
 
 def batch_logits(v: Tensor, batch: int, n: int, smoothing: float = 0.5,
                  generator: Stream = None) -> Tensor:
-    """Logits [n, D] of the means of `n` batches of bits `v` [N, D], drawn with replacement [eq-meanfield-batch].
+    """Logits [n, D] of the means of `n` batches of bits `v` [N, D] [eq-meanfield-batch].
 
-    `smoothing` is the s of `smoothed_logit`. Raises TypeError or ValueError for bad counts or values that are no bits.
-    Source: Paquet III, eq. 31.
+    A batch is drawn with replacement; `smoothing` is the s of `smoothed_logit`. Raises TypeError or
+    ValueError for bad counts or values that are no bits. Source: Paquet III, eq. 31.
     """
     check_tensor("v", v)
     Bernoulli().check("v", v)
@@ -69,13 +72,15 @@ def batch_logits(v: Tensor, batch: int, n: int, smoothing: float = 0.5,
 
 # %% ../../nbs/bridge/meanfield.ipynb #74d7e6e1
 def batch_moments(mean: Tensor, batch: int, smoothing: float = 0.5) -> tuple[Tensor, Tensor]:
-    """Bias and variance of batch logits to first order in 1 / `batch`, like `mean` [...] [eq-meanfield-concentration].
+    """Bias and variance of batch logits to first order in 1 / `batch` [eq-meanfield-concentration].
 
-    `mean` in (0, 1) is that of the data. Raises TypeError or ValueError for other means or a bad count.
+    Like `mean` [...] in (0, 1), that of the data. Raises TypeError or ValueError for other means or a
+    bad count.
     """
     check_tensor("mean", mean)
     check_count("batch", batch)
-    if not bool(((mean > 0) & (mean < 1)).all()): raise ValueError("mean must lie strictly between 0 and 1")
+    if not bool(((mean > 0) & (mean < 1)).all()):
+        raise ValueError("mean must lie strictly between 0 and 1")
     variance = 1 / (batch * mean * (1 - mean))  # [eq-meanfield-concentration]
     return (smoothing - 0.5) * (1 - 2 * mean) * variance, variance  # [eq-meanfield-concentration]
 
@@ -83,15 +88,16 @@ def batch_moments(mean: Tensor, batch: int, smoothing: float = 0.5) -> tuple[Ten
 def _check_bits(rbm: RBM) -> None:
     """The visible units of `rbm` must be bits: the others have no logit, or none of this form."""
     check_machine(rbm, batch=True)
-    if rbm.visible.levels != (0.0, 1.0):
-        raise ValueError(f"rbm must have 'bernoulli' visible units, whose means have logits, got {str(rbm.visible)!r}")
+    if tuple(rbm.visible.levels or ()) == (0.0, 1.0): return
+    raise ValueError("rbm must have 'bernoulli' visible units, whose means have logits, "
+                     f"got {str(rbm.visible)!r}")
 
 # %% ../../nbs/bridge/meanfield.ipynb #ca12408c
 def free_energy(rbm: RBM, a: Tensor) -> Tensor:
-    """F(a) [...] in nats of logits `a` [..., D]: that of the means sigmoid(a) [eq-meanfield-free-energy].
+    """F(a) [...] in nats of logits `a` [..., D]: that of the means of bits [eq-meanfield-free-energy].
 
-    Raises TypeError or ValueError for logits that are infinite or of a wrong shape or dtype, or units that are no bits.
-    Source: Paquet III, eq. 17.
+    Raises TypeError or ValueError for logits that are infinite or of a wrong shape or dtype, or units
+    that are no bits. Source: Paquet III, eq. 17.
     """
     _check_bits(rbm)
     check_tensor("a", a, len(rbm.W), like=rbm.W)
@@ -101,7 +107,7 @@ def free_energy(rbm: RBM, a: Tensor) -> Tensor:
 def _shaped(field: Tensor, a: Tensor, jacobian: bool) -> Tensor:
     """Score of logits `a` from the field on the visible units."""
     m = torch.sigmoid(a)
-    rest = torch.sigmoid(-a)                                              # 1 - m would round to 0 for large a
+    rest = torch.sigmoid(-a)                                       # 1 - m would round to 0 for large a
     s = field * m * rest  # [eq-meanfield-score]
     return s + rest - m if jacobian else s  # [eq-meanfield-jacobian]
 
@@ -109,31 +115,34 @@ def _shaped(field: Tensor, a: Tensor, jacobian: bool) -> Tensor:
 def score(rbm: RBM, a: Tensor, jacobian: bool = False) -> Tensor:
     """-dF/da [..., D] of logits `a` [..., D], in closed form [eq-meanfield-score].
 
-    With `jacobian` that of the density exp(-F) times the slopes of the sigmoid [eq-meanfield-jacobian]. Errors as in
-    `free_energy`. Source: Paquet III, eq. 19.
+    With `jacobian` that of the density exp(-F) times the slopes of the sigmoid [eq-meanfield-jacobian].
+    Errors as in `free_energy`. Source: Paquet III, eq. 19.
     """
     _check_bits(rbm)
     check_tensor("a", a, len(rbm.W), like=rbm.W)
     return _shaped(rbm.score(torch.sigmoid(a)), a, jacobian)
 
 # %% ../../nbs/bridge/meanfield.ipynb #206d30c5
-def _as_network(rbm: RBM | Network) -> Network:
+def _as_network(rbm: Any) -> Network:
     """The score network of a machine without time; a network is returned as it is."""
     if hasattr(rbm, "sharing"): return lambda a, t: score(rbm, a)
-    if not callable(rbm): raise TypeError(f"rbm must be an RBM or a network, got {type(rbm).__name__}")
-    return rbm
+    if callable(rbm): return cast(Network, rbm)
+    raise TypeError(f"rbm must be an RBM or a network, got {type(rbm).__name__}")
 
+# %% ../../nbs/bridge/meanfield.ipynb #e3fa60b7
+def dsm_loss(rbm: RBM | Network, v: Tensor, schedule: Schedule, n: int = 100, batch: int = 16,
+             smoothing: float = 0.5, times: tuple[float, float] = (1e-3, 1.0),
+             generator: Stream = None) -> Tensor:
+    """Terms [n] of the denoising loss, weight sigma², on logits of batches of bits [eq-meanfield-loss].
 
-def dsm_loss(rbm: RBM | Network, v: Tensor, schedule: Schedule, n: int = 100, batch: int = 16, smoothing: float = 0.5,
-             times: tuple[float, float] = (1e-3, 1.0), generator: Stream = None) -> Tensor:
-    """Terms [n] of the denoising loss, weight sigma², on logits of batches of bits `v` [N, D] [eq-meanfield-loss].
-
-    `rbm` is a machine or any score network (a, t). Each term has its own batch (`batch`, `smoothing` as in
-    `batch_logits`), time (uniform between `times`) and noise. Raises TypeError or ValueError for bad arguments.
-    Source: Paquet III, eq. 29.
+    `rbm` is a machine or any score network (a, t), `v` [N, D]. Each term has its own batch (`batch`,
+    `smoothing` as in `batch_logits`), time (uniform between `times`) and noise. Raises TypeError or
+    ValueError for bad arguments. Source: Paquet III, eq. 29.
     """
+    check_tensor("v", v)
     low, high = times
-    if not 0 < low < high <= 1: raise ValueError(f"times must satisfy 0 < first < last <= 1, got {times}")
+    if not 0 < low < high <= 1:
+        raise ValueError(f"times must satisfy 0 < first < last <= 1, got {times}")
     generator = as_generator(generator, v)
     a0 = batch_logits(v, batch, n, smoothing, generator)
     u = uniform((n,), v.new_zeros((), dtype=torch.float64), generator)
@@ -141,12 +150,12 @@ def dsm_loss(rbm: RBM | Network, v: Tensor, schedule: Schedule, n: int = 100, ba
     return denoising_loss(_as_network(rbm), schedule, a0, t, "score", generator)  # [eq-meanfield-loss]
 
 # %% ../../nbs/bridge/meanfield.ipynb #ae35cd11
-def sample_logits(rbm: RBM | Network, schedule: Schedule, noise: Tensor, steps: int = 200, t_min: float = 1e-3,
-             generator: Stream = None) -> Tensor:
-    """Logits [B, D] from `noise` [B, D] at t = 1, by Euler-Maruyama down to `t_min` [eq-meanfield-reverse].
+def sample_logits(rbm: RBM | Network, schedule: Schedule, noise: Tensor, steps: int = 200,
+                  t_min: float = 1e-3, generator: Stream = None) -> Tensor:
+    """Logits [B, D] from `noise` [B, D] at t = 1, by Euler-Maruyama to `t_min` [eq-meanfield-reverse].
 
-    `rbm` is a machine or a score network (a, t); the times are quadratic. Raises TypeError or ValueError for bad
-    arguments, or if the network returns NaN. Source: Paquet III, eq. 32.
+    `rbm` is a machine or a score network (a, t); the times are quadratic. Raises TypeError or ValueError
+    for bad arguments, or if the network returns NaN. Source: Paquet III, eq. 32.
     """
     predict = as_eps(_as_network(rbm), schedule, "score")
     grid = time_grid(schedule, steps, t_min)
@@ -156,7 +165,8 @@ def sample_logits(rbm: RBM | Network, schedule: Schedule, noise: Tensor, steps: 
 def read_out(a: Tensor, generator: Stream = None) -> Tensor:
     """Bits like logits `a` [..., D], each on with the probability sigmoid(a) [eq-meanfield-readout].
 
-    Raises TypeError or ValueError for logits that are not finite real numbers. Source: Paquet III, eq. 34, 35.
+    Raises TypeError or ValueError for logits that are not finite real numbers. Source: Paquet III,
+    eq. 34, 35.
     """
     check_tensor("a", a)
     u = uniform(a.shape, a, as_generator(generator, a))
@@ -164,30 +174,35 @@ def read_out(a: Tensor, generator: Stream = None) -> Tensor:
 
 # %% ../../nbs/bridge/meanfield.ipynb #7260d3a1
 def asked_field(a: Tensor, jacobian: bool = False, width: float | None = None) -> Tensor:
-    """The field, like `a` [...], that the loss asks for at logits `a`, as the noise goes to 0 [eq-meanfield-asked].
+    """The field that the loss asks for at logits `a` [...], as the noise goes to 0 [eq-meanfield-asked].
 
-    `jacobian` and `width` (of a Gaussian prior) as in `score` and `with_prior`. Raises TypeError or ValueError for
-    logits that are not finite or too far out for their dtype, or a width that is not positive.
+    Like `a`. `jacobian` and `width` (of a Gaussian prior) as in `score` and `with_prior`. Raises
+    TypeError or ValueError for logits that are not finite or too far out for their dtype, or a width
+    that is not positive.
     """
     check_tensor("a", a)
     m = torch.sigmoid(a)
     rest = torch.sigmoid(-a)
     if not bool((m * rest > 0).all()):
-        raise ValueError(f"a must be nearer to 0: at {a.abs().max():g} the slope of the sigmoid is 0 in {a.dtype}")
+        raise ValueError(f"a must be nearer to 0: at {a.abs().max():g} the slope of the sigmoid is 0 "
+                         f"in {a.dtype}")
     outward = (m - rest) * (2 if jacobian else 1)  # [eq-meanfield-asked]
     if width is None: return outward / (m * rest)  # [eq-meanfield-asked]
     check_number("width", width, above=0)
     return (outward + a / width**2) / (m * rest)  # [eq-meanfield-asked]
 
 # %% ../../nbs/bridge/meanfield.ipynb #00db086a
-def coupling_growth(a: Tensor, jacobian: bool = False, width: float | None = None) -> tuple[Tensor, Tensor]:
-    """Rates [D], ascending, and directions [D, D] (columns) in which couplings grow [eq-meanfield-growth].
+def coupling_growth(a: Tensor, jacobian: bool = False,
+                    width: float | None = None) -> tuple[Tensor, Tensor]:
+    """Rates [D], ascending, and directions [D, D], columns, of growing couplings [eq-meanfield-growth].
 
-    From draws `a` [N, D] of the logits, in the limit of small noise, at the best machine without couplings. If no rate
-    is positive, independent pixels are a minimum of the loss. `jacobian`, `width` and errors as in `asked_field`.
+    From draws `a` [N, D] of the logits, in the limit of small noise, at the best machine without
+    couplings. If no rate is positive, independent pixels are a minimum of the loss. `jacobian`, `width`
+    and errors as in `asked_field`.
     """
     check_tensor("a", a)
-    if a.ndim != 2 or len(a) < 2: raise ValueError(f"a must have shape [N, D] with N > 1, got {list(a.shape)}")
+    if a.ndim != 2 or len(a) < 2:
+        raise ValueError(f"a must have shape [N, D] with N > 1, got {list(a.shape)}")
     m = torch.sigmoid(a)
     field = asked_field(a, jacobian, width)
     g2 = (m * torch.sigmoid(-a)).square()
@@ -203,26 +218,30 @@ def coupling_growth(a: Tensor, jacobian: bool = False, width: float | None = Non
 class TimedRBM(torch.nn.Module):
     """Score network of machines whose parameters change with the noise [eq-meanfield-timed].
 
-    K = `knots` machines, all equal to `rbm` at first, at log-SNRs equally spaced from `t_max` to `t_min`; in between
-    parameters are linear. `W` [K, D, H], `b` [K, D], `c` [K, H], the last for the least noise; `jacobian` as in
-    `score`. Raises TypeError or ValueError for bad counts or times, or units that are no bits.
+    K = `knots` machines, all equal to `rbm` at first, at log-SNRs equally spaced from `t_max` to
+    `t_min`; in between parameters are linear. `W` [K, D, H], `b` [K, D], `c` [K, H], the last for the
+    least noise; `jacobian` as in `score`. Raises TypeError or ValueError for bad counts or times, or
+    units that are no bits.
     """
 
-    def __init__(self, rbm: RBM, schedule: Schedule, knots: int = 4, t_min: float = 0.05, t_max: float = 1.0,
-                 jacobian: bool = False):
+    def __init__(self, rbm: RBM, schedule: Schedule, knots: int = 4, t_min: float = 0.05,
+                 t_max: float = 1.0, jacobian: bool = False):
         super().__init__()
         _check_bits(rbm)
         check_machine(rbm)
         check_count("knots", knots, 2)
-        if not 0 < t_min < t_max <= 1: raise ValueError(f"t_min, t_max: 0 < t_min < t_max <= 1, got {t_min}, {t_max}")
-        self.schedule, self.hidden, self.jacobian = schedule, rbm.hidden, jacobian
+        if not 0 < t_min < t_max <= 1:
+            raise ValueError(f"t_min, t_max: 0 < t_min < t_max <= 1, got {t_min}, {t_max}")
+        self.schedule = schedule
+        self.visible, self.hidden = rbm.visible, rbm.hidden
+        self.jacobian = jacobian
         self.first, self.last = (float(schedule.log_snr(t)) for t in (t_max, t_min))
         self.W, self.b, self.c = (torch.nn.Parameter(p.detach().repeat(knots, *[1] * p.ndim))
                                   for p in (rbm.W, rbm.b, rbm.c))
 
     # %% ../../nbs/bridge/meanfield.ipynb #50978783
     def weights(self, t: Tensor | float) -> Tensor:
-        """Weights [..., K] of the knots at times `t` [...], constant beyond the ends [eq-meanfield-timed]."""
+        """Weights [..., K] of the knots at times `t` [...], fixed outside [eq-meanfield-timed]."""
         level = self.schedule.log_snr(t).double()
         place = ((level - self.first) / (self.last - self.first)).clamp(0, 1) * (len(self.W) - 1)
         knots = torch.arange(len(self.W), device=level.device)
@@ -230,29 +249,34 @@ class TimedRBM(torch.nn.Module):
 
     # %% ../../nbs/bridge/meanfield.ipynb #a5af77d3
     def forward(self, a: Tensor, t: Tensor | float) -> Tensor:
-        """Score [B, D] of logits `a` [B, D] at `t`, scalar or [B]. Raises TypeError or ValueError for bad tensors."""
+        """Score [B, D] of logits `a` [B, D] at `t`, a scalar or [B]. TypeError or ValueError if bad."""
         check_tensor("a", a, self.W.shape[1], like=self.W)
         w = self.weights(t).expand(len(a), -1)
+        m = torch.sigmoid(a)
         each = lambda x: (w[:, :, None] * x[:, None]).flatten(1)
-        x = torch.addmm(w @ self.c, each(torch.sigmoid(a)), self.W.flatten(0, 1))  # [eq-meanfield-timed]
+        x = torch.addmm(w @ self.c, each(m), self.W.flatten(0, 1))  # [eq-meanfield-timed]
         h = self.hidden.mean(x)
-        field = torch.addmm(w @ self.b, each(h), self.W.mT.flatten(0, 1))  # [eq-meanfield-timed]
-        return _shaped(field, a, self.jacobian)
+        y = torch.addmm(w @ self.b, each(h), self.W.mT.flatten(0, 1))  # [eq-meanfield-timed]
+        return _shaped(self.visible.slope(m, y), a, self.jacobian)
 
     @torch.no_grad()
     def at(self, t: float) -> RBM:
-        """The machine of time `t`, with parameters of its own."""
-        rbm = RBM(*self.W.shape[1:], hidden=self.hidden, dtype=self.W.dtype, device=self.W.device)
-        for name in "Wbc": getattr(rbm, name).copy_(torch.tensordot(self.weights(t), getattr(self, name), 1))
+        """The machine of time `t`, of the same units, with parameters of its own."""
+        D, H = self.W.shape[1:]
+        rbm = RBM(D, H, self.visible, self.hidden, dtype=self.W.dtype, device=self.W.device)
+        w = self.weights(t)
+        for own, knots in ((rbm.W, self.W), (rbm.b, self.b), (rbm.c, self.c)):
+            own.copy_(torch.tensordot(w, knots, 1))
         return rbm
 
 # %% ../../nbs/bridge/meanfield.ipynb #7cb6ef42
 def with_prior(network: Network, schedule: Schedule, width: float = 1.0) -> Network:
-    """`network` plus the score of a normal density of standard deviation `width`, noised [eq-meanfield-prior].
+    """`network` plus the score of a noised normal density, `width` its deviation [eq-meanfield-prior].
 
     Raises ValueError for a width that is not positive, TypeError for a network that is no function.
     """
-    if not callable(network): raise TypeError(f"network must be a function of a and t, got {type(network).__name__}")
+    if not callable(network):
+        raise TypeError(f"network must be a function of a and t, got {type(network).__name__}")
     check_number("width", width, above=0)
 
     def answer(a: Tensor, t: Tensor) -> Tensor:
