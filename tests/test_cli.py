@@ -53,20 +53,27 @@ def call(capsys, line, code=0):
 
 
 def tree(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+    files = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 # --- what the commands do
 
 def test_a_run_holds_what_is_promised(place):
-    assert {p.name for p in (place / "run").iterdir()} == {"run.json", "checkpoint.safetensors", "log.jsonl", "samples.png", "model.safetensors"}
+    assert {p.name for p in (place / "run").iterdir()} == {"run.json", "checkpoint.safetensors",
+                                                           "log.jsonl", "samples.png",
+                                                           "model.safetensors"}
     run = json.loads((place / "run/run.json").read_text())
-    assert run["versions"]["rbmdiff"] == rbmdiff.__version__ and run["options"]["hidden"] == 3 and run["options"]["seed"] == 0
+    assert run["versions"]["rbmdiff"] == rbmdiff.__version__ and run["options"]["hidden"] == 3
+    assert run["options"]["seed"] == 0
     assert run["options"].keys() == OPTIONS.keys() | {"data", "fingerprint"}
     lines = [json.loads(line) for line in (place / "run/log.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [1, 2] and all({"seconds", "reconstruction", "gap"} <= line.keys() for line in lines)
-    machine, (tensors, meta) = RBM.load(place / "run/model.safetensors"), read_tensors(place / "run/checkpoint.safetensors", "training state")
-    assert machine.W.shape == (9, 3) and torch.equal(machine.W, tensors["average.W"]) and meta["epoch"] == 2
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert all({"seconds", "reconstruction", "gap"} <= line.keys() for line in lines)
+    machine = RBM.load(place / "run/model.safetensors")
+    tensors, meta = read_tensors(place / "run/checkpoint.safetensors", "training state")
+    assert machine.W.shape == (9, 3) and torch.equal(machine.W, tensors["average.W"])
+    assert meta["epoch"] == 2
     assert (place / "run/samples.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -80,18 +87,23 @@ def test_every_option_of_train_is_offered_and_explained(capsys):
     text = " ".join(call(capsys, "train --help").out.split())
     assert all("--" + name.replace("_", "-") in text for name in OPTIONS)
     given = vars(parser().parse_args(["train", "digits", "--out", "r"]))
-    assert not set(OPTIONS) & set(given)                                     # defaults are resolved, not parsed
+    # defaults are resolved, not parsed
+    assert not set(OPTIONS) & set(given)
 
 
 def test_evaluate_is_exact_where_it_can_be(place, capsys):
     out = call(capsys, "evaluate run").out
     results = json.loads((place / "run/results.json").read_text())
-    machine, x = RBM.load("run/model.safetensors").double(), torch.from_numpy(np.load("bits.npy")).double()
+    machine = RBM.load("run/model.safetensors").double()
+    x = torch.from_numpy(np.load("bits.npy")).double()
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(): truth = {"train": machine.log_prob(x[order[:54]]).mean().item(), "test": machine.log_prob(x[order[54:]]).mean().item()}
+    with torch.no_grad():
+        truth = {"train": machine.log_prob(x[order[:54]]).mean().item(),
+                 "test": machine.log_prob(x[order[54:]]).mean().item()}
     for name, value in truth.items():
         entry = results["log_likelihood"][name]["exact"]
-        assert entry["value"] == pytest.approx(value, abs=1e-9) and entry["stderr_log_z"] == 0 and f"{value:.2f} ± 0.00" in out
+        assert entry["value"] == pytest.approx(value, abs=1e-9) and entry["stderr_log_z"] == 0
+        assert f"{value:.2f} ± 0.00" in out
     assert results["log_likelihood"]["test"]["exact"]["n"] == 6
     assert results["interval"] == {} and "between" not in out and "effective" not in out
 
@@ -103,11 +115,14 @@ def test_evaluate_brackets_the_truth(place, capsys, monkeypatch):
     log_z = results["log_z"]
     with torch.no_grad(): truth = RBM.load("run/model.safetensors").double().log_partition().item()
     for name in ("AIS", "reverse AIS"):
-        assert abs(log_z[name]["value"] - truth) < 4 * log_z[name]["stderr"] + 1e-5 and log_z[name]["stderr"] < 0.05
+        assert abs(log_z[name]["value"] - truth) < 4 * log_z[name]["stderr"] + 1e-5
+        assert log_z[name]["stderr"] < 0.05
         z = log_z[name]
-        assert z["ess"] == pytest.approx(200 / (1 + 199 * z["stderr"] ** 2)) and f"{z['ess']:.1f} of 200 chains effective" in out
+        assert z["ess"] == pytest.approx(200 / (1 + 199 * z["stderr"] ** 2))
+        assert f"{z['ess']:.1f} of 200 chains effective" in out
     low, high = results["interval"]["test"]
-    assert {low, high} == {entry["value"] for entry in results["log_likelihood"]["test"].values()} and low <= high
+    assert {low, high} == {entry["value"] for entry in results["log_likelihood"]["test"].values()}
+    assert low <= high
     assert f"test log-likelihood between {low:.2f} and {high:.2f}\n" in out
 
 
@@ -118,7 +133,8 @@ def test_evaluate_on_other_data(place, capsys):
 
 def draw_both(capsys):
     """The same samples in two shapes."""
-    for name, columns in (("tall.png", 4), ("wide.png", 10)): call(capsys, f"sample run --n 10 --steps 3 --out {name} --columns {columns}")
+    for name, columns in (("tall.png", 4), ("wide.png", 10)):
+        call(capsys, f"sample run --n 10 --steps 3 --out {name} --columns {columns}")
     return "tall.png", "wide.png"
 
 
@@ -136,8 +152,11 @@ def test_samples_as_picture_and_as_states(place, capsys):
     assert load("s.npy")[0].shape == (7, 9)
 
 
-@pytest.mark.parametrize("options", ["--visible spin", "--visible gaussian", "--method cd --k 2", "--method exact", "--no-centre", "--average 0",
-                                     "--dtype float64", "--binarize stochastic", "--momentum 0.5 --chains 7 --batch-size 13"])
+@pytest.mark.parametrize("options",
+                         ["--visible spin", "--visible gaussian", "--method cd --k 2", "--method exact",
+                          "--no-centre", "--average 0",
+                                     "--dtype float64", "--binarize stochastic",
+                          "--momentum 0.5 --chains 7 --batch-size 13"])
 def test_every_kind_of_run_trains_resumes_samples_and_evaluates(place, capsys, options):
     np.save("grey.npy", np.random.default_rng(1).random((60, 9)))
     line = f"train grey.npy --hidden 3 --quiet {options}"
@@ -156,11 +175,13 @@ def test_every_kind_of_run_trains_resumes_samples_and_evaluates(place, capsys, o
     try: err = call(capsys, f"{line} --out cut --epochs 4", 130).err
     finally: runs._append_log = original
     assert "interrupted after epoch 2 of 4; go on with: rbmdiff train --out cut --resume" in err
-    assert len(log.read_text().splitlines()) == 3 and read_tensors(checkpoint, "training state")[1]["epoch"] == 2
+    assert len(log.read_text().splitlines()) == 3
+    assert read_tensors(checkpoint, "training state")[1]["epoch"] == 2
     call(capsys, "train --out cut --resume --quiet")
     assert [json.loads(x)["epoch"] for x in log.read_text().splitlines()] == [1, 2, 3, 4]
     a, b = (RBM.load(f"{run}/model.safetensors").state_dict() for run in ("whole", "cut"))
-    assert all(torch.equal(a[k], b[k]) for k in a) and a["W"].dtype == (torch.float64 if "float64" in options else torch.float32)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert a["W"].dtype == (torch.float64 if "float64" in options else torch.float32)
     call(capsys, "sample cut --n 5 --steps 2 --out s.npy"), call(capsys, "evaluate cut")
 
 
@@ -168,14 +189,20 @@ def kinds_of_data(kind, n=60, d=6):
     """Numbers of a kind, as an integer array where they are whole."""
     rng = np.random.default_rng(3)
     return {"potts(3)": np.eye(3, dtype=np.int16)[rng.integers(0, 3, (n, d // 3))].reshape(n, d),
-            "binomial(4)": rng.integers(0, 5, (n, d)), "poisson": rng.poisson(3, (n, d)).astype(np.uint16),
-            "relu": np.maximum(rng.normal(1, 1, (n, d)), 0), "spin": (2 * rng.integers(0, 2, (n, d)) - 1).astype(np.int8),
-            "discrete((-1.0, 0.0, 1.0))": rng.integers(-1, 2, (n, d)), "binary((-0.5, 0.3))": rng.choice([-0.5, 0.3], (n, d)),
-            "binary((0.0, 300.0))": 300 * rng.integers(0, 2, (n, d)), "bernoulli": rng.integers(0, 2, (n, d))}[kind]
+            "binomial(4)": rng.integers(0, 5, (n, d)),
+            "poisson": rng.poisson(3, (n, d)).astype(np.uint16),
+            "relu": np.maximum(rng.normal(1, 1, (n, d)), 0),
+            "spin": (2 * rng.integers(0, 2, (n, d)) - 1).astype(np.int8),
+            "discrete((-1.0, 0.0, 1.0))": rng.integers(-1, 2, (n, d)),
+            "binary((-0.5, 0.3))": rng.choice([-0.5, 0.3], (n, d)),
+            "binary((0.0, 300.0))": 300 * rng.integers(0, 2, (n, d)),
+            "bernoulli": rng.integers(0, 2, (n, d))}[kind]
 
 
-TYPES = {"potts(3)": np.uint8, "binomial(4)": np.uint8, "poisson": np.uint8, "relu": np.float32, "spin": np.int8,
-         "discrete((-1.0, 0.0, 1.0))": np.int8, "binary((-0.5, 0.3))": np.float32, "binary((0.0, 300.0))": np.uint16, "bernoulli": np.uint8}
+TYPES = {"potts(3)": np.uint8, "binomial(4)": np.uint8, "poisson": np.uint8, "relu": np.float32,
+         "spin": np.int8,
+         "discrete((-1.0, 0.0, 1.0))": np.int8, "binary((-0.5, 0.3))": np.float32,
+         "binary((0.0, 300.0))": np.uint16, "bernoulli": np.uint8}
 
 
 @pytest.mark.parametrize("method", ["pcd", "cd", "exact"])
@@ -184,7 +211,8 @@ def test_every_kind_of_unit_is_trained_sampled_and_evaluated(place, capsys, kind
     x = kinds_of_data(kind)
     np.save("x.npy", x)
     lr = "0.00001" if "300" in kind else "0.01"
-    assert main(["train", "x.npy", "--visible", kind, "--binarize", "none", "--out", "r", *SMALL, "--lr", lr, "--method", method]) == 0
+    assert main(["train", "x.npy", "--visible", kind, "--binarize", "none", "--out", "r", *SMALL,
+                 "--lr", lr, "--method", method]) == 0
     run = json.loads(Path("r/run.json").read_text())
     assert run["options"]["visible"] == kind and run["options"]["binarize"] == "none"
     rbm = RBM.load("r/model.safetensors")
@@ -199,13 +227,15 @@ def test_every_kind_of_unit_is_trained_sampled_and_evaluated(place, capsys, kind
     v = torch.from_numpy(drawn.astype(np.float64))
     if "0.3" in kind: v = torch.tensor(rbm.visible.levels, dtype=torch.float64)[(v > 0).long()]
     truth = rbm.double().log_prob(v).mean().item()
-    assert results["more.npy"]["exact"]["value"] == pytest.approx(truth, abs=1e-6) and f"{truth:.2f}" in out
+    assert results["more.npy"]["exact"]["value"] == pytest.approx(truth, abs=1e-6)
+    assert f"{truth:.2f}" in out
     call(capsys, "train --out r --resume --quiet")
 
 
 def test_defaults_follow_from_the_unit(place, capsys):
     np.save("x.npy", kinds_of_data("poisson"))
-    for kind, binarize, lr in (("poisson", "none", 0.01), ("relu", "none", 0.01), ("gaussian", "none", 0.01), ("binomial(99)", "none", 0.3)):
+    for kind, binarize, lr in (("poisson", "none", 0.01), ("relu", "none", 0.01),
+                               ("gaussian", "none", 0.01), ("binomial(99)", "none", 0.3)):
         call(capsys, f"train x.npy --visible {kind} --out r-{kind} --hidden 2 --epochs 1 --quiet")
         options = json.loads(Path(f"r-{kind}/run.json").read_text())["options"]
         assert (options["binarize"], options["lr"]) == (binarize, lr)
@@ -227,12 +257,14 @@ def test_the_name_of_a_unit_may_be_spelt_in_other_ways(place, capsys):
     np.save("x.npy", kinds_of_data("potts(3)"))
     assert main(["train", "x.npy", "--visible", "potts( 3 )", "--out", "r", *SMALL]) == 0
     assert main(["train", "x.npy", "--visible", "potts(3)", "--out", "r", "--resume", "--quiet"]) == 0
-    one_line(call(capsys, "train --visible potts(2) --out r --resume --quiet", 1).err, "--visible potts(2) is not what the run has, potts(3)")
+    one_line(call(capsys, "train --visible potts(2) --out r --resume --quiet", 1).err,
+             "--visible potts(2) is not what the run has, potts(3)")
 
 
 def test_files_of_all_formats_give_the_same_machine(place, capsys):
     x = bits(seed=4)
-    np.save("a.npy", x), np.savez("b.npz", x), write_idx("c-idx2-ubyte", x), write_idx("d-idx2-ubyte.gz", x)
+    np.save("a.npy", x), np.savez("b.npz", x), write_idx("c-idx2-ubyte",
+                                                         x), write_idx("d-idx2-ubyte.gz", x)
     for k, name in enumerate(("a.npy", "b.npz", "c-idx2-ubyte", "d-idx2-ubyte.gz")):
         call(capsys, f"train {name} --out r{k} --hidden 2 --epochs 1 --quiet")
     W = [RBM.load(f"r{k}/model.safetensors").W for k in range(4)]
@@ -249,7 +281,9 @@ def test_options_that_agree_may_be_repeated(place, capsys):
     call(capsys, "train bits.npy --out run --resume --hidden 3 --quiet")
 
 
-@pytest.mark.parametrize("before, after, words", [(True, False, "with numba, which is not installed"), (False, True, "without numba"),
+@pytest.mark.parametrize("before, after, words",
+                         [(True, False, "with numba, which is not installed"),
+                          (False, True, "without numba"),
                                                   (True, True, ""), (False, False, "")])
 def test_numba_that_comes_or_goes_is_said_in_one_line(place, capsys, monkeypatch, before, after, words):
     monkeypatch.setattr("rbmdiff.practice.runs.find_spec", lambda name: object() if before else None)
@@ -257,7 +291,8 @@ def test_numba_that_comes_or_goes_is_said_in_one_line(place, capsys, monkeypatch
     assert json.loads(Path("x/run.json").read_text())["numba"] is before
     monkeypatch.setattr("rbmdiff.practice.runs.find_spec", lambda name: object() if after else None)
     err = call(capsys, "train --out x --resume --quiet").err
-    assert words in err and err.count("\n") == (1 if words else 0) and err.startswith("rbmdiff: warning: x began" if words else "")
+    assert words in err and err.count("\n") == (1 if words else 0)
+    assert err.startswith("rbmdiff: warning: x began" if words else "")
 
 
 def test_numba_does_not_matter_in_double_precision(place, capsys, monkeypatch):
@@ -277,7 +312,8 @@ def test_stale_temporary_files_are_cleared(place, capsys):
 
 
 def test_seed_matters_and_repeats(place, capsys):
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)): call(capsys, f"train bits.npy --out {name} --seed {seed} --hidden 3 --epochs 1 --quiet")
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        call(capsys, f"train bits.npy --out {name} --seed {seed} --hidden 3 --epochs 1 --quiet")
     W = {name: RBM.load(f"{name}/model.safetensors").W for name in "abc"}
     assert torch.equal(W["a"], W["b"]) and not torch.equal(W["a"], W["c"])
 
@@ -291,7 +327,8 @@ def test_without_a_terminal_there_is_no_bar_and_with_quiet_no_word(place, capsys
 # --- what is refused: files and folders (exit code 1)
 
 def truncated_gzip():
-    Path("t.gz").write_bytes(gzip.compress(struct.pack(">BBBBII", 0, 0, 8, 2, 100, 9) + bytes(900))[:-20])
+    Path("t.gz").write_bytes(gzip.compress(struct.pack(">BBBBII", 0, 0, 8, 2, 100,
+                                                       9) + bytes(900))[:-20])
 
 
 def promising_idx(): Path("p.idx").write_bytes(struct.pack(">BBBBII", 0, 0, 8, 2, 100, 9) + bytes(10))
@@ -301,8 +338,10 @@ def array(name, x): return lambda: np.save(name, x)
 def cut(name): return lambda: Path(name).write_bytes(Path(name).read_bytes()[:-9])
 def text(name, content): return lambda: Path(name).write_text(content)
 def remove(name): return lambda: Path(name).unlink()
-def other_shape(): write_tensors("run/checkpoint.safetensors", "training state", {**read_tensors("run/checkpoint.safetensors", "training state")[0],
-                                 "model.W": torch.zeros(9, 4)}, read_tensors("run/checkpoint.safetensors", "training state")[1])
+def other_shape(): write_tensors("run/checkpoint.safetensors", "training state",
+                                 {**read_tensors("run/checkpoint.safetensors", "training state")[0],
+                                 "model.W": torch.zeros(9, 4)},
+                                 read_tensors("run/checkpoint.safetensors", "training state")[1])
 def model_as_checkpoint(): shutil.copy("run/model.safetensors", "run/checkpoint.safetensors")
 def nothing(): pass
 
@@ -323,7 +362,10 @@ def forget_format():
 
 def spins(): np.save("s.npy", 2.0 * bits() - 1)
 def not_one_hot(): np.save("p.npy", bits())
-def one_colour_off(): np.save("p.npy", np.eye(3, dtype=int)[np.random.default_rng(0).integers(0, 3, (40, 3))].reshape(40, 9) * (np.arange(360) > 8).reshape(40, 9))
+def one_colour_off():
+    colours = np.eye(3, dtype=int)[np.random.default_rng(0).integers(0, 3, (40, 3))].reshape(40, 9)
+    colours[0] = 0
+    np.save("p.npy", colours)
 
 
 REFUSED = {  # name: (what is prepared, command line, words of the message)
@@ -339,7 +381,8 @@ REFUSED = {  # name: (what is prepared, command line, words of the message)
     "outside the range": (array("a.npy", bits() * 7.0), "train a.npy --out x", "[0, 1]"),
     "no rows": (array("a.npy", bits()[:0]), "train a.npy --out x", "empty"),
     "too few rows": (array("a.npy", bits()[:5]), "train a.npy --out x", "at least 20"),
-    "constant values for gaussian": (array("a.npy", np.ones((60, 9))), "train a.npy --out x --visible gaussian", "same in all"),
+    "constant values for gaussian": (array("a.npy", np.ones((60, 9))),
+                                     "train a.npy --out x --visible gaussian", "same in all"),
     "MNIST not there": (nothing, "train mnist --data-folder . --out x", "train-images"),
     "unwritable folder": (below_a_file, "train bits.npy --out wall/run", "Not a directory"),
     "existing run": (nothing, "train bits.npy --out run", "--resume"),
@@ -347,36 +390,51 @@ REFUSED = {  # name: (what is prepared, command line, words of the message)
     "file as run": (below_a_file, "train --resume --out wall", "not a run"),
     "no such device": (nothing, "train bits.npy --out x --device warp", "--device warp"),
     "device not there": (nothing, "train bits.npy --out x --device cuda:99", "--device cuda:99"),
-    "enumeration too large": (array("a.npy", bits(d=30)), "train a.npy --out x --method exact --hidden 26", "at most 25"),
+    "enumeration too large": (array("a.npy", bits(d=30)),
+                              "train a.npy --out x --method exact --hidden 26", "at most 25"),
     "chains without pcd": (nothing, "train bits.npy --out x --method cd --chains 5", "--chains"),
-    "gaussian units, binary data": (nothing, "train bits.npy --out x --visible gaussian --binarize threshold", "--binarize"),
-    "colours that are not one-hot": (not_one_hot, "train p.npy --out x --visible potts(3)", "one 1 in every 3 columns"),
-    "a single row without colour": (one_colour_off, "train p.npy --out x --visible potts(3)", "p.npy must hold one 1 in every 3 columns"),
-    "columns that are no whole colours": (nothing, "train bits.npy --out x --visible potts(4)", "multiple of 4"),
+    "gaussian units, binary data": (nothing,
+                                    "train bits.npy --out x --visible gaussian --binarize threshold",
+                                    "--binarize"),
+    "colours that are not one-hot": (not_one_hot, "train p.npy --out x --visible potts(3)",
+                                     "one 1 in every 3 columns"),
+    "a single row without colour": (one_colour_off, "train p.npy --out x --visible potts(3)",
+                                    "p.npy must hold one 1 in every 3 columns"),
+    "columns that are no whole colours": (nothing, "train bits.npy --out x --visible potts(4)",
+                                          "multiple of 4"),
     "negative counts": (spins, "train s.npy --out x --visible poisson", "s.npy must hold whole numbers"),
-    "more than the trials": (array("a.npy", 5 * bits()), "train a.npy --out x --visible binomial(4)", "a.npy must hold only 0 or 1 or 2 or 3 or 4"),
+    "more than the trials": (array("a.npy", 5 * bits()), "train a.npy --out x --visible binomial(4)",
+                             "a.npy must hold only 0 or 1 or 2 or 3 or 4"),
     "grey values as counts": (nothing, "train digits --out x --visible poisson", "whole numbers"),
     "negative rectified": (spins, "train s.npy --out x --visible relu", "negative"),
-    "bits as spins": (nothing, "train bits.npy --out x --visible spin --binarize none", "bits.npy must hold only -1 or +1"),
+    "bits as spins": (nothing, "train bits.npy --out x --visible spin --binarize none",
+                      "bits.npy must hold only -1 or +1"),
     "spins as pictures": (spins, "train s.npy --out x --visible spin", "[0, 1]"),
-    "counts, binary data": (nothing, "train bits.npy --out x --visible poisson --binarize stochastic", "--binarize"),
+    "counts, binary data": (nothing, "train bits.npy --out x --visible poisson --binarize stochastic",
+                            "--binarize"),
     "colours of another width": (array("a.npy", bits(d=4)), "evaluate run a.npy", "9 values"),
     "rate too large": (nothing, "train bits.npy --out x --lr 1e38 --epochs 9 --quiet", "learning rate"),
     "resume of nothing": (nothing, "train --resume --out gone", "not a run"),
     "resume with another option": (nothing, "train --resume --out run --lr 9", "--lr 9.0"),
     "resume with other data": (nothing, "train digits --resume --out run", "digits"),
-    "resume after the data changed": (array("bits.npy", bits(seed=9)), "train --resume --out run", "crc32"),
+    "resume after the data changed": (array("bits.npy", bits(seed=9)), "train --resume --out run",
+                                      "crc32"),
     "checkpoint of another shape": (other_shape, "train --resume --out run", "[9, 4]"),
     "damaged safetensors": (cut("run/checkpoint.safetensors"), "train --resume --out run", "damaged"),
     "model as checkpoint": (model_as_checkpoint, "train --resume --out run", "training state"),
-    "checkpoint lost": (remove("run/checkpoint.safetensors"), "train --resume --out run", "no such file"),
-    "JSON from elsewhere": (text("run/run.json", '{"name": "something", "version": 3}'), "train --resume --out run", "not written by rbmdiff"),
+    "checkpoint lost": (remove("run/checkpoint.safetensors"), "train --resume --out run",
+                        "no such file"),
+    "JSON from elsewhere": (text("run/run.json", '{"name": "something", "version": 3}'),
+                            "train --resume --out run", "not written by rbmdiff"),
     "list as JSON": (text("run/run.json", "[1, 2]"), "evaluate run", "not written by rbmdiff"),
     "damaged JSON": (text("run/run.json", '{"kind": "rbmdiff run", '), "evaluate run", "damaged"),
     "run of an earlier version": (forget_format, "train --resume --out run", "format 1"),
     "machine of an earlier version": (forget_format, "evaluate run", "format 1"),
-    "options missing": (text("run/run.json", '{"kind": "rbmdiff run", "format": 2, "options": {"lr": 1}}'), "sample run", "lacks the options"),
-    "list of options": (text("run/run.json", '{"kind": "rbmdiff run", "format": 2, "options": [1]}'), "sample run", "lacks the options"),
+    "options missing": (text("run/run.json",
+                             '{"kind": "rbmdiff run", "format": 2, "options": {"lr": 1}}'),
+                        "sample run", "lacks the options"),
+    "list of options": (text("run/run.json", '{"kind": "rbmdiff run", "format": 2, "options": [1]}'),
+                        "sample run", "lacks the options"),
     "options of a stranger": (edit(visible="quark"), "train --resume --out run", "quark"),
     "options of another machine": (edit(visible="relu"), "train --resume --out run", "leave it out"),
     "sample without a model": (remove("run/model.safetensors"), "sample run", "--resume"),
@@ -389,7 +447,8 @@ REFUSED = {  # name: (what is prepared, command line, words of the message)
 
 
 def one_line(err, words):
-    assert err.count("\n") == 1 and err.startswith("rbmdiff") and "Traceback" not in err and words in err, err
+    assert err.count("\n") == 1 and err.startswith("rbmdiff"), err
+    assert "Traceback" not in err and words in err, err
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -400,27 +459,40 @@ def test_refused(place, capsys, name):
     shown = call(capsys, line, 1)
     one_line(shown.err, words)
     assert shown.out == ""
-    if name != "rate too large": assert tree(".") == before                   # nothing is lost, nothing is left
+    # nothing is lost, nothing is left
+    if name != "rate too large": assert tree(".") == before
 
 
 # --- wrong usage (exit code 2)
 
 WRONG = {
-    "no command": ("", "required"), "unknown command": ("dream", "dream"), "no data": ("train --out x", "needs data"),
-    "no folder": ("train digits", "--out"), "unknown option": ("train digits --out x --speed 3", "--speed"),
-    "k of zero": ("train digits --out x --k 0", "--k"), "fractional k": ("train digits --out x --k 1.5", "--k"),
-    "no hidden units": ("train digits --out x --hidden 0", "--hidden"), "no epochs": ("train digits --out x --epochs 0", "--epochs"),
-    "negative batch": ("train digits --out x --batch-size -1", "--batch-size"), "unknown unit": ("train digits --out x --visible quark", "--visible"),
+    "no command": ("", "required"), "unknown command": ("dream", "dream"),
+    "no data": ("train --out x", "needs data"),
+    "no folder": ("train digits", "--out"),
+    "unknown option": ("train digits --out x --speed 3", "--speed"),
+    "k of zero": ("train digits --out x --k 0", "--k"),
+    "fractional k": ("train digits --out x --k 1.5", "--k"),
+    "no hidden units": ("train digits --out x --hidden 0", "--hidden"),
+    "no epochs": ("train digits --out x --epochs 0", "--epochs"),
+    "negative batch": ("train digits --out x --batch-size -1", "--batch-size"),
+    "unknown unit": ("train digits --out x --visible quark", "--visible"),
     "unit without its number": ("train digits --out x --visible potts", "--visible"),
     "unit with a wrong number": ("train digits --out x --visible potts(1)", "at least 2"),
     "unit with a bracket open": ("train digits --out x --visible potts(3", "--visible"),
-    "unknown method": ("train digits --out x --method magic", "magic"), "half precision": ("train digits --out x --dtype float16", "float16"),
-    "rate of zero": ("train digits --out x --lr 0", "--lr"), "rate that is no number": ("train digits --out x --lr fast", "--lr"),
-    "rate nan": ("train digits --out x --lr nan", "--lr"), "momentum of one": ("train digits --out x --momentum 1", "--momentum"),
-    "average of one": ("train digits --out x --average 1", "--average"), "negative decay": ("train digits --out x --weight-decay -1", "--weight-decay"),
-    "threshold of one": ("train digits --out x --threshold 1", "--threshold"), "negative seed": ("train digits --out x --seed -1", "--seed"),
-    "no samples": ("sample run --n 0", "--n"), "one annealed chain": ("evaluate run --chains 1", "--chains"),
-    "no temperatures": ("evaluate run --temperatures 0", "--temperatures"), "sample of nothing": ("sample", "RUN")}
+    "unknown method": ("train digits --out x --method magic", "magic"),
+    "half precision": ("train digits --out x --dtype float16", "float16"),
+    "rate of zero": ("train digits --out x --lr 0", "--lr"),
+    "rate that is no number": ("train digits --out x --lr fast", "--lr"),
+    "rate nan": ("train digits --out x --lr nan", "--lr"),
+    "momentum of one": ("train digits --out x --momentum 1", "--momentum"),
+    "average of one": ("train digits --out x --average 1", "--average"),
+    "negative decay": ("train digits --out x --weight-decay -1", "--weight-decay"),
+    "threshold of one": ("train digits --out x --threshold 1", "--threshold"),
+    "negative seed": ("train digits --out x --seed -1", "--seed"),
+    "no samples": ("sample run --n 0", "--n"),
+    "one annealed chain": ("evaluate run --chains 1", "--chains"),
+    "no temperatures": ("evaluate run --temperatures 0", "--temperatures"),
+    "sample of nothing": ("sample", "RUN")}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -433,7 +505,8 @@ def test_wrong_usage(tmp_path, monkeypatch, capsys, name):
 
 def test_the_installed_command_ends_with_the_code_and_one_line(tmp_path):
     command = Path(sys.executable).with_name("rbmdiff")
-    done = subprocess.run([command, "train", "gone.npy", "--out", "x"], cwd=tmp_path, capture_output=True, text=True,
+    done = subprocess.run([command, "train", "gone.npy", "--out", "x"], cwd=tmp_path,
+                          capture_output=True, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 1 and done.stdout == ""
     one_line(done.stderr, "gone.npy")

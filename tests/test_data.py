@@ -1,11 +1,11 @@
 """Data: reading files that lie, the facts of the digits and of MNIST, bits, baseline, toys."""
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 import gzip
 import hashlib
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import math
 import os
+from pathlib import Path
 import struct
 import threading
 import zipfile
@@ -17,9 +17,24 @@ import pytest
 import torch
 
 from rbmdiff.foundations import data
-from rbmdiff.foundations.data import (bars_and_stripes, base_rate, binarize, binarize_stochastic, digits, gaussian_mixture,
-                                      independent_log_prob, intensities, load, mixture_log_prob, mnist, noise_entropy,
-                                      read_idx, ring_means, swiss_roll, write_idx)
+from rbmdiff.foundations.data import (
+    bars_and_stripes,
+    base_rate,
+    binarize,
+    binarize_stochastic,
+    digits,
+    gaussian_mixture,
+    independent_log_prob,
+    intensities,
+    load,
+    mixture_log_prob,
+    mnist,
+    noise_entropy,
+    read_idx,
+    ring_means,
+    swiss_roll,
+    write_idx,
+)
 from rbmdiff.foundations.units import as_unit
 
 MNIST = Path(__file__).parents[2] / "shared/data/mnist"
@@ -30,7 +45,8 @@ IDX_TYPES = [np.dtype(t) for t in ("u1", "i1", "i2", "i4", "f4", "f8")]
 # IDX files
 
 @settings(max_examples=60, deadline=None)
-@given(hnp.arrays(st.sampled_from(IDX_TYPES), hnp.array_shapes(min_dims=1, max_dims=4, max_side=6)), st.booleans())
+@given(hnp.arrays(st.sampled_from(IDX_TYPES), hnp.array_shapes(min_dims=1, max_dims=4, max_side=6)),
+       st.booleans())
 def test_idx_round_trip(tmp_path_factory, array, packed):
     path = tmp_path_factory.mktemp("idx") / ("a.idx" + packed * ".gz")
     write_idx(path, array)
@@ -68,10 +84,12 @@ GOOD = b"\0\0\x08\2" + struct.pack(">II", 2, 3) + bytes(range(6))
     pytest.param(GOOD[:-1], r"promises \[2, 3\] in 6 bytes, the file holds only 5", id="short"),
     pytest.param(GOOD + b"\0", "promises .* the file holds more", id="long"),
     pytest.param(b"\0\0\x0e\3" + b"\xff" * 12 + bytes(9), "the file holds only 9", id="huge"),
-    pytest.param(gzip.compress(b"\0\0\x0e\3" + b"\xff" * 12 + bytes(9)), "the file holds only 9", id="huge gzip"),
+    pytest.param(gzip.compress(b"\0\0\x0e\3" + b"\xff" * 12 + bytes(9)), "the file holds only 9",
+                 id="huge gzip"),
     pytest.param(gzip.compress(GOOD)[:-9], "damaged or truncated gzip", id="truncated gzip"),
     pytest.param(gzip.compress(GOOD)[:-3], "damaged or truncated gzip", id="truncated trailer"),
-    pytest.param(gzip.compress(GOOD)[:12] + b"\xff\xff\xff" + gzip.compress(GOOD)[15:], "damaged or truncated gzip", id="damaged"),
+    pytest.param(gzip.compress(GOOD)[:12] + b"\xff\xff\xff" + gzip.compress(GOOD)[15:],
+                 "damaged or truncated gzip", id="damaged"),
     pytest.param(b"\0\0\x08\2" + struct.pack(">II", 0, 3), "must not be empty", id="no images")])
 def test_bad_idx_file(tmp_path, content, message):
     (tmp_path / "a").write_bytes(content)
@@ -138,10 +156,14 @@ def test_without_limits_numbers_stay_what_they_are(kind, tmp_path):
     pytest.param("a.npy", lambda p: p.write_bytes(b"garbage"), "not a readable .npy", id="garbage npy"),
     pytest.param("a.npy", lambda p: p.write_bytes(b""), "not a readable .npy", id="empty npy"),
     pytest.param("a.npz", lambda p: p.write_bytes(b"garbage"), "not a readable .npz", id="garbage npz"),
-    pytest.param("a.npy", lambda p: np.save(p, np.array([{}], dtype=object)), "not a readable .npy", id="pickled npy"),
-    pytest.param("a.npz", lambda p: np.savez(p, a=np.array([{}], dtype=object)), "not a readable .npz", id="pickled npz"),
-    pytest.param("a.npz", lambda p: np.savez(p, a=np.zeros((2, 2)), b=np.zeros(2)), "train and test", id="two arrays"),
-    pytest.param("a.npz", lambda p: np.savez(p, train=np.zeros((2, 2)), test=np.zeros((2, 3))), "one width", id="widths"),
+    pytest.param("a.npy", lambda p: np.save(p, np.array([{}], dtype=object)), "not a readable .npy",
+                 id="pickled npy"),
+    pytest.param("a.npz", lambda p: np.savez(p, a=np.array([{}], dtype=object)), "not a readable .npz",
+                 id="pickled npz"),
+    pytest.param("a.npz", lambda p: np.savez(p, a=np.zeros((2, 2)), b=np.zeros(2)), "train and test",
+                 id="two arrays"),
+    pytest.param("a.npz", lambda p: np.savez(p, train=np.zeros((2, 2)), test=np.zeros((2, 3))),
+                 "one width", id="widths"),
     pytest.param("a.npy", lambda p: np.save(p, np.full((2, 2), np.nan)), "finite", id="nan in npy"),
     pytest.param("a.csv", lambda p: p.write_text("1,2\n"), "not an IDX file", id="csv")])
 def test_bad_data_file(tmp_path, name, write, message):
@@ -155,7 +177,8 @@ def test_npy_header_that_promises_too_much(tmp_path, shape, packed):
     """A false shape costs neither memory nor time, alone or inside an archive."""
     path = tmp_path / ("a.npz" if packed else "a.npy")
     with open(tmp_path / "part", "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": "<f8"})
+        np.lib.format.write_array_header_1_0(file,
+                                             {"shape": shape, "fortran_order": False, "descr": "<f8"})
         file.write(bytes(800))
     if packed:
         with zipfile.ZipFile(path, "w") as archive: archive.write(tmp_path / "part", "train.npy")
@@ -203,13 +226,15 @@ def test_digits_facts():
     assert np.array_equal(16 * torch.cat([train, test]).numpy(), source.data[order])
     assert np.array_equal(torch.cat([train_labels, test_labels]).numpy(), source.target[order])
     assert torch.equal(digits()[1], test) and digits(dtype=torch.float64)[0].dtype == torch.float64
-    assert torch.equal(binarize(train, 7.5 / 16), (torch.from_numpy(source.data[order[:1500]]) > 7).float())
+    assert torch.equal(binarize(train, 7.5 / 16),
+                       (torch.from_numpy(source.data[order[:1500]]) > 7).float())
     assert torch.equal(binarize(train, 7.5 / 16), binarize(train, 7 / 16))
 
 
 def test_independent_pixels_on_digits():
     train, test = (binarize(part.double(), 7.5 / 16) for part in digits())
-    assert independent_log_prob(test, base_rate(train)).mean().item() == pytest.approx(-25.2163, abs=1e-3)
+    found = independent_log_prob(test, base_rate(train)).mean().item()
+    assert found == pytest.approx(-25.2163, abs=1e-3)
 
 
 # MNIST
@@ -220,7 +245,8 @@ def test_mnist_facts():
     assert train.shape == (60000, 784) and test.shape == (10000, 784) and train.dtype == torch.float32
     assert train.min() == 0 and train.max() == 1
     assert train.double().mean().item() == pytest.approx(0.1307, abs=1e-4)
-    assert train_labels[:5].tolist() == [5, 0, 4, 1, 9] and torch.bincount(test_labels).tolist()[:3] == [980, 1135, 1032]
+    assert train_labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert torch.bincount(test_labels).tolist()[:3] == [980, 1135, 1032]
     assert noise_entropy(test) == pytest.approx(45.53, abs=0.01)                  # quoted in the chapter
 
 
@@ -233,7 +259,7 @@ def test_mnist_by_environment_folder_and_name(monkeypatch):
 
 def test_absent_mnist_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("RBMDIFF_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="--data-folder.*download=True.*RBMDIFF_DATA"): mnist()
+    with pytest.raises(FileNotFoundError, match=r"--data-folder.*download=True.*RBMDIFF_DATA"): mnist()
     assert not list(tmp_path.iterdir())
 
 
@@ -241,7 +267,8 @@ def four_files(folder):
     """Tiny files of the names and form of MNIST: 3 and 2 images of 2 x 2."""
     folder.mkdir()
     for part, n in (("train", 3), ("t10k", 2)):
-        write_idx(folder / f"{part}-images-idx3-ubyte.gz", np.arange(4 * n, dtype=np.uint8).reshape(n, 2, 2))
+        write_idx(folder / f"{part}-images-idx3-ubyte.gz",
+                  np.arange(4 * n, dtype=np.uint8).reshape(n, 2, 2))
         write_idx(folder / f"{part}-labels-idx1-ubyte.gz", np.arange(n, dtype=np.uint8))
     return folder
 
@@ -249,13 +276,15 @@ def four_files(folder):
 def test_foreign_files_of_the_same_names(tmp_path):
     folder = four_files(tmp_path / "a")
     with pytest.raises(ValueError, match="wrong checksum"): mnist(folder)
-    assert [list(part.shape) for part in mnist(folder, labels=True, verify=False)] == [[3, 4], [2, 4], [3], [2]]
+    parts = mnist(folder, labels=True, verify=False)
+    assert [list(part.shape) for part in parts] == [[3, 4], [2, 4], [3], [2]]
 
 
 def test_labels_of_another_count(tmp_path):
     folder = four_files(tmp_path / "a")
     write_idx(folder / "train-labels-idx1-ubyte.gz", np.zeros(5, dtype=np.uint8))
-    with pytest.raises(ValueError, match="5 labels for 3 images"): mnist(folder, labels=True, verify=False)
+    with pytest.raises(ValueError, match="5 labels for 3 images"):
+        mnist(folder, labels=True, verify=False)
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -269,7 +298,8 @@ def mirror(tmp_path, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    sums = lambda path: (hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest(), hashlib.sha256(path.read_bytes()).hexdigest())
+    sums = lambda path: (hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest(),
+                         hashlib.sha256(path.read_bytes()).hexdigest())
     monkeypatch.setattr(data, "_MNIST", {path.stem: sums(path) for path in folder.iterdir()})
     monkeypatch.setattr(data, "_MNIST_URL", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -287,19 +317,22 @@ def test_download(mirror, tmp_path, capfd):
     assert sorted(os.listdir(target)) == sorted(os.listdir(mirror))
     assert "100%" in capfd.readouterr().err                                      # the progress bar
     for path in mirror.iterdir(): path.unlink()
-    assert len(mnist(target, download=True)[0]) == 3                             # nothing is fetched twice
+    # nothing is fetched twice
+    assert len(mnist(target, download=True)[0]) == 3
 
 
 def test_download_with_wrong_checksum(mirror, tmp_path):
     write_idx(mirror / "train-images-idx3-ubyte.gz", np.ones((3, 2, 2), dtype=np.uint8))
-    with pytest.raises(ValueError, match="(?i)hash"): mnist(tmp_path / "cache", download=True)
-    assert not list((tmp_path / "cache").iterdir())                              # nothing half done remains
+    with pytest.raises(ValueError, match=r"(?i)hash"): mnist(tmp_path / "cache", download=True)
+    # nothing half done remains
+    assert not list((tmp_path / "cache").iterdir())
 
 
 # Bits and baseline
 
 @settings(max_examples=50, deadline=None)
-@given(hnp.arrays(np.float64, hnp.array_shapes(min_dims=1, max_dims=3, max_side=5), elements=st.floats(0, 1)), st.floats(0, 0.99))
+@given(hnp.arrays(np.float64, hnp.array_shapes(min_dims=1, max_dims=3, max_side=5),
+                  elements=st.floats(0, 1)), st.floats(0, 0.99))
 def test_bits(x, threshold):
     x = torch.from_numpy(x)
     assert torch.equal(binarize(x, threshold), torch.from_numpy((x.numpy() > threshold).astype(float)))
@@ -311,11 +344,13 @@ def test_bits(x, threshold):
 
 DRAWS = {"bits": lambda g: binarize_stochastic(torch.full((3, 50), 0.4), g),
          "mixture": lambda g: gaussian_mixture(3, ring_means(), generator=g),
-         "mixture with weights": lambda g: gaussian_mixture(3, ring_means(3), 0.1, torch.tensor([0.2, 0.3, 0.5]).double(), g),
+         "mixture with weights": lambda g: gaussian_mixture(3, ring_means(3), 0.1,
+                                                            torch.tensor([0.2, 0.3, 0.5]).double(), g),
          "swiss roll": lambda g: swiss_roll(3, generator=g)}
 ALONE = {"bits": lambda g: binarize_stochastic(torch.full((1, 50), 0.4), g),
          "mixture": lambda g: gaussian_mixture(1, ring_means(), generator=g),
-         "mixture with weights": lambda g: gaussian_mixture(1, ring_means(3), 0.1, torch.tensor([0.2, 0.3, 0.5]).double(), g),
+         "mixture with weights": lambda g: gaussian_mixture(1, ring_means(3), 0.1,
+                                                            torch.tensor([0.2, 0.3, 0.5]).double(), g),
          "swiss roll": lambda g: swiss_roll(1, generator=g)}
 
 
@@ -338,31 +373,49 @@ def test_every_call_draws_anew():
 
 @pytest.mark.parametrize("call, kind, message", [
     pytest.param(lambda: binarize(torch.tensor([0, 1])), TypeError, "float32 or float64", id="integers"),
-    pytest.param(lambda: binarize(torch.tensor([0.5]).half()), TypeError, "float32 or float64", id="half"),
-    pytest.param(lambda: binarize(torch.tensor([0.0, 1.5])), ValueError, r"x must lie in \[0, 1\]", id="range"),
-    pytest.param(lambda: binarize(torch.tensor([0.5]), 1.0), ValueError, "threshold", id="threshold one"),
-    pytest.param(lambda: binarize(torch.tensor([0.5]), math.nan), ValueError, "threshold", id="threshold nan"),
-    pytest.param(lambda: binarize_stochastic(torch.tensor([-0.1])), ValueError, r"x must lie in \[0, 1\]", id="negative"),
+    pytest.param(lambda: binarize(torch.tensor([0.5]).half()), TypeError, "float32 or float64",
+                 id="half"),
+    pytest.param(lambda: binarize(torch.tensor([0.0, 1.5])), ValueError, r"x must lie in \[0, 1\]",
+                 id="range"),
+    pytest.param(lambda: binarize(torch.tensor([0.5]), 1.0), ValueError, "threshold",
+                 id="threshold one"),
+    pytest.param(lambda: binarize(torch.tensor([0.5]), math.nan), ValueError, "threshold",
+                 id="threshold nan"),
+    pytest.param(lambda: binarize_stochastic(torch.tensor([-0.1])), ValueError,
+                 r"x must lie in \[0, 1\]", id="negative"),
     pytest.param(lambda: binarize_stochastic(torch.tensor([math.nan])), ValueError, "finite", id="nan"),
     pytest.param(lambda: base_rate(torch.zeros(4)), ValueError, r"\[N, D\]", id="rank"),
-    pytest.param(lambda: base_rate(torch.zeros(4, 2), smoothing=0), ValueError, "smoothing", id="smoothing"),
-    pytest.param(lambda: base_rate(torch.zeros(4, 2), smoothing=math.nan), ValueError, "smoothing", id="smoothing nan"),
-    pytest.param(lambda: base_rate(torch.zeros(4, 2), smoothing=math.inf), ValueError, "smoothing", id="smoothing infinite"),
-    pytest.param(lambda: base_rate(-torch.ones(4, 2)), ValueError, r"v must lie in \[0, 1\]", id="spins for bits"),
-    pytest.param(lambda: base_rate(-2 * torch.ones(4, 2), unit="spin"), ValueError, r"v must lie in \[-1, 1\]", id="no spins"),
-    pytest.param(lambda: base_rate(torch.tensor([[math.nan]]), unit="gaussian"), ValueError, "finite", id="nan for base rates"),
-    pytest.param(lambda: base_rate(torch.zeros(4, 2).long()), TypeError, "float32 or float64", id="integers for base rates"),
+    pytest.param(lambda: base_rate(torch.zeros(4, 2), smoothing=0), ValueError, "smoothing",
+                 id="smoothing"),
+    pytest.param(lambda: base_rate(torch.zeros(4, 2), smoothing=math.nan), ValueError, "smoothing",
+                 id="smoothing nan"),
+    pytest.param(lambda: base_rate(torch.zeros(4, 2), smoothing=math.inf), ValueError, "smoothing",
+                 id="smoothing infinite"),
+    pytest.param(lambda: base_rate(-torch.ones(4, 2)), ValueError, r"v must lie in \[0, 1\]",
+                 id="spins for bits"),
+    pytest.param(lambda: base_rate(-2 * torch.ones(4, 2), unit="spin"), ValueError,
+                 r"v must lie in \[-1, 1\]", id="no spins"),
+    pytest.param(lambda: base_rate(torch.tensor([[math.nan]]), unit="gaussian"), ValueError, "finite",
+                 id="nan for base rates"),
+    pytest.param(lambda: base_rate(torch.zeros(4, 2).long()), TypeError, "float32 or float64",
+                 id="integers for base rates"),
     pytest.param(lambda: base_rate(torch.zeros(4, 2), unit="relu"), ValueError, "unit", id="unit"),
-    pytest.param(lambda: independent_log_prob(torch.full((4, 2), 0.3), torch.zeros(2)), ValueError, "0 or 1", id="not bits"),
-    pytest.param(lambda: independent_log_prob(torch.zeros(4, 3), torch.zeros(2)), ValueError, r"\[\.\.\., 2\]", id="width"),
-    pytest.param(lambda: noise_entropy(torch.tensor([[2.0]])), ValueError, r"x must lie in \[0, 1\]", id="entropy range"),
+    pytest.param(lambda: independent_log_prob(torch.full((4, 2), 0.3), torch.zeros(2)), ValueError,
+                 "0 or 1", id="not bits"),
+    pytest.param(lambda: independent_log_prob(torch.zeros(4, 3), torch.zeros(2)), ValueError,
+                 r"\[\.\.\., 2\]", id="width"),
+    pytest.param(lambda: noise_entropy(torch.tensor([[2.0]])), ValueError, r"x must lie in \[0, 1\]",
+                 id="entropy range"),
     pytest.param(lambda: bars_and_stripes(0), ValueError, "n must be at least 1", id="no pixels"),
     pytest.param(lambda: bars_and_stripes(17), ValueError, "at most 16", id="too many patterns"),
-    pytest.param(lambda: gaussian_mixture(0, ring_means()), ValueError, "n must be at least 1", id="no draws"),
+    pytest.param(lambda: gaussian_mixture(0, ring_means()), ValueError, "n must be at least 1",
+                 id="no draws"),
     pytest.param(lambda: gaussian_mixture(5, ring_means(), sigma=0.0), ValueError, "sigma", id="sigma"),
     pytest.param(lambda: gaussian_mixture(5, torch.zeros(3)), ValueError, r"\[K, d\]", id="means"),
-    pytest.param(lambda: gaussian_mixture(5, ring_means(2), weights=torch.tensor([0.5, 0.6]).double()), ValueError, "sum 1", id="weights"),
-    pytest.param(lambda: mixture_log_prob(torch.zeros(3), ring_means().float()), ValueError, r"\[\.\.\., 2\]", id="point"),
+    pytest.param(lambda: gaussian_mixture(5, ring_means(2), weights=torch.tensor([0.5, 0.6]).double()),
+                 ValueError, "sum 1", id="weights"),
+    pytest.param(lambda: mixture_log_prob(torch.zeros(3), ring_means().float()), ValueError,
+                 r"\[\.\.\., 2\]", id="point"),
     pytest.param(lambda: swiss_roll(5, noise=-1), ValueError, "noise", id="noise"),
     pytest.param(lambda: swiss_roll(1.5), TypeError, "n must be an int", id="count")])
 def test_bad_argument(call, kind, message):
@@ -370,7 +423,8 @@ def test_bad_argument(call, kind, message):
 
 
 @settings(max_examples=50, deadline=None)
-@given(hnp.arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(1, 5)), elements=st.sampled_from([0.0, 1.0])),
+@given(hnp.arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(1, 5)),
+                  elements=st.sampled_from([0.0, 1.0])),
        st.floats(1e-3, 10))
 def test_base_rate_is_the_smoothed_mean(v, s):
     m = (v.sum(0) + s) / (len(v) + 2 * s)
@@ -379,7 +433,8 @@ def test_base_rate_is_the_smoothed_mean(v, s):
     spins = base_rate(torch.from_numpy(2 * v - 1), s, "spin")
     assert torch.allclose(torch.tanh(spins), torch.from_numpy(2 * m - 1), atol=1e-12)
     w = torch.from_numpy(v)
-    assert torch.allclose(independent_log_prob(w, b), independent_log_prob(2 * w - 1, spins, "spin"), rtol=1e-12)
+    assert torch.allclose(independent_log_prob(w, b), independent_log_prob(2 * w - 1, spins, "spin"),
+                          rtol=1e-12)
 
 
 @pytest.mark.parametrize("unit", ["bernoulli", "spin", "gaussian"])
@@ -391,14 +446,19 @@ def test_base_rate_gives_the_means(unit):
     mean = {"bernoulli": torch.sigmoid, "spin": torch.tanh, "gaussian": lambda x: x}[unit](bias)
     wanted = {"bernoulli": (total + 1) / 122, "spin": total / 122, "gaussian": total / 120}[unit]
     assert torch.allclose(mean, wanted, atol=1e-14)
-    assert unit == "gaussian" or (v.mean(0) - wanted).abs().max() > 1e-4              # control: not smoothed
-    assert base_rate(torch.ones(5, 3), unit=unit).isfinite().all()                    # a unit that never changes
-    assert unit != "gaussian" or torch.equal(base_rate(v, 7.0, unit), bias)           # smoothing has no part in it
+    # control: not smoothed
+    assert unit == "gaussian" or (v.mean(0) - wanted).abs().max() > 1e-4
+    # a unit that never changes
+    assert base_rate(torch.ones(5, 3), unit=unit).isfinite().all()
+    # smoothing has no part in it
+    assert unit != "gaussian" or torch.equal(base_rate(v, 7.0, unit), bias)
 
 
-@pytest.mark.parametrize("unit", ["binary((-0.5, 2.0))", "discrete((-1.0, 0.0, 1.0))", "binomial(4)", "poisson", "potts(3)", "relu", "gaussian"])
+@pytest.mark.parametrize("unit",
+                         ["binary((-0.5, 2.0))", "discrete((-1.0, 0.0, 1.0))", "binomial(4)", "poisson",
+                          "potts(3)", "relu", "gaussian"])
 def test_base_rate_for_every_kind_of_unit(unit):
-    """Independent units with the fitted biases have the means of the data, smoothed where a unit can be listed."""
+    """Independent units with the fitted biases have the means of the data, but for the smoothing."""
     unit = as_unit("unit", unit)
     b = torch.linspace(-1, 0.5, 6, dtype=torch.float64)
     v = unit.draw(torch.zeros(4000, 6, dtype=torch.float64), b, torch.Generator().manual_seed(0))
@@ -406,24 +466,28 @@ def test_base_rate_for_every_kind_of_unit(unit):
     assert (unit.mean(fitted) - v.mean(0)).abs().max() < 2e-3 and not torch.equal(fitted, b)
     assert (unit.mean(fitted) - unit.mean(b)).abs().max() < 0.1
     slope = torch.autograd.functional.jacobian(lambda b: independent_log_prob(v, b, unit).mean(), fitted)
-    assert slope.abs().max() < 2e-3                                                   # the most likely biases
-    control = torch.autograd.functional.jacobian(lambda b: independent_log_prob(v, b, unit).mean(), fitted + 0.1 * b)
+    # the most likely biases
+    assert slope.abs().max() < 2e-3
+    control = torch.autograd.functional.jacobian(lambda b: independent_log_prob(v, b, unit).mean(),
+                                                 fitted + 0.1 * b)
     assert control.abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("unit", ["gaussian", "relu"])
 def test_widths_of_independent_units(unit):
-    """With widths the means of the fitted units are those of the data, and the density integrates to one."""
+    """With widths the fitted units have the means of the data, and the density has integral one."""
     unit = as_unit("unit", unit)
     sigma, b = torch.tensor([0.3, 2.0]).double(), torch.tensor([0.4, -1.0]).double()
     v = unit.draw(torch.zeros(3000, 2, dtype=torch.float64), b, torch.Generator().manual_seed(0), sigma)
     fitted = base_rate(v, unit=unit, sigma=sigma)
     assert torch.allclose(unit.mean(fitted, sigma), v.mean(0), atol=1e-9)
-    assert not torch.allclose(unit.mean(base_rate(v, unit=unit), sigma), v.mean(0), atol=1e-2) or unit.lowest < 0
+    assert not torch.allclose(unit.mean(base_rate(v, unit=unit), sigma), v.mean(0),
+                              atol=1e-2) or unit.lowest < 0
     grid = torch.linspace(max(unit.lowest, -20), 20, 40001, dtype=torch.float64)
     middle = ((grid[1:] + grid[:-1]) / 2)[:, None]
     for s, bias in zip(sigma, b):
-        p = independent_log_prob(middle, bias[None], unit, s[None]).exp().sum().item() * (grid[1] - grid[0]).item()
+        p = independent_log_prob(middle, bias[None], unit,
+                                 s[None]).exp().sum().item() * (grid[1] - grid[0]).item()
         assert p == pytest.approx(1, abs=1e-6)
 
 
@@ -434,21 +498,24 @@ def test_bars_and_stripes(n):
     v, p = bars_and_stripes(n)
     pictures = v.reshape(-1, n, n)
     assert len({tuple(row) for row in v.tolist()}) == len(v) == 2 ** (n + 1) - 2
-    assert ((pictures == pictures[:, :1]).all((1, 2)) | (pictures == pictures[:, :, :1]).all((1, 2))).all()
+    equal_rows = (pictures == pictures[:, :1]).all((1, 2))
+    assert (equal_rows | (pictures == pictures[:, :, :1]).all((1, 2))).all()
     assert p.sum().item() == pytest.approx(1, abs=1e-14)
     assert torch.special.entr(p).sum().item() == pytest.approx((n + 1 - 2 ** (1 - n)) * math.log(2))
 
 
 def test_mixture_is_sampled_from_its_density():
-    """Counts in cells of the line against the integral of the density: chi-squared; control: another sigma."""
+    """Counts in cells of the line against the integral of the density, chi-squared; control: sigma."""
     means, weights = torch.tensor([[-1.0], [1.5]]).double(), torch.tensor([0.25, 0.75]).double()
     n, edges = 2**18, torch.linspace(-3, 4, 29, dtype=torch.float64)
-    counts = torch.histc(gaussian_mixture(n, means, 0.5, weights, torch.Generator().manual_seed(0))[:, 0], 28, -3, 4)
+    x = gaussian_mixture(n, means, 0.5, weights, torch.Generator().manual_seed(0))
+    counts = torch.histc(x[:, 0], 28, -3, 4)
 
     def chi2(sigma):
         fine = torch.linspace(-3, 4, 28 * 200 + 1, dtype=torch.float64)
         middle = (fine[1:] + fine[:-1]) / 2
-        cells = mixture_log_prob(middle[:, None], means, sigma, weights).exp().reshape(28, 200).mean(1) * 0.25
+        p = mixture_log_prob(middle[:, None], means, sigma, weights).exp()
+        cells = p.reshape(28, 200).mean(1) * 0.25
         keep = n * cells > 10
         return ((counts - n * cells)[keep] ** 2 / (n * cells)[keep]).sum().item(), int(keep.sum())
 
@@ -457,7 +524,8 @@ def test_mixture_is_sampled_from_its_density():
 
 
 def test_toys_follow_their_generator():
-    for draw in (lambda g: gaussian_mixture(9, ring_means(), generator=g), lambda g: swiss_roll(9, generator=g)):
+    for draw in (lambda g: gaussian_mixture(9, ring_means(), generator=g),
+                 lambda g: swiss_roll(9, generator=g)):
         a, b, c = (draw(torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
         assert torch.equal(a, b) and not torch.equal(a, c)
 

@@ -1,7 +1,8 @@
-"""Training killed at random moments, and interrupted by Ctrl-C, ends where an uninterrupted run ends, bit by bit.
+"""Training killed at random moments, or interrupted by Ctrl-C, ends where a whole run ends, bit by bit.
 
-Importing PyTorch takes longer than the training here. One process imports all that is needed and forks a child for every start;
-each child is a process of its own and is killed by SIGKILL. Ctrl-C is tested on the installed command.
+Importing PyTorch takes longer than the training here. One process imports all that is needed and forks a
+child for every start; each child is a process of its own and is killed by SIGKILL. Ctrl-C is tested on
+the installed command.
 """
 import json
 import os
@@ -19,8 +20,10 @@ import torch
 
 from rbmdiff.foundations.core import read_tensors
 
-KILLS, EPOCHS, LAST, SEED = 20, 160, 120, 2024  # the last kill leaves room, for a killer that gets no processor
-TRAIN = f"train digits --out RUN --hidden 8 --epochs {EPOCHS} --batch-size 50 --look 50 --binarize stochastic --quiet"
+# the last kill leaves room, for a killer that gets no processor
+KILLS, EPOCHS, LAST, SEED = 20, 160, 120, 2024
+TRAIN = (f"train digits --out RUN --hidden 8 --epochs {EPOCHS} --batch-size 50 --look 50 "
+         "--binarize stochastic --quiet")
 LAUNCHER = """
 import json, os, sys
 from rbmdiff.practice.cli import main
@@ -39,7 +42,8 @@ class Launcher:
 
     def __init__(self, folder):
         self.folder = folder
-        self.process = subprocess.Popen([sys.executable, "-c", LAUNCHER], cwd=folder, env=ENVIRONMENT, text=True,
+        self.process = subprocess.Popen([sys.executable, "-c", LAUNCHER], cwd=folder, env=ENVIRONMENT,
+                                        text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def start(self, line):
@@ -78,8 +82,9 @@ def epochs(run):
 
 
 def content(run):
-    """All that must be equal between two runs: tensors of the checkpoint and of the model, and the log without times."""
-    checkpoint, model = (read_tensors(run / f"{name}.safetensors", kind)[0] for name, kind in (("checkpoint", "training state"), ("model", "RBM")))
+    """All that must be equal in two runs: tensors of checkpoint and model, and the log without times."""
+    checkpoint, _ = read_tensors(run / "checkpoint.safetensors", "training state")
+    model, _ = read_tensors(run / "model.safetensors", "RBM")
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return checkpoint, model, [{k: v for k, v in line.items() if k != "seconds"} for line in log]
 
@@ -87,7 +92,8 @@ def content(run):
 def assert_equal(run, whole):
     (a, b, log), (c, d, reference) = content(run), content(whole)
     for ours, theirs in ((a, c), (b, d)):
-        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert log == reference and [line["epoch"] for line in log] == list(range(1, EPOCHS + 1))
     assert not list(run.glob("*.tmp"))
 
@@ -104,7 +110,7 @@ def alive(pid):
 
 
 def await_moment(run, epoch, seconds):
-    """Wait for `seconds`, less if the log has reached `epoch` by then: on a busy machine both clocks run unevenly."""
+    """Wait for `seconds`, less if the log has reached `epoch` by then: a busy machine runs unevenly."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end and epochs(run) < epoch: time.sleep(0.0005)
 
@@ -114,18 +120,22 @@ def test_killed_at_random_moments_ends_bit_identical(launcher, whole):
     reference, seconds = whole
     rng, run, hits = random.Random(SEED), launcher.folder / "killed", []
     for _ in range(KILLS):
-        target = min(epochs(run) + rng.randrange(LAST // KILLS), LAST)         # 0 more: at the start, or in its first epoch
+        # 0 more: at the start, or in its first epoch
+        target = min(epochs(run) + rng.randrange(LAST // KILLS), LAST)
         resumable = (run / "run.json").exists()
-        pid = launcher.start("train --out killed --resume --quiet" if resumable else TRAIN.replace("RUN", "killed"))
+        again = "train --out killed --resume --quiet"
+        pid = launcher.start(again if resumable else TRAIN.replace("RUN", "killed"))
         await_epoch(run, target, pid)
-        delay = rng.random() * 3 * seconds / EPOCHS                            # anywhere in about three epochs
+        # anywhere in about three epochs
+        delay = rng.random() * 3 * seconds / EPOCHS
         await_moment(run, min(epochs(run) + LAST // KILLS, LAST + 10), delay)
         assert alive(pid), f"the run ended before it was killed, {epochs(run)} epochs, target {target}"
         os.kill(pid, signal.SIGKILL)
         hits.append((epochs(run), round(1000 * delay, 1), launcher.wait()))
     print(f"seed {SEED}, (epochs in the log, ms after the target, exit) of each kill: {hits}")
     assert all(code == -signal.SIGKILL for *_, code in hits) and len(hits) == KILLS
-    assert sum(epoch > 0 for epoch, *_ in hits) >= KILLS - 3 and len({epoch for epoch, *_ in hits}) > KILLS // 2
+    assert sum(epoch > 0 for epoch, *_ in hits) >= KILLS - 3
+    assert len({epoch for epoch, *_ in hits}) > KILLS // 2
     assert not (run / "model.safetensors").exists()
     launcher.start("train --out killed --resume --quiet")
     assert launcher.wait() == 0
@@ -141,15 +151,18 @@ def test_another_seed_ends_elsewhere(launcher, whole):
 
 def test_ctrl_c_ends_with_a_checkpoint_and_says_how_to_go_on(launcher, whole):
     run, command = launcher.folder / "stopped", Path(sys.executable).with_name("rbmdiff")
-    process = subprocess.Popen([command, *shlex.split(TRAIN.replace("RUN", "stopped"))], cwd=launcher.folder, env=ENVIRONMENT,
+    process = subprocess.Popen([command, *shlex.split(TRAIN.replace("RUN", "stopped"))],
+                               cwd=launcher.folder, env=ENVIRONMENT,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     await_epoch(run, 5, process.pid)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and out == "" and err.count("\n") == 1, err
     saved = read_tensors(run / "checkpoint.safetensors", "training state")[1]["epoch"]
-    said = int(re.search(rf"interrupted after epoch (\d+) of {EPOCHS}; go on with: rbmdiff train --out stopped --resume$", err)[1])
-    assert 4 <= saved < EPOCHS and saved - said in (0, 1)                       # 1: interrupted just after the save
+    then = "go on with: rbmdiff train --out stopped --resume"
+    said = int(re.search(rf"interrupted after epoch (\d+) of {EPOCHS}; {then}$", err)[1])
+    # 1: interrupted just after the save
+    assert 4 <= saved < EPOCHS and saved - said in (0, 1)
     launcher.start(err.split("go on with: rbmdiff ")[1].strip() + " --quiet")
     assert launcher.wait() == 0
     assert_equal(run, whole[0])

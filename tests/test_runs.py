@@ -2,11 +2,11 @@
 import json
 from pathlib import Path
 
-from machines import machine, seeded, some_states
 import numpy as np
 import pytest
 import torch
 
+from machines import machine, seeded, some_states
 from rbmdiff.foundations.core import Estimate, read_tensors
 from rbmdiff.foundations.data import bars_and_stripes, base_rate, digits, independent_log_prob
 from rbmdiff.foundations.train import TrainState, sgd, train
@@ -14,10 +14,26 @@ from rbmdiff.foundations.units import Discrete, Spin, as_unit
 from rbmdiff.learning.partition import ais
 from rbmdiff.models.rbm import RBM
 from rbmdiff.practice import runs
-from rbmdiff.practice.runs import (OPTIONS, as_states, contrastive_step, evaluate, fit, load_run, log_partitions, new_machine,
-                                   prepare, read_run, report, resolve, resume, sample_run, save_states)
+from rbmdiff.practice.runs import (
+    OPTIONS,
+    as_states,
+    contrastive_step,
+    evaluate,
+    fit,
+    load_run,
+    log_partitions,
+    new_machine,
+    prepare,
+    read_run,
+    report,
+    resolve,
+    resume,
+    sample_run,
+    save_states,
+)
 
-KINDS = ["bernoulli", "spin", "binary((-0.5, 2.0))", "discrete((-1.0, 0.0, 1.0))", "binomial(4)", "potts(3)", "poisson", "gaussian", "relu"]
+KINDS = ["bernoulli", "spin", "binary((-0.5, 2.0))", "discrete((-1.0, 0.0, 1.0))", "binomial(4)",
+         "potts(3)", "poisson", "gaussian", "relu"]
 
 
 def states_of(kind, n=300, d=6, seed=0, dtype=torch.float64):
@@ -26,13 +42,15 @@ def states_of(kind, n=300, d=6, seed=0, dtype=torch.float64):
     return unit.draw(torch.zeros(n, d, dtype=dtype), b, seeded(seed))
 
 
-def new_state(rbm, lr=0.05, seed=0, **options): return TrainState(rbm, sgd(rbm, lr), seeded(seed), **options)
+def new_state(rbm, lr=0.05, seed=0, **options):
+    return TrainState(rbm, sgd(rbm, lr), seeded(seed), **options)
 
 
 def parameters(rbm): return {name: p.detach().clone() for name, p in rbm.named_parameters()}
 
 
-def equal(a, b): return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+def equal(a,
+          b): return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
 # --- the start
@@ -43,13 +61,16 @@ def test_a_new_machine_is_independent_units_that_fit(kind, dtype):
     v = states_of(kind, dtype=dtype)
     rbm = new_machine(v, 4, kind, generator=3)
     assert rbm.W.dtype == dtype and rbm.W.shape == (6, 4) and str(rbm.visible) == kind
-    assert 0 < rbm.W.abs().max() < 0.06 and not rbm.c.any() and all(p.requires_grad for p in rbm.parameters())
+    assert 0 < rbm.W.abs().max() < 0.06 and not rbm.c.any()
+    assert all(p.requires_grad for p in rbm.parameters())
     unit = rbm.visible
     if unit.wide: assert torch.allclose(rbm.sigma, v.std(0), rtol=1e-5)
     assert torch.allclose(unit.mean(rbm.b, rbm.sigma), unit.smoothed(v, 1.0), atol=1e-5)
-    assert (unit.mean(torch.zeros_like(rbm.b), rbm.sigma) - v.mean(0)).abs().max() > 0.1    # control: zero biases
+    # control: zero biases
+    assert (unit.mean(torch.zeros_like(rbm.b), rbm.sigma) - v.mean(0)).abs().max() > 0.1
     with torch.no_grad(): rbm.W.zero_()
-    if unit.wide and unit.lowest == 0: return                                 # width and mean of a cut law are not fitted together
+    # width and mean of a cut law are not fitted together
+    if unit.wide and unit.lowest == 0: return
     alone = independent_log_prob(v, rbm.b.detach(), unit, rbm.sigma).mean()
     assert rbm.log_prob(v).mean().item() == pytest.approx(alone.item(), rel=1e-5)
 
@@ -65,10 +86,14 @@ def test_a_new_machine_takes_means_of_states_units_and_streams():
 
 
 @pytest.mark.parametrize("data, kind, error, words", [
-    ([[0.0, 1.0]], "bernoulli", TypeError, "torch.Tensor"), (torch.zeros(4), "bernoulli", ValueError, "[N, D]"),
-    (2 * torch.ones(4, 2), "bernoulli", ValueError, "[0, 1]"), (torch.full((4, 2), torch.nan), "gaussian", ValueError, "finite"),
-    (torch.ones(9, 2), "gaussian", ValueError, "2 of 2 values are the same"), (torch.zeros(4, 4), "potts(3)", ValueError, "multiple of 3"),
-    (-torch.ones(4, 2), "poisson", ValueError, "whole numbers"), (torch.zeros(4, 2), "quark", ValueError, "quark")])
+    ([[0.0, 1.0]], "bernoulli", TypeError, "torch.Tensor"),
+    (torch.zeros(4), "bernoulli", ValueError, "[N, D]"),
+    (2 * torch.ones(4, 2), "bernoulli", ValueError, "[0, 1]"),
+    (torch.full((4, 2), torch.nan), "gaussian", ValueError, "finite"),
+    (torch.ones(9, 2), "gaussian", ValueError, "2 of 2 values are the same"),
+    (torch.zeros(4, 4), "potts(3)", ValueError, "multiple of 3"),
+    (-torch.ones(4, 2), "poisson", ValueError, "whole numbers"),
+    (torch.zeros(4, 2), "quark", ValueError, "quark")])
 def test_bad_data_for_a_new_machine(data, kind, error, words):
     with pytest.raises(error) as caught: new_machine(data, 2, kind)
     assert words in str(caught.value)
@@ -84,7 +109,8 @@ def test_a_step_climbs(kind, method):
     v[:, 3:] = v[:, :3]                                                       # two equal halves
     rbm = new_machine(v, 3, kind, generator=0)
     start = rbm.log_prob(v).mean().item()
-    lr = {"bernoulli": 1.0, "potts(3)": 1.0, "spin": 0.3, "poisson": 0.5, "gaussian": 0.1, "relu": 0.1}.get(kind, 0.2)
+    lr = {"bernoulli": 1.0, "potts(3)": 1.0, "spin": 0.3, "poisson": 0.5, "gaussian": 0.1,
+          "relu": 0.1}.get(kind, 0.2)
     for _ in train(new_state(rbm, lr), v, contrastive_step(method=method), 30, 50, progress=False): pass
     assert rbm.log_prob(v).mean().item() > start + 0.1
 
@@ -94,7 +120,8 @@ def test_exact_step_without_centring_is_gradient_ascent():
     state, before = new_state(rbm, 0.1), parameters(rbm)
     rates = torch.autograd.grad(rbm.log_prob(v).mean(), list(rbm.parameters()))
     for _ in train(state, v, contrastive_step(method="exact", centre=False), 1, 20, progress=False): pass
-    for (name, p), g in zip(rbm.named_parameters(), rates): assert torch.allclose(p, before[name] + 0.1 * g, atol=1e-12)
+    for (name, p), g in zip(rbm.named_parameters(), rates):
+        assert torch.allclose(p, before[name] + 0.1 * g, atol=1e-12)
 
 
 def test_what_a_step_keeps_and_when_it_refreshes_it():
@@ -102,9 +129,12 @@ def test_what_a_step_keeps_and_when_it_refreshes_it():
     rbm = new_machine(v, 3, generator=0)
     state, step = new_state(rbm), contrastive_step(chains=7)
     seen = []
-    for _ in train(state, v, lambda state, batch: seen.append(batch) or step(state, batch), 2, 30, progress=False):
-        assert torch.equal(state.carry["mean_v"], seen[-2].mean(0)) and state.carry["chains"].shape == (7, 5)
-    assert state.carry.keys() == {"mean_v", "mean_h", "chains"} and not state.carry["chains"].requires_grad
+    for _ in train(state, v, lambda state, batch: seen.append(batch) or step(state, batch), 2, 30,
+                   progress=False):
+        assert torch.equal(state.carry["mean_v"], seen[-2].mean(0))
+        assert state.carry["chains"].shape == (7, 5)
+    assert state.carry.keys() == {"mean_v", "mean_h",
+                                  "chains"} and not state.carry["chains"].requires_grad
     state, given = new_state(new_machine(v, 3, generator=0)), v[:11]
     for _ in train(state, v, contrastive_step(centre=given), 1, 30, progress=False): pass
     assert torch.equal(state.carry["mean_v"], given.mean(0))
@@ -126,18 +156,25 @@ def test_no_step_changes_the_data():
     v = some_states((40, 5))
     kept = v.clone()
     for method in ("pcd", "cd", "exact"):
-        for _ in train(new_state(new_machine(v, 3, generator=0)), v, contrastive_step(method=method), 1, 20, progress=False): pass
+        for _ in train(new_state(new_machine(v, 3, generator=0)), v, contrastive_step(method=method), 1,
+                       20, progress=False):
+            pass
     assert torch.equal(v, kept)
 
 
 @pytest.mark.parametrize("options, error, words", [
-    ({"k": 0}, ValueError, "k must be at least 1"), ({"k": 1.5}, TypeError, "k must be an int"), ({"chains": 0}, ValueError, "chains"),
+    ({"k": 0}, ValueError, "k must be at least 1"), ({"k": 1.5}, TypeError, "k must be an int"),
+    ({"chains": 0}, ValueError, "chains"),
     ({"method": "magic"}, ValueError, "'pcd', 'cd', 'exact'")])
 def test_bad_options_of_a_step(options, error, words):
     with pytest.raises(error, match=words): contrastive_step(**options)
 
 
 # --- the loop
+
+def read_log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
 
 def bars(n=300):
     patterns, p = bars_and_stripes(3)
@@ -150,10 +187,13 @@ def test_fit_in_a_script(tmp_path):
     state = new_state(rbm, 0.3, average=0.9)
     folder = tmp_path / "deep" / "bars"
     assert list(fit(folder, state, v[:250], v[250:], epochs=3, progress=False)) == [1, 2, 3]
-    assert {p.name for p in folder.iterdir()} == {"checkpoint.safetensors", "log.jsonl", "samples.png", "model.safetensors"}
+    assert {p.name for p in folder.iterdir()} == {"checkpoint.safetensors", "log.jsonl", "samples.png",
+                                                  "model.safetensors"}
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [1, 2, 3] and {"seconds", "updates", "reconstruction", "gap"} <= lines[0].keys()
-    assert equal(RBM.load(folder / "model.safetensors"), state.averaged_model()) and not equal(state.averaged_model(), rbm)
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert {"seconds", "updates", "reconstruction", "gap"} <= lines[0].keys()
+    assert equal(RBM.load(folder / "model.safetensors"), state.averaged_model())
+    assert not equal(state.averaged_model(), rbm)
 
 
 @pytest.mark.parametrize("method", ["pcd", "cd", "exact"])
@@ -162,25 +202,31 @@ def test_fit_goes_on_to_the_same_bits(tmp_path, method, fresh):
     v = bars()
     data = (lambda g: v[torch.randint(len(v), (200,), generator=g)]) if fresh else v
     whole, cut, resumed = (new_state(new_machine(v, 4, generator=0), 0.3, average=0.9) for _ in range(3))
-    for _ in fit(tmp_path / "whole", whole, data, v, contrastive_step(method=method), 4, progress=False): pass
+    for _ in fit(tmp_path / "whole", whole, data, v, contrastive_step(method=method), 4, progress=False):
+        pass
     for epoch in fit(tmp_path / "cut", cut, data, v, contrastive_step(method=method), 4, progress=False):
         if epoch == 2: break
     resumed.load(tmp_path / "cut/checkpoint.safetensors")
-    assert list(fit(tmp_path / "cut", resumed, data, v, contrastive_step(method=method), 4, progress=False)) == [3, 4]
-    files = [read_tensors(tmp_path / name / "checkpoint.safetensors", "training state")[0] for name in ("whole", "cut")]
-    assert files[0].keys() == files[1].keys() and all(torch.equal(files[0][name], files[1][name]) for name in files[0])
-    logs = [[json.loads(x) for x in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("whole", "cut")]
+    assert list(fit(tmp_path / "cut", resumed, data, v, contrastive_step(method=method), 4,
+                    progress=False)) == [3, 4]
+    files = [read_tensors(tmp_path / name / "checkpoint.safetensors",
+                          "training state")[0] for name in ("whole", "cut")]
+    assert files[0].keys() == files[1].keys()
+    assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
+    logs = [read_log(tmp_path / name) for name in ("whole", "cut")]
     for log in logs:
         for line in log: del line["seconds"]
     assert logs[0] == logs[1]
-    assert not equal(whole.model, new_machine(v, 4, generator=0))              # control: training does something
+    # control: training does something
+    assert not equal(whole.model, new_machine(v, 4, generator=0))
 
 
 def test_fit_does_not_begin_again_in_a_folder_that_is_further(tmp_path):
     v = bars()
     for _ in fit(tmp_path, new_state(new_machine(v, 4)), v, v, epochs=2, progress=False): pass
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
-    with pytest.raises(FileExistsError, match="has 2 epochs, this state 0"): next(fit(tmp_path, new_state(new_machine(v, 4)), v, v, progress=False))
+    with pytest.raises(FileExistsError, match="has 2 epochs, this state 0"):
+        next(fit(tmp_path, new_state(new_machine(v, 4)), v, v, progress=False))
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
 
@@ -189,7 +235,7 @@ def test_fit_cuts_a_log_that_is_ahead_of_its_checkpoint(tmp_path):
     for _ in fit(tmp_path, state, v, v, epochs=2, progress=False): pass
     with open(tmp_path / "log.jsonl", "a") as log: log.write('{"epoch": 3}\n{"epo')
     assert list(fit(tmp_path, state, v, v, epochs=3, progress=False)) == [3]
-    assert [json.loads(line)["epoch"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3]
+    assert [line["epoch"] for line in read_log(tmp_path)] == [1, 2, 3]
 
 
 # --- options
@@ -198,7 +244,7 @@ def test_options_are_those_given_and_defaults_for_the_rest(tmp_path):
     options = resolve({"data": "digits", "lr": 0.1, "seed": None})
     assert options.keys() == OPTIONS.keys() | {"data"} and options["lr"] == 0.1 and options["seed"] == 0
     assert (options["hidden"], options["epochs"], options["threshold"]) == (16, 200, 7.5 / 16)
-    assert resolve({"data": "mnist"})["binarize"] == resolve({"data": str(tmp_path)})["binarize"] == "stochastic"
+    for mnist in ("mnist", str(tmp_path)): assert resolve({"data": mnist})["binarize"] == "stochastic"
     assert resolve({"data": "x.npy", "visible": "potts( 3 )"})["visible"] == "potts(3)"
     np.save(tmp_path / "x.npy", np.zeros(3))
     assert resolve({"data": tmp_path / "x.npy"})["data"] == str(tmp_path / "x.npy")
@@ -209,11 +255,13 @@ def test_options_are_those_given_and_defaults_for_the_rest(tmp_path):
 def test_defaults_that_follow_from_the_unit(kind):
     options, unit = resolve({"data": "x.npy", "visible": kind}), as_unit("unit", kind)
     assert (options["binarize"] == "threshold") == (kind in ("bernoulli", "spin", "binary((-0.5, 2.0))"))
-    assert (options["lr"] == 0.01) == (kind in ("poisson", "gaussian", "relu")) == (unit.growth != "bounded")
+    assert (options["lr"] == 0.01) == (kind in ("poisson", "gaussian",
+                                                "relu")) == (unit.growth != "bounded")
 
 
 @pytest.mark.parametrize("given, words", [
-    ({}, "data must be given"), ({"data": "digits", "speed": 3}, "got speed"), ({"data": "digits", "visible": "quark"}, "quark"),
+    ({}, "data must be given"), ({"data": "digits", "speed": 3}, "got speed"),
+    ({"data": "digits", "visible": "quark"}, "quark"),
     ({"data": "digits", "method": "cd", "chains": 3}, "keeps no chains")])
 def test_bad_options(given, words):
     with pytest.raises(ValueError, match=words): resolve(given)
@@ -233,16 +281,21 @@ def test_states_of_two_levels():
         o = options_of(visible=kind, binarize="stochastic")
         a, b = as_states(x, o), as_states(x, o)
         assert torch.equal(a, b) and set(a.unique().tolist()) == {low, high}   # always the same bits
-        assert not torch.equal(a, as_states(x, o, 5)) and torch.equal(as_states(x, o, 5), as_states(x, o, seeded(5)))
+        assert not torch.equal(a, as_states(x, o, 5))
+        assert torch.equal(as_states(x, o, 5), as_states(x, o, seeded(5)))
         assert not torch.equal(a, as_states(x, o | {"seed": 1}))
         assert ((a - low) / (high - low)).mean() == pytest.approx(x.mean().item(), abs=0.05)
 
 
 @pytest.mark.parametrize("x, unit, kind", [
-    ([[0.0, 1.0]], "bernoulli", np.uint8), ([[1.0, 1.0]], "spin", np.int8), ([[3.0, 0.0]], "poisson", np.uint8),
-    ([[300.0, 0.0]], "poisson", np.uint16), ([[70000.0, 0.0]], "poisson", np.uint32), ([[0.0, 1.0]], "potts(2)", np.uint8),
-    ([[0.0, 0.0]], "binomial(300)", np.uint16), ([[1.0, 0.0]], "gaussian", np.float32), ([[1.5, 0.0]], "relu", np.float32),
-    ([[0.5, -0.5]], "binary((-0.5, 0.5))", np.float32), ([[-2.0, 2.0]], "discrete((-200.0, -2.0, 2.0))", np.int16)])
+    ([[0.0, 1.0]], "bernoulli", np.uint8), ([[1.0, 1.0]], "spin", np.int8),
+    ([[3.0, 0.0]], "poisson", np.uint8),
+    ([[300.0, 0.0]], "poisson", np.uint16), ([[70000.0, 0.0]], "poisson", np.uint32),
+    ([[0.0, 1.0]], "potts(2)", np.uint8),
+    ([[0.0, 0.0]], "binomial(300)", np.uint16), ([[1.0, 0.0]], "gaussian", np.float32),
+    ([[1.5, 0.0]], "relu", np.float32),
+    ([[0.5, -0.5]], "binary((-0.5, 0.5))", np.float32),
+    ([[-2.0, 2.0]], "discrete((-200.0, -2.0, 2.0))", np.int16)])
 def test_states_are_written_in_the_smallest_type(tmp_path, x, unit, kind):
     v = torch.tensor(x)
     save_states(tmp_path / "v.npy", v, as_unit("unit", unit))
@@ -272,12 +325,14 @@ def trained(folder="run", **options):
 
 def test_a_run_from_a_script(place):
     run = prepare("run", SMALL)
-    assert run.folder == Path("run") and run.x.shape == (54, 9) and run.held_out.shape == (6, 9) and run.note == ""
-    assert json.loads(Path("run/run.json").read_text())["options"] == run.options and run.state.epoch == 0
+    assert run.folder == Path("run") and run.x.shape == (54, 9) and run.held_out.shape == (6, 9)
+    assert run.note == ""
+    assert read_run("run")["options"] == run.options and run.state.epoch == 0
     assert list(run.fit(progress=False)) == [1, 2]
     rbm, options = load_run("run")
     assert equal(rbm, run.state.averaged_model()) and options == run.options
-    assert sample_run("run", 7, 3, 0).shape == (7, 9) and torch.equal(sample_run("run", 7, 3, 0), sample_run("run", 7, 3, seeded()))
+    assert sample_run("run", 7, 3, 0).shape == (7, 9)
+    assert torch.equal(sample_run("run", 7, 3, 0), sample_run("run", 7, 3, seeded()))
     found = evaluate("run")
     with torch.no_grad(): truth = rbm.double().log_prob(run.held_out.double()).mean().item()
     assert found["log_likelihood"]["test"]["exact"]["value"] == pytest.approx(truth, abs=1e-9)
@@ -286,11 +341,13 @@ def test_a_run_from_a_script(place):
 def test_samples_with_a_stream_each(place):
     trained()
     together = sample_run("run", 3, 4, [1, 2, 3])
-    assert torch.equal(together[:1], sample_run("run", 1, 4, [1])) and not torch.equal(together[0], together[1])
+    assert torch.equal(together[:1], sample_run("run", 1, 4, [1]))
+    assert not torch.equal(together[0], together[1])
 
 
 def test_a_run_is_prepared_or_nothing_is_written(place):
-    for bad in ({"device": "warp"}, {"visible": "potts(4)"}, {"visible": "poisson", "binarize": "threshold"}, {"data": "gone.npy"}):
+    for bad in ({"device": "warp"}, {"visible": "potts(4)"},
+                {"visible": "poisson", "binarize": "threshold"}, {"data": "gone.npy"}):
         with pytest.raises((ValueError, OSError)): prepare("run", SMALL | bad)
     assert not Path("run").exists()
     trained()
@@ -300,9 +357,11 @@ def test_a_run_is_prepared_or_nothing_is_written(place):
 def test_resume_returns_the_run_at_its_checkpoint(place):
     run = trained()
     again = resume("run", {"hidden": 3})
-    assert again.state.epoch == 2 and equal(again.state.model, run.state.model) and again.options == run.options
+    assert again.state.epoch == 2 and equal(again.state.model, run.state.model)
+    assert again.options == run.options
     assert list(again.fit(progress=False)) == []
-    with pytest.raises(ValueError, match="--hidden 4 is not what the run has, 3"): resume("run", {"hidden": 4})
+    with pytest.raises(ValueError, match="--hidden 4 is not what the run has, 3"):
+        resume("run", {"hidden": 4})
     with pytest.raises(ValueError, match="got colour"): resume("run", {"colour": "red"})
     with pytest.raises(FileNotFoundError, match="not a run"): resume("elsewhere")
 
@@ -323,8 +382,11 @@ def test_a_run_of_another_format_is_refused_in_one_line(place):
         if found == 1: del content["format"]
         else: content["format"] = found
         Path("run/run.json").write_text(json.dumps(content))
-        for call in (lambda: resume("run"), lambda: evaluate("run"), lambda: load_run("run"), lambda: sample_run("run")):
-            with pytest.raises(ValueError, match=f"run of format {found}, and this version of rbmdiff has format 2") as caught: call()
+        for call in (lambda: resume("run"), lambda: evaluate("run"), lambda: load_run("run"),
+                     lambda: sample_run("run")):
+            words = f"run of format {found}, and this version of rbmdiff has format 2"
+            with pytest.raises(ValueError, match=words) as caught:
+                call()
             assert "\n" not in str(caught.value)
 
 
@@ -342,8 +404,10 @@ def test_report_of_one_and_of_two_estimates():
     rbm, v = machine(6, 4), some_states((40, 6))
     exact = Estimate(rbm.log_partition().item(), 0.0, 1)
     one = report(rbm, {"exact": exact}, {"a": v, "b": v[:10]})
-    assert one["interval"] == {} and one["log_z"] == {"exact": {"value": exact.value, "stderr": 0.0, "n": 1}}
-    assert one["log_likelihood"]["b"]["exact"]["value"] == pytest.approx(rbm.log_prob(v[:10]).mean().item(), abs=1e-12)
+    assert one["interval"] == {}
+    assert one["log_z"] == {"exact": {"value": exact.value, "stderr": 0.0, "n": 1}}
+    truth = rbm.log_prob(v[:10]).mean().item()
+    assert one["log_likelihood"]["b"]["exact"]["value"] == pytest.approx(truth, abs=1e-12)
     assert one["log_likelihood"]["a"]["exact"]["n"] == 40
     z = ais(rbm, 50, 30, seeded())
     two = report(rbm, {"exact": exact, "AIS": z}, {"a": v})
