@@ -244,7 +244,8 @@ def train(state: TrainState, data: Data, step: Step, epochs: int, batch_size: in
     `data` [N, ...] is a tensor, or a function of a generator called every epoch. `progress` shows a bar
     (None: in a terminal only). Raises TypeError or ValueError for bad arguments, when iteration begins.
     """
-    check_count("epochs", epochs), check_count("batch_size", batch_size)
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
     hidden = None if progress is None else not progress
     with tqdm(initial=state.updates, unit="update", disable=hidden) as bar:
         while state.epoch < epochs:

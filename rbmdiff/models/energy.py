@@ -62,7 +62,8 @@ def grid(low: float, high: float, n: int, dims: int = 1, dtype: torch.dtype = to
 
     Raises TypeError or ValueError for counts below one, `high` not above `low`, or more than 2^25 cells.
     """
-    check_count("n", n), check_count("dims", dims)
+    check_count("n", n)
+    check_count("dims", dims)
     if not -math.inf < low < high < math.inf:
         raise ValueError(f"high must be above low, and both finite, got {low} and {high}")
     if n**dims > 2**25: raise ValueError(f"n^dims must be at most 2^25 cells, got {n}^{dims}")
@@ -87,7 +88,8 @@ def log_ratio(energy: Energy, x: Tensor, y: Tensor) -> Tensor:
     Positive if `x` is the likelier one. Raises TypeError or ValueError for a bad tensor, shapes that do not broadcast,
     or an `energy` of the wrong shape.
     """
-    check_tensor("x", x), check_tensor("y", y, x.shape[-1] if x.ndim else None, like=x)
+    check_tensor("x", x)
+    check_tensor("y", y, x.shape[-1] if x.ndim else None, like=x)
     try: torch.broadcast_shapes(x.shape, y.shape)
     except RuntimeError: raise ValueError(f"y must broadcast with x {list(x.shape)}, got {list(y.shape)}") from None
     return _energies(energy, y) - _energies(energy, x)  # [eq-energy-ratio]
@@ -105,7 +107,8 @@ def gaussian_product(mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]
     The width is the standard deviation; `mu` and `sigma` have shape [K, ...]. Raises TypeError or ValueError for bad
     tensors, different shapes, or a `sigma` that is not positive.
     """
-    check_tensor("mu", mu), check_tensor("sigma", sigma, like=mu)
+    check_tensor("mu", mu)
+    check_tensor("sigma", sigma, like=mu)
     if mu.ndim == 0 or mu.shape != sigma.shape:
         raise ValueError(f"mu and sigma must have one shape [K, ...], got {list(mu.shape)} and {list(sigma.shape)}")
     if not bool((sigma > 0).all()): raise ValueError(f"sigma must be positive, got {sigma.min().item():g}")
