@@ -191,7 +191,7 @@ from rbmdiff.diffusion.deis import deis
 from rbmdiff.diffusion.objective import denoising_step
 from rbmdiff.foundations.train import TrainState, train
 for network, data in ((MLP(2, 8, 1, generator=seeded()), x.float()),
-                      (UNet(1, (4, 8), generator=seeded()), torch.zeros(8, 1, 8, 8))):
+                      (UNet(1, (8, 8), generator=seeded()), torch.zeros(8, 1, 8, 8))):
     model = Preconditioned(network, schedule)
     own(network, model)
     state = TrainState(model, torch.optim.Adam(model.parameters()), seeded())
