@@ -8,8 +8,8 @@ smoothing. Networks see pixels of -1 and +1 and are trained with all noise level
 likelihood bound (uniform log-SNR from -10), AdamW, a running average of the weights. How long is decided
 on the last 200 training images, looked at every 20 epochs, where the bound of the averaged weights was
 best; then each seed (two for a U-Net) trains anew on all 1500. `plain`: networks.Preconditioned,
-`tilted`: bridge.comparison.Tilted. The bound of the plain networks stops at the log-SNR that is best for
-the same 200 images.
+`tilted`: bridge.comparison.BinaryDenoiser. The bound of the plain networks stops at the log-SNR that is
+best for the same 200 images.
 One row per model: value, mean over seeds of the mean over test images; stderr over images; noise, the
 part of it due to the draws of a bound; spread over seeds; parameters; seconds of processor time of one
 training (without the search for the epochs). Machines were shared, one thread each. `profile`: the
@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from digits import BATCH, DECAY, RATE, H, method
-from rbmdiff.bridge.comparison import Tilted, binary_bound
+from rbmdiff.bridge.comparison import BinaryDenoiser, binary_bound
 from rbmdiff.bridge.tilted import denoise
 from rbmdiff.diffusion.elbo import low_discrepancy
 from rbmdiff.diffusion.networks import MLP, Preconditioned, UNet
@@ -94,7 +94,7 @@ def start(name, seed, v):
     is_tilted, shape, make, rate, _, _ = NETWORKS[name]
     g = torch.Generator().manual_seed(seed)
     network, b = make(g), base_rate(v, unit="spin").reshape(shape)
-    model = Tilted(network, SCHEDULE, b) if is_tilted else Preconditioned(network, SCHEDULE, 1.0)
+    model = BinaryDenoiser(network, SCHEDULE, b) if is_tilted else Preconditioned(network, SCHEDULE, 1.0)
     return TrainState(model, torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01), g,
                  average=0.999), shape
 

@@ -25,7 +25,8 @@ from rbmdiff.diffusion.schedule import LinearBeta
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import base_rate, binarize, digits, independent_log_prob
 from rbmdiff.foundations.train import linear_decay
-from rbmdiff.models.rbm import RBM, states
+from rbmdiff.foundations.units import states
+from rbmdiff.models.rbm import RBM
 from record import RESULTS, arguments, header, write
 
 H, TERMS, DECAY, RATE, FLOORS, RATES = 12, 500, 1e-4, 0.05, (0.03, 0.1, 0.2, 0.3, 0.36,
