@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .core import as_generator, check_count, check_number, check_tensor, read_tensors, write_tensors
 

@@ -12,7 +12,7 @@ import math
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..foundations.core import (
     Estimate, Stream, as_generator, check_count, check_number, check_tensor, log_mean_exp)
