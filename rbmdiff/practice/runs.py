@@ -453,7 +453,8 @@ def resume(folder: str | Path, given: dict | None = None, download: bool = False
     checkpoint = folder / "checkpoint.safetensors"
     if checkpoint.exists() or (folder / "log.jsonl").exists(): run.state.load(checkpoint)
     else: run.state.save(checkpoint)
-    for stale in folder.glob("*.tmp"): stale.unlink()
+    for stale in folder.glob("*.tmp"):
+        stale.unlink()
     return run
 
 # %% ../../nbs/practice/runs.ipynb #2090b5fe
