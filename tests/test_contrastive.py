@@ -7,9 +7,17 @@ import pytest
 from sklearn.neural_network import BernoulliRBM
 import torch
 
+from machines import machine as any_machine, some_states
 from rbmdiff.foundations.train import ascend
-from rbmdiff.learning.contrastive import weighted_statistics, cd_gradient, centred, energy_gradient, exact_gradient, expected_cd_gradient
-from rbmdiff.foundations.units import states
+from rbmdiff.foundations.units import Binary, Discrete, states
+from rbmdiff.learning.contrastive import (
+    cd_gradient,
+    centred,
+    energy_gradient,
+    exact_gradient,
+    expected_cd_gradient,
+    weighted_statistics,
+)
 from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling.gibbs import gibbs
 
@@ -18,16 +26,16 @@ BINARY = [(v, h) for v, h in KINDS if v != "gaussian"]
 
 
 def machine(D, H, visible="bernoulli", hidden="bernoulli", seed=0, scale=1.0, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
-    m = RBM(D, H, visible, hidden, dtype=dtype)
-    for p in m.parameters(): p.data = scale * torch.randn(p.shape, dtype=dtype, generator=g)
-    if visible == "gaussian": m.sigma = 0.5 + torch.rand(D, dtype=dtype, generator=g)
-    return m
+    return any_machine(D, H, visible, hidden, seed, scale, dtype).requires_grad_()
 
 
 def data(m, *shape, seed=1):
-    x = torch.randn(*shape, len(m.W), dtype=m.W.dtype, generator=torch.Generator().manual_seed(seed))
-    return {"gaussian": x, "spin": x.sign(), "bernoulli": (x > 0).to(x.dtype)}[str(m.visible)]
+    """Visible states, about equally often or drawn without fields."""
+    if m.visible.levels or str(m.visible) == "gaussian":
+        return some_states((*shape, len(m.W)), m.visible, seed, m.W.dtype)
+    x = torch.zeros(*shape, len(m.W), dtype=m.W.dtype)
+    width = torch.ones(1, dtype=m.W.dtype) if m.visible.wide else None
+    return m.visible.draw(x, torch.zeros(1, dtype=m.W.dtype), torch.Generator().manual_seed(seed), width)
 
 
 def by_autograd(m, v):
@@ -268,6 +276,34 @@ def test_sklearn_step_in_expectation():
     assert z < 4 and error < 0.01
 
 
+@pytest.mark.parametrize("visible", ["bernoulli", "spin", "gaussian", "relu", "poisson", "potts(2)", Discrete((0.0, 1.0, 3.0))])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_every_chain_has_its_own_stream(visible, persistent):
+    m = machine(4, 3, visible, scale=0.3)
+    v = data(m, 5)
+    chains = data(m, 5, seed=3) if persistent else None
+    _, whole = cd_gradient(m, v, 3, chains, [7, 8, 9, 10, 11])
+    for b in range(5):
+        _, alone = cd_gradient(m, v[b:b + 1], 3, None if chains is None else chains[b:b + 1], [7 + b])
+        torch.testing.assert_close(alone[0], whole[b], rtol=1e-13, atol=1e-13)
+    (x, a), (y, b) = cd_gradient(m, v, 1, chains, 5), cd_gradient(m, v, 1, chains, torch.Generator().manual_seed(5))
+    close(x, y, 0)
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("hidden", ["bernoulli", "spin", Binary((0.0, 1.0), 0.5)])
+@pytest.mark.parametrize("visible", ["bernoulli", "spin"])
+def test_products_in_bfloat16_round_the_weights_and_nothing_else(visible, hidden):
+    m = machine(40, 30, visible, hidden, scale=0.3, dtype=torch.float32)
+    v, weights = data(m, 200), {name: p.detach().clone() for name, p in m.named_parameters()}
+    plain, _ = cd_gradient(m, v, generator=torch.Generator().manual_seed(1))
+    rounded, chains = cd_gradient(m, v, generator=torch.Generator().manual_seed(1), products=torch.bfloat16)
+    assert chains.dtype == torch.float32 and all(torch.equal(p, weights[name]) for name, p in m.named_parameters())
+    m.visible.check("chains", chains)
+    assert all(x.dtype == torch.float32 for x in rounded.values())
+    assert distance(plain, rounded) < 0.3 * distance(plain, {name: 0 * x for name, x in plain.items()}) + 0.3
+
+
 # shapes, dtypes, determinism
 
 @settings(max_examples=40, deadline=None)
@@ -339,6 +375,7 @@ def test_centred_refuses(offsets, error):
 
 m0 = machine(4, 3)
 V0 = states(4)
+WILD = machine(4, 3, "relu", "gaussian", scale=3.0)
 BAD = {
     "zero steps": (lambda: cd_gradient(m0, V0, 0), ValueError, "k must be at least 1"),
     "fractional steps": (lambda: cd_gradient(m0, V0, 1.0), TypeError, "k must be an int"),
@@ -364,7 +401,18 @@ BAD = {
     "no machine": (lambda: exact_gradient(torch.nn.Linear(4, 3), V0), TypeError, "rbm must be an RBM"),
     "too large": (lambda: exact_gradient(RBM(30, 26), torch.zeros(1, 30)), ValueError, "25"),
     "too large for a table": (lambda: expected_cd_gradient(RBM(12, 9), torch.zeros(1, 12)), ValueError, "at most 20"),
-    "no table of Gaussians": (lambda: expected_cd_gradient(RBM(2, 2, "gaussian"), torch.zeros(1, 2)), ValueError, "rbm must have visible units with a list of states"),
+    "no table of Gaussians": (lambda: expected_cd_gradient(RBM(2, 2, "gaussian"), torch.zeros(1, 2)), ValueError,
+                              "rbm must have visible units with a list of states"),
+    "no table of real hidden units": (lambda: expected_cd_gradient(RBM(2, 2, "spin", "gaussian"), torch.ones(1, 2)),
+                                      ValueError, "at most 20 bits for a table, got inf"),
+    "no list of states": (lambda: exact_gradient(RBM(2, 2, "gaussian", "gaussian"), torch.ones(1, 2)), ValueError,
+                          "a layer with a list of states"),
+    "no sum over states": (lambda: exact_gradient(WILD, torch.ones(1, 4).double()), ValueError, "pull each other with"),
+    "seed": (lambda: cd_gradient(m0, V0, 1, None, "seed"), TypeError, "generator must be"),
+    "a stream too few": (lambda: cd_gradient(m0, V0, 1, None, [1, 2]), ValueError, "generator must hold one stream"),
+    "products": (lambda: cd_gradient(m0, V0, products=torch.float16), ValueError, "products must be None or"),
+    "products of others": (lambda: cd_gradient(machine(4, 3, "spin", "binomial(2)"), 2 * V0 - 1, products=torch.bfloat16),
+                           ValueError, r"products must be None for 'binomial\(2\)'"),
 }
 
 
@@ -372,6 +420,16 @@ BAD = {
 def test_bad_input(case):
     call, error, message = BAD[case]
     with pytest.raises(error, match=message): call()
+
+
+def test_no_step_makes_a_width_negative():
+    """The logarithm of the width is what is learned: a huge step downhill leaves the widths positive."""
+    m = machine(4, 3, "gaussian")
+    v = torch.zeros(20, 4, dtype=torch.float64)
+    before, step = m.sigma.detach(), 5 * exact_gradient(m, v)["log_sigma"].clamp(-10, 10)
+    m.log_sigma.data += step
+    assert bool((m.sigma > 0).all()) and bool((before + step / before < 0).any())     # control: a step of the width
+    with pytest.raises(ValueError, match="rbm.sigma must be positive"): m.sigma = torch.tensor([1.0, -1.0, 1.0, 1.0])
 
 
 @pytest.mark.cuda

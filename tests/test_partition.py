@@ -7,12 +7,20 @@ from hypothesis import given, settings, strategies as st
 import pytest
 import torch
 
-from rbmdiff.foundations.core import Estimate, log_mean_exp
+from machines import machine as any_machine
 from rbmdiff.foundations import kernels
-from rbmdiff.learning import partition
-from rbmdiff.learning.partition import LogZ, ais, log_likelihood, reverse_ais, temperatures
-from rbmdiff.models import rbm
+from rbmdiff.foundations.core import Estimate, log_mean_exp
 from rbmdiff.foundations.units import states
+from rbmdiff.learning import partition
+from rbmdiff.learning.partition import (
+    LogZ,
+    ais,
+    free_energy_gap,
+    log_likelihood,
+    reverse_ais,
+    temperatures,
+)
+from rbmdiff.models import rbm
 from rbmdiff.models.rbm import RBM
 
 KINDS = [(v, h) for v in ("bernoulli", "spin", "gaussian") for h in ("bernoulli", "spin")]
@@ -21,19 +29,14 @@ PATH = torch.tensor([0.0, 0.3, 0.6, 1.0], dtype=torch.float64)
 
 def machine(visible="bernoulli", hidden="bernoulli", D=5, H=3, scale=0.5, seed=0, dtype=torch.float64):
     """A machine with random parameters and a random base bias."""
-    g = torch.Generator().manual_seed(seed)
-    m = RBM(D, H, visible, hidden, dtype=dtype)
-    for p in m.parameters(): p.data = scale * torch.randn(p.shape, dtype=dtype, generator=g)
-    if visible == "gaussian": m.sigma.data = 0.8 + 0.4 * torch.rand(D, dtype=dtype, generator=g)
-    return m, scale * torch.randn(D, dtype=dtype, generator=g)
+    m = any_machine(D, H, visible, hidden, seed, scale, dtype, widths=(0.8, 1.2)).requires_grad_()
+    base = scale * torch.randn(len(m.W), dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 99))
+    return m, base.to(dtype)
 
 
 def exact_draws(m, n, generator):
     """Independent exact draws [n, D]."""
-    H = states(len(m.c), m.hidden, dtype=m.W.dtype)
-    with torch.no_grad():
-        p = torch.softmax(-m.hidden_free_energy(H), 0)
-        return m.sample_visible(H[torch.multinomial(p, n, replacement=True, generator=generator)], generator)
+    return m.sample(n, generator=generator)
 
 
 def noise(seed=1): return torch.Generator().manual_seed(seed)
@@ -173,7 +176,8 @@ def test_reproducible_and_free_of_the_global_generator():
 def test_float32_keeps_its_digits():
     """The same walk in both precisions: states that no rounding can change, so only the weights differ."""
     m, base = machine("bernoulli", "bernoulli", 40, 30, scale=0.2)
-    m.W.data.zero_(), m.b.data.copy_(base)
+    m.W.data.zero_()
+    m.b.data.copy_(base)
     double = ais(m, 4, 2000, noise(), base=base).log_weights
     single = ais(m.float(), 4, 2000, noise(), base=base.float()).log_weights
     assert single.dtype == torch.float64 and (single - double).abs().max() < 1e-4
@@ -257,6 +261,8 @@ BAD = {
     "likelihood of greys": (lambda m: log_likelihood(m, V / 2, Estimate(0.0, 0.0, 1)), ValueError, "v"),
     "likelihood of one": (lambda m: log_likelihood(m, V[:1], Estimate(0.0, 0.0, 1)), ValueError, "v"),
     "likelihood without error": (lambda m: log_likelihood(m, V, 3.0), TypeError, "log_z"),
+    "generator": (lambda m: ais(m, 4, 3, "now"), TypeError, "generator"),
+    "likelihood of a batch": (lambda m: log_likelihood(m.tilt(V), V, Estimate(0.0, 0.0, 1)), ValueError, "rbm"),
     "likelihood of a tensor": (lambda m: log_likelihood(m.W, V, Estimate(0.0, 0.0, 1)), TypeError, "rbm"),
 }
 
@@ -284,6 +290,37 @@ def test_cuda(visible, hidden):
     with pytest.raises(ValueError, match="^base"): ais(m, base=base.cpu())
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_widths_that_are_no_numbers(value):
+    rbm = RBM(4, 3, "gaussian")
+    rbm.log_sigma.data[1] = value
+    for call in (lambda: ais(rbm, 5, 5), lambda: reverse_ais(rbm, torch.zeros(5, 4), 5)):
+        with pytest.raises(ValueError, match="rbm.log_sigma must be finite"): call()
+
+
+def test_pairs_that_cannot_be_normalised():
+    wild = any_machine(4, 3, "gaussian", "gaussian", scale=2.0)
+    for call in (lambda: ais(wild, 5, 5), lambda: reverse_ais(wild, torch.zeros(5, 4).double(), 5)):
+        with pytest.raises(ValueError, match=r"cannot be normalised: .* with \d+"): call()
+
+
+@pytest.mark.parametrize("visible", ["bernoulli", "spin", "gaussian", "relu", "poisson", "potts(5)", "binomial(3)"])
+def test_every_chain_has_its_own_stream(visible):
+    m, base = machine(visible, scale=0.3)
+    whole = ais(m, 4, 7, [3, 4, 5, 6], base=base)
+    v = m.sample(4, generator=1)
+    back = reverse_ais(m, v, 7, [3, 4, 5, 6], base=base)
+    for k in range(4):
+        other = 40 + k
+        alone = ais(m, 2, 7, [3 + k, other], base=base)
+        torch.testing.assert_close(alone.log_weights[0], whole.log_weights[k], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(alone.states[0], whole.states[k], rtol=1e-12, atol=1e-12)
+        alone = reverse_ais(m, v[[k, k]], 7, [3 + k, other], base=base)
+        torch.testing.assert_close(alone.log_weights[0], back.log_weights[k], rtol=1e-12, atol=1e-12)
+    assert torch.equal(ais(m, 4, 7, 5, base=base).states, ais(m, 4, 7, noise(5), base=base).states)
+    with pytest.raises(ValueError, match="^generator must hold one stream a sample"): ais(m, 4, 7, [1, 2])
+
+
 def test_chains_draw_from_streams_of_their_own():
     rbm, v = machine()[0], (torch.rand(3, 5, generator=torch.Generator().manual_seed(0)) < 0.5).double()
     together, alone = (ais(rbm, 3, 6, generator=g) for g in ([4, 5, 6], [7, 5, 8]))
@@ -292,3 +329,14 @@ def test_chains_draw_from_streams_of_their_own():
     back, other = (reverse_ais(rbm, v, 6, generator=g) for g in ([4, 5, 6], [7, 5, 8]))
     assert back.log_weights[1] == other.log_weights[1]
     assert ais(rbm, 3, 6, generator=9) == ais(rbm, 3, 6, generator=torch.Generator().manual_seed(9))
+
+
+def test_free_energy_gap():
+    m, _ = machine(D=6, H=4, scale=1.0)
+    train, held_out = exact_draws(m, 50, noise(1)), exact_draws(m, 30, noise(2))
+    with torch.no_grad(): truth = m.log_prob(train).mean() - m.log_prob(held_out).mean()
+    assert free_energy_gap(m, train, held_out) == pytest.approx(truth.item(), abs=1e-12)
+
+    class Energy(torch.nn.Module):
+        def free_energy(self, v): return v.sum(-1)
+    assert free_energy_gap(Energy(), torch.zeros(4, 2), torch.ones(3, 2)) == 2

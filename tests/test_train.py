@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from rbmdiff.foundations.core import write_tensors
-from rbmdiff.foundations.train import TrainState, ascend, batches, free_energy_gap, linear_decay, sgd, train, update
+from rbmdiff.foundations.train import (
+    TrainState,
+    ascend,
+    batches,
+    linear_decay,
+    progress_bar,
+    sgd,
+    train,
+    update,
+)
 
 OPTIMIZERS = {"sgd": lambda m: sgd(m, 0.1), "momentum": lambda m: sgd(m, 0.1, 0.9, 1e-3),
               "adam": lambda m: torch.optim.Adam(m.parameters(), lr=0.01, amsgrad=True),
@@ -140,12 +149,6 @@ def test_weight_decay_leaves_biases():
     assert torch.allclose(model.weight, 0.95 * weight) and torch.equal(model.bias, bias)
 
 
-def test_free_energy_gap():
-    class Energy(torch.nn.Module):
-        def free_energy(self, v): return v.sum(-1)
-    assert free_energy_gap(Energy(), torch.zeros(4, 2), torch.ones(3, 2)) == 2
-
-
 def test_interruption_reaches_the_caller_and_closes_the_epoch_count():
     def step(state, batch):
         if state.updates == 7: raise KeyboardInterrupt
@@ -162,6 +165,29 @@ def test_progress_bar_shows_what_the_loop_adds(capsys):
     assert "epoch 2/2" in shown and "mine=42" in shown and "10/10" in shown
     for _ in train(new(), data(), noisy, 1): pass
     assert capsys.readouterr().err == ""                                       # no terminal, no bar
+
+
+def test_a_seed_is_a_generator():
+    runs = []
+    for g in (3, torch.Generator().manual_seed(3)):
+        model = torch.nn.Linear(3, 3, dtype=torch.float64)
+        for p in model.parameters(): p.data.fill_(0.1)
+        runs.append(TrainState(model, sgd(model, 0.1), g))
+        for _ in train(runs[-1], data(), noisy, 2, 8): pass
+    assert same(*runs)
+
+
+def test_bars_are_shown_where_somebody_looks(capsys, monkeypatch):
+    """In a terminal, in a notebook with widgets, or if asked; here there is neither."""
+    from rbmdiff.foundations import train as module
+    assert progress_bar(range(3)).disable and not progress_bar(range(3), True).disable
+    assert progress_bar(range(3), False).disable
+
+    class Widget(module.tqdm):
+        __module__ = "tqdm.notebook"
+    monkeypatch.setattr(module, "tqdm", Widget)
+    assert not progress_bar(range(3)).disable and progress_bar(range(3), False).disable
+    assert list(progress_bar([1, 2], desc="two")) == [1, 2] and "two" in capsys.readouterr().err
 
 
 def test_divergence_is_an_error_before_the_epoch_is_yielded():

@@ -85,11 +85,11 @@ def normal(shape: Sequence[int], like: Tensor, generator: Stream = None, dim: in
 # %% ../../nbs/foundations/core.ipynb #6c1de0a4
 def _drawn(draw: Callable, shape: Sequence[int], like: Tensor, generator: Stream, dim: int) -> Tensor:
     """`draw` with one stream, or with one for every index of axis `dim`."""
-    shape = torch.Size(shape)
     if generator is None or isinstance(generator, torch.Generator):
         return draw(shape, generator=generator, dtype=like.dtype, device=like.device)
     if not isinstance(generator, tuple):
         raise TypeError("generator must come from as_generator: a seed would repeat itself")
+    shape = torch.Size(shape)
     if len(shape) < max(dim + 1, -dim) or shape[dim] != len(generator):
         raise ValueError(f"generator must hold one stream a sample of shape {list(shape)}, "
                          f"it holds {len(generator)}")

@@ -186,7 +186,7 @@ def draw_bits(x: Tensor, bias: Tensor, low: int = 0, generator: Stream = None) -
     if numba is installed and derivatives are off.
     """
     run = _fused(x.dtype) if not isinstance(generator, tuple) and _suits(x, bias) else None
-    if run is None: return _draw_plainly(x + bias, low, generator).to(x.dtype)
+    if run is None: return _draw_plainly(x + bias, low, generator, x.dtype)
     n = x.numel()
     cols = x.shape[-1]
     keys = torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator).tolist()
@@ -195,8 +195,8 @@ def draw_bits(x: Tensor, bias: Tensor, low: int = 0, generator: Stream = None) -
     return x
 
 
-def _draw_plainly(x: Tensor, low: int, generator: Stream) -> Tensor:
+def _draw_plainly(x: Tensor, low: int, generator: Stream, dtype: torch.dtype) -> Tensor:
     """Draws of units with fields `x`, by a uniform number each."""
     u = uniform(x.shape, x, generator, -2)
-    if low == 0: return (u < torch.sigmoid(x)).to(x.dtype)
-    return (u < torch.sigmoid(2 * x)).to(x.dtype) * 2 - 1
+    if low == 0: return (u < torch.sigmoid(x)).to(dtype)
+    return (u < torch.sigmoid(2 * x)).to(dtype) * 2 - 1

@@ -98,6 +98,7 @@ class RBM(Stored):
     @property
     def batch(self) -> torch.Size:
         """Shape [] of one machine, [B] of a batch of machines that share their weights."""
+        if self.b.ndim == self.c.ndim == 1: return torch.Size()     # at once: every step of training asks
         return torch.broadcast_shapes(self.b.shape[:-1], self.c.shape[:-1])
 
     def _check(self, **layers: Tensor) -> None:
@@ -461,8 +462,8 @@ def check_machine(rbm: Any, kind: Kind | None = None, own: bool = False, batch: 
     `states` are visible states by the name of their argument; None is passed over. Raises TypeError or
     ValueError.
     """
-    needed = "W", "b", "c", "visible", "hidden", "free_energy", "sharing"
-    if not all(hasattr(rbm, part) for part in needed):
+    needed = "free_energy", "hidden_field", "sharing"
+    if not all(hasattr(type(rbm), part) for part in needed):
         raise TypeError(f"{name} must be an RBM, got {type(rbm).__name__}")
     if own and "b" not in rbm._parameters:
         raise ValueError(f"{name} must have parameters of its own, got a tilted machine")

@@ -44,7 +44,6 @@ from rbmdiff.foundations.train import (
     Step,
     TrainState,
     ascend,
-    free_energy_gap,
     linear_decay,
     sgd,
     train,
@@ -54,7 +53,7 @@ from rbmdiff.foundations.train import (
 from ..foundations.plot import image_grid
 from ..foundations.units import LIMIT, Unit, as_unit, bits_of, check_layer
 from ..learning.contrastive import cd_gradient, centred, exact_gradient
-from ..learning.partition import ais, log_likelihood, reverse_ais
+from ..learning.partition import ais, free_energy_gap, log_likelihood, reverse_ais
 from ..models.rbm import RBM
 from ..sampling.gibbs import gibbs
 from ..sampling.means import start_chains
