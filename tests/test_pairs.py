@@ -1,4 +1,4 @@
-"""All pairs of nine kinds of unit, against tables and quadrature; own kinds of a user; pairs that are refused."""
+"""All pairs of nine kinds of unit, against tables and quadrature; own kinds of a user; what is refused."""
 from dataclasses import dataclass
 from functools import cache
 import math
@@ -64,7 +64,7 @@ def machine(visible, hidden, scale=0.25, seed=0):
 
 @cache
 def axis(unit):
-    """States [T, columns] of one unit, a list, a long sum or Gauss-Legendre nodes, and their log cells."""
+    """States [T, columns] of one unit, listed or as Gauss-Legendre nodes, and their log cells."""
     if unit.n_states: return states(unit.columns, unit), torch.zeros(unit.n_states, dtype=f64)
     if unit == Poisson(): return torch.arange(60, dtype=f64)[:, None], torch.zeros(60, dtype=f64)
     low = 0.0 if unit.lowest == 0 else -16.0
@@ -396,7 +396,7 @@ def test_own_units_under_noise(visible, hidden):
 
 def test_own_units_are_units():
     for unit in OWN: assert as_unit("unit", unit) is unit
-    with pytest.raises(TypeError, match="^visible must be a unit or its name, got object without log_norm"):
+    with pytest.raises(TypeError, match="^visible must be a unit .* got object without log_norm"):
         RBM(2, 2, object())
     with pytest.raises(ValueError, match="posterior of their own kind"):
         tilted.posterior(machine(Poisson(), Spin()), torch.zeros(1, 2, dtype=f64), 1.0, 1.0)
