@@ -1,4 +1,5 @@
-"""Gradients against autograd, enumeration, scikit-learn; the estimator against its exact expectation; bad input."""
+"""Gradients against autograd, enumeration, scikit-learn; the estimator against its exact expectation;
+bad input."""
 import math
 
 from hypothesis import given, settings, strategies as st
@@ -52,7 +53,8 @@ def distance(x, y):
 
 
 def z_scores(draws, truth, draws_of_truth=None):
-    """Largest |z| of the mean of `draws` against `truth` (or the mean of independent draws of it), and the largest standard error."""
+    """Largest |z| of the mean of `draws` against `truth` (or the mean of independent draws of it), and
+    the largest standard error."""
     z, error = 0.0, 0.0
     for name in draws[0]:
         x = torch.stack([d[name] for d in draws])
@@ -150,7 +152,8 @@ def kernel(m):
 @pytest.mark.parametrize("visible,hidden", BINARY)
 @pytest.mark.parametrize("k", [1, 3])
 def test_expectation_by_path_enumeration(visible, hidden, k):
-    """The k-step distribution of every data point by matrix powers, the statistics by autograd of the free energy."""
+    """The k-step distribution of every data point by matrix powers, the statistics by autograd of the
+    free energy."""
     m = machine(4, 3, visible, hidden)
     v, chains, V = data(m, 5), data(m, 2, seed=7), states(4, visible)
     up, down = kernel(m)
@@ -172,7 +175,8 @@ def test_many_steps_reach_the_exact_gradient():
 
 
 def test_equilibrium_has_no_bias():
-    """All states as chains, each as often as its probability says: a machine whose probabilities are multiples of 1/16."""
+    """All states as chains, each as often as its probability says: a machine whose probabilities are
+    multiples of 1/16."""
     m = machine(4, 3)
     for p in m.parameters(): p.data.zero_()
     v = data(m, 5)
@@ -210,7 +214,8 @@ def test_estimator_has_its_expectation(visible, hidden, k, persistent):
 @pytest.mark.parametrize("hidden", ["bernoulli", "spin"])
 @pytest.mark.parametrize("k", [1, 2])
 def test_estimator_with_gaussian_visibles(hidden, k):
-    """Two samples: the estimator, and autograd of the free energy at the states of an independent Gibbs sampler."""
+    """Two samples: the estimator, and autograd of the free energy at the states of an independent Gibbs
+    sampler."""
     m, g = machine(3, 2, "gaussian", hidden, scale=0.5), torch.Generator().manual_seed(6)
     v = data(m, 4).repeat(100, 1)
     parameters = dict(m.named_parameters())
@@ -253,7 +258,8 @@ def test_chains_are_those_of_the_gibbs_sampler():
 
 
 def test_sklearn_step_in_expectation():
-    """BernoulliRBM's PCD update, given the same weights and hidden chains, against ours from visible chains that lead to them."""
+    """BernoulliRBM's PCD update, given the same weights and hidden chains, against ours from visible
+    chains that lead to them."""
     m, batch = machine(5, 4), 400
     g, rng = torch.Generator().manual_seed(4), np.random.RandomState(0)
     v, chains = data(m, 4).repeat(100, 1), data(m, 4, seed=11).repeat(100, 1)
@@ -428,7 +434,7 @@ def test_no_step_makes_a_width_negative():
     v = torch.zeros(20, 4, dtype=torch.float64)
     before, step = m.sigma.detach(), 5 * exact_gradient(m, v)["log_sigma"].clamp(-10, 10)
     m.log_sigma.data += step
-    assert bool((m.sigma > 0).all()) and bool((before + step / before < 0).any())     # control: a step of the width
+    assert bool((m.sigma > 0).all()) and bool((before + step / before < 0).any())  # control: a step of the width
     with pytest.raises(ValueError, match="rbm.sigma must be positive"): m.sigma = torch.tensor([1.0, -1.0, 1.0, 1.0])
 
 

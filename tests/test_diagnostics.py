@@ -60,7 +60,7 @@ ARVIZ = {"slow": (series(0.9, 4, 400), 1.071623636046895, 44.71071740158098),
 def test_arviz_agrees(name):
     x, rhat, ess = ARVIZ[name]
     assert r_hat(x).item() == pytest.approx(rhat, rel=1e-12)
-    assert effective_sample_size(x).item() == pytest.approx(ess, rel=0.01)    # ArviZ adds one more term at the end
+    assert effective_sample_size(x).item() == pytest.approx(ess, rel=0.01)  # ArviZ adds one more term at the end
 
 
 @pytest.mark.parametrize("phi", (0.95, 0.6, 0.0, -0.4))
@@ -72,7 +72,7 @@ def test_autoregressions_have_the_known_time(phi):
     tau = Estimate.of(integrated_time(torch.stack(rows, -1)))
     truth = (1 + phi) / (1 - phi)
     assert tau.stderr < 0.03 * truth and abs(tau.value / truth - 1) < 0.05 + 4 * tau.stderr / truth
-    assert abs((1 + (tau.value - 1) / 2) / truth - 1) > 0.2 or phi == 0          # control: the factor two forgotten
+    assert abs((1 + (tau.value - 1) / 2) / truth - 1) > 0.2 or phi == 0  # control: the factor two forgotten
 
 
 def test_the_slowest_statistic_of_a_machine_has_the_time_of_its_second_eigenvalue():

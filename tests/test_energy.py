@@ -30,7 +30,7 @@ def test_ising_ring(n, J):
     log_Z = log_partition(lambda x: ring(x, J), bits(n)).item()
     assert log_Z == pytest.approx(math.log((2 * math.cosh(J)) ** n + (2 * math.sinh(J)) ** n), rel=1e-13)
     assert log_probs(lambda x: ring(x, J), bits(n)).exp().sum().item() == pytest.approx(1, abs=1e-12)
-    off = log_partition(lambda x: 1.001 * ring(x, J), bits(n)).item()                                # control
+    off = log_partition(lambda x: 1.001 * ring(x, J), bits(n)).item()  # control
     assert off != pytest.approx(log_Z, rel=1e-7)
 
 

@@ -1,4 +1,5 @@
-"""Gibbs kernels against enumeration: exact matrices, no drift, streams of random numbers and bad input."""
+"""Gibbs kernels against enumeration: exact matrices, no drift, streams of random numbers and bad
+input."""
 from itertools import islice
 import math
 
@@ -69,7 +70,7 @@ def test_no_drift(visible, hidden, dtype):
     p = rbm.log_prob(V).exp()
     v = gibbs(rbm, exact_draws(p, V, 2**16, 2), 7, seeded(3))
     after = drift(v, p, visible)
-    other = rbm.tilt(torch.full_like(rbm.b, 0.1)).log_prob(V).exp()                   # control: a bias off by a tenth
+    other = rbm.tilt(torch.full_like(rbm.b, 0.1)).log_prob(V).exp()  # control: a bias off by a tenth
     assert v.dtype == dtype and abs(after.z(0)) < 4 and after.stderr < 0.002 and drift(v, other, visible).z(0) > 4
 
 
@@ -82,7 +83,7 @@ def test_no_drift_of_gaussian_units(hidden):
     v = gibbs(rbm, rbm.sample_visible(exact_draws(p, H, n, 4), seeded(5)), 4, seeded(6))
     moments = [Estimate.of(y) for y in torch.cat([v, v**2], 1).T]
     assert max(abs(e.z(t)) for e, t in zip(moments, truth)) < 4 and max(e.stderr for e in moments) < 0.05
-    assert max(abs(e.z(t + 0.05)) for e, t in zip(moments, truth)) > 4            # control: moments off by 0.05
+    assert max(abs(e.z(t + 0.05)) for e, t in zip(moments, truth)) > 4  # control: moments off by 0.05
 
 
 def test_a_batch_of_tilted_machines_draws_each_from_its_own():
@@ -226,7 +227,7 @@ def test_every_row_has_its_own_stream(visible):
     assert torch.equal(chain, whole)
     assert torch.equal(gibbs(rbm, v, 3, 7), gibbs(rbm, v, 3, seeded(7))) and len(whole.unique(dim=0)) > 1
     batch = rbm.tilt(0.2 * torch.ones(5, 4, dtype=torch.float64))
-    many = gibbs(batch, v.expand(2, 5, 4), 2, [10, 11, 12, 13, 14])         # one stream a machine, two chains each
+    many = gibbs(batch, v.expand(2, 5, 4), 2, [10, 11, 12, 13, 14])  # one stream a machine, two chains each
     one = gibbs(batch.sharing(b=batch.b[3:4]), v[3].expand(2, 1, 4), 2, [13])
     torch.testing.assert_close(one[:, 0], many[:, 3], rtol=1e-13, atol=1e-13)
 

@@ -59,7 +59,8 @@ def test_both_directions_are_unbiased(visible, hidden):
 
 @pytest.mark.parametrize("visible, hidden", KINDS[:4])
 def test_mean_weight_is_exact_by_transfer_matrices(visible, hidden):
-    """All randomness removed: E[w] as a product of matrices over all visible states, for the path of the module."""
+    """All randomness removed: E[w] as a product of matrices over all visible states, for the path of the
+    module."""
     m, base = machine(visible, hidden, D=4)
     V, H = states(4, visible), states(3, hidden)
     with torch.no_grad():
@@ -68,7 +69,7 @@ def test_mean_weight_is_exact_by_transfer_matrices(visible, hidden):
             return V @ bias + torch.logsumexp(beta * (V @ m.W + m.c) @ H.T, 1)
 
         def step(beta):
-            joint = V @ ((1 - beta) * base + beta * m.b + beta * (H @ m.W.T)).T + beta * (H @ m.c)     # [V, H]
+            joint = V @ ((1 - beta) * base + beta * m.b + beta * (H @ m.W.T)).T + beta * (H @ m.c)  # [V, H]
             return torch.softmax(joint, 1) @ torch.softmax(joint, 0).T
 
         def mean_weight(lag):
@@ -78,7 +79,7 @@ def test_mean_weight_is_exact_by_transfer_matrices(visible, hidden):
             return mass.sum().log().item()
         truth = m.log_partition().item()
         assert abs(mean_weight(False) - truth) < 1e-12 and abs(mean_weight(True) - truth) > 1e-3
-        # the module's log-ratios are those of log_f: one chain for every state, the draws replaced by the states
+  # the module's log-ratios are those of log_f: one chain for every state, the draws replaced by the states
         for now, new in zip(PATH[:-1].tolist(), PATH[1:].tolist()):
             got = partition._anneal(m, base, V, torch.tensor([now, new]), None, False)[0]
             assert torch.allclose(got, log_f(new) - log_f(now), atol=1e-6)
@@ -125,7 +126,7 @@ def test_error_bars_cover_and_both_sides_are_bounds():
         inside, half = (sum(abs(p.z(truth)) < width for p in parts) / runs for width in (2, 1))
         band = 4 * math.sqrt(0.95 * 0.05 / runs)
         assert abs(inside - 0.95) < band and half < 0.95 - 2 * band
-        assert sign * Estimate.of(whole.log_weights).z(truth) < -4                    # Jensen's inequality, each side
+        assert sign * Estimate.of(whole.log_weights).z(truth) < -4  # Jensen's inequality, each side
         assert sum(sign * (p.value - truth) > 1 for p in parts) / runs < math.exp(-1)   # Markov's
 
 
@@ -174,7 +175,8 @@ def test_reproducible_and_free_of_the_global_generator():
 
 
 def test_float32_keeps_its_digits():
-    """The same walk in both precisions: states that no rounding can change, so only the weights differ."""
+    """The same walk in both precisions: states that no rounding can change, so only the weights
+    differ."""
     m, base = machine("bernoulli", "bernoulli", 40, 30, scale=0.2)
     m.W.data.zero_()
     m.b.data.copy_(base)

@@ -1,4 +1,5 @@
-"""The training loop: batches, averages, checkpoints that leave no trace, and files that must be refused."""
+"""The training loop: batches, averages, checkpoints that leave no trace, and files that must be
+refused."""
 import math
 
 from hypothesis import given, settings, strategies as st
@@ -72,7 +73,7 @@ def test_resume_equals_uninterrupted(tmp_path, optimizer, schedule, average):
         killed.save(path)
         if record.epoch == 4: break
     resumed = new(optimizer, average, schedule)
-    for p in resumed.model.parameters(): p.data += 1                        # nothing may come from the fresh objects
+    for p in resumed.model.parameters(): p.data += 1  # nothing may come from the fresh objects
     resumed.load(path)
     assert resumed.epoch == 4 and resumed.updates == 20 and same(resumed, killed)
     for _ in train(resumed, data(), noisy, 6, 8): pass

@@ -64,9 +64,10 @@ def linear_decay(optimizer: Optimizer, updates: int) -> LambdaLR:
 class TrainState:
     """Everything that a run needs to go on.
 
-    `model`, `optimizer`, `schedule` or None, `generator`, or a seed for one; `average`, decay of a running
-    average (0: none), and its tensors `averages`; `epoch`, `updates`, `seconds` so far; `carry`, tensors
-    that a step keeps. Raises TypeError or ValueError for another generator, or an `average` outside [0, 1).
+    `model`, `optimizer`, `schedule` or None, `generator`, or a seed for one; `average`, decay of a
+    running average (0: none), and its tensors `averages`; `epoch`, `updates`, `seconds` so far; `carry`,
+    tensors that a step keeps. Raises TypeError or ValueError for another generator, or an `average`
+    outside [0, 1).
     """
 
     def __init__(self, model: Module, optimizer: Optimizer, generator: torch.Generator | int,
@@ -74,7 +75,8 @@ class TrainState:
         given = isinstance(generator, torch.Generator)
         stream = generator if given else as_generator(generator, next(model.parameters()))
         if not isinstance(stream, torch.Generator):
-            raise TypeError(f"generator must be a torch.Generator or a seed, got {type(generator).__name__}")
+            kind = type(generator).__name__
+            raise TypeError(f"generator must be a torch.Generator or a seed, got {kind}")
         check_number("average", average, least=0, below=1)
         self.model: Any = model                             # a Module; the step of a run knows which
         self.optimizer, self.schedule, self.generator = optimizer, schedule, stream
@@ -105,7 +107,8 @@ class TrainState:
         counts = {name: getattr(self, name) for name in ("epoch", "updates", "seconds", "average")}
         groups = self.optimizer.state_dict()["param_groups"]
         schedule = self.schedule and self.schedule.state_dict()
-        return counts | {"optimizer": type(self.optimizer).__name__, "groups": groups, "schedule": schedule}
+        kind = type(self.optimizer).__name__
+        return counts | {"optimizer": kind, "groups": groups, "schedule": schedule}
 
     def save(self, path: str | Path) -> None:
         """Write the state to one safetensors file, whole or not at all. Meant for the end of an epoch.
@@ -126,7 +129,8 @@ class TrainState:
         """Give the optimiser and the schedule what a file says; ValueError if they are others."""
         entries: dict[int, dict[str, Tensor]] = {}
         schedule = meta["schedule"]
-        if (meta["optimizer"], schedule is None) != (type(self.optimizer).__name__, self.schedule is None):
+        kind = type(self.optimizer).__name__
+        if (meta["optimizer"], schedule is None) != (kind, self.schedule is None):
             raise ValueError(f"it has {meta['optimizer']}, {'no' if schedule is None else 'a'} schedule")
         for name, t in memory.items():
             index, _, key = name.partition(".")

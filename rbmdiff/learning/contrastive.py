@@ -154,10 +154,10 @@ def _rounded(rbm: RBM, dtype: torch.dtype | None) -> RBM:
     return rbm.sharing(W=rbm.W.detach().to(dtype))
 
 
-def _rows(x: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+def _rows(x: Tensor, dtype: torch.dtype | None) -> Tensor:
     """States `x` [..., D] as rows [N, D] in the format of the products; `x` itself if it is that
     already."""
-    if x is None or dtype is None and x.ndim == 2: return x
+    if dtype is None and x.ndim == 2: return x
     return x.reshape(-1, x.shape[-1]).to(dtype or x.dtype)
 
 # %% ../../nbs/learning/contrastive.ipynb #5f794a9f
@@ -177,7 +177,8 @@ def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, g
     check_count("k", k)
     machine, start = _rounded(rbm, products), v if chains is None else chains
     generator = as_generator(generator, v)
-    rows, means, last = _contrast(machine, _rows(v, products), _rows(chains, products), k, generator)
+    kept = None if chains is None else _rows(chains, products)
+    rows, means, last = _contrast(machine, _rows(v, products), kept, k, generator)
     N, B = len(last), len(rows) - len(last)
     weights = torch.cat([v.new_full((B,), 1 / B), v.new_full((N,), -1 / N)])  # [eq-contrastive-cd]
     return weighted_statistics(rbm, rows, means.to(v.dtype), weights), last.to(v.dtype).view(start.shape)

@@ -9,10 +9,10 @@ __all__ = ['temperatures', 'LogZ', 'ais', 'reverse_ais', 'log_likelihood', 'free
 from dataclasses import dataclass, field
 from itertools import pairwise
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from ..foundations.core import (
     Estimate, Stream, as_generator, check_count, check_number, check_tensor, log_mean_exp)
@@ -167,7 +167,7 @@ def log_likelihood(rbm: RBM, v: Tensor, log_z: Estimate) -> Estimate:
 
 # %% ../../nbs/learning/partition.ipynb #57c1b247
 @torch.no_grad()
-def free_energy_gap(model: Module, train: Tensor, held_out: Tensor) -> float:
+def free_energy_gap(model: Any, train: Tensor, held_out: Tensor) -> float:
     """Mean free energy of `held_out` minus that of `train`, in nats, by `model.free_energy`
     [eq-train-gap].
 

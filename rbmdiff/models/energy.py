@@ -32,7 +32,8 @@ def _energies(energy: Energy, x: Tensor) -> Tensor:
 def _table(energy: Energy, x: Tensor, cell: float) -> tuple[Tensor, Tensor]:
     """Energies [N] of all states `x` [N, D] and log Z, a scalar."""
     if not 0 < cell < math.inf: raise ValueError(f"cell must be positive and finite, got {cell}")
-    if isinstance(x, Tensor) and x.ndim != 2: raise ValueError(f"x must have shape [N, D], got {list(x.shape)}")
+    if isinstance(x, Tensor) and x.ndim != 2:
+        raise ValueError(f"x must have shape [N, D], got {list(x.shape)}")
     E = _energies(energy, x)
     return E, torch.logsumexp(-E, 0) + math.log(cell)  # [eq-energy-boltzmann]
 
@@ -41,14 +42,15 @@ def log_partition(energy: Energy, x: Tensor, cell: float = 1.0) -> Tensor:
     """Exact log Z, a scalar, by summation over all states `x` [N, D] [eq-energy-boltzmann].
 
     For an integral, `x` are the points of a grid and `cell` is the volume of one cell (see `grid`).
-    Differentiable in what `energy` depends on. Raises TypeError or ValueError for a bad tensor, an `energy` of the
-    wrong shape, or a `cell` that is not positive and finite.
+    Differentiable in what `energy` depends on. Raises TypeError or ValueError for a bad tensor, an
+    `energy` of the wrong shape, or a `cell` that is not positive and finite.
     """
     return _table(energy, x, cell)[1]
 
 
 def log_probs(energy: Energy, x: Tensor, cell: float = 1.0) -> Tensor:
-    """log p(x) [N] of all states `x` [N, D], or the log density at the points of a grid [eq-energy-boltzmann].
+    """log p(x) [N] of all states `x` [N, D], or the log density at the points of a grid
+    [eq-energy-boltzmann].
 
     Arguments and errors as in `log_partition`.
     """
@@ -58,7 +60,8 @@ def log_probs(energy: Energy, x: Tensor, cell: float = 1.0) -> Tensor:
 # %% ../../nbs/models/energy.ipynb #e5e8f83d
 def grid(low: float, high: float, n: int, dims: int = 1, dtype: torch.dtype = torch.float64,
          device: torch.device | str | None = None) -> tuple[Tensor, float]:
-    """Midpoints [n^dims, dims] of the cells of a cube from `low` to `high` with `n` cells an edge, and a cell's volume.
+    """Midpoints [n^dims, dims] of the cells of a cube from `low` to `high` with `n` cells an edge, and a
+    cell's volume.
 
     Raises TypeError or ValueError for counts below one, `high` not above `low`, or more than 2^25 cells.
     """
@@ -73,7 +76,8 @@ def grid(low: float, high: float, n: int, dims: int = 1, dtype: torch.dtype = to
 
 # %% ../../nbs/models/energy.ipynb #86612001
 def entropy(energy: Energy, x: Tensor, cell: float = 1.0) -> Tensor:
-    """Entropy U + log Z of the model, a scalar in nats, over all states or grid points `x` [N, D] [eq-energy-entropy].
+    """Entropy U + log Z of the model, a scalar in nats, over all states or grid points `x` [N, D]
+    [eq-energy-entropy].
 
     For a grid, the differential entropy. Arguments and errors as in `log_partition`.
     """
@@ -83,39 +87,47 @@ def entropy(energy: Energy, x: Tensor, cell: float = 1.0) -> Tensor:
 
 # %% ../../nbs/models/energy.ipynb #bcb23598
 def log_ratio(energy: Energy, x: Tensor, y: Tensor) -> Tensor:
-    """log p(x) / p(y) [...] of states `x`, `y` [..., D] (broadcast), without the partition function [eq-energy-ratio].
+    """log p(x) / p(y) [...] of states `x`, `y` [..., D] (broadcast), without the partition function
+    [eq-energy-ratio].
 
-    Positive if `x` is the likelier one. Raises TypeError or ValueError for a bad tensor, shapes that do not broadcast,
-    or an `energy` of the wrong shape.
+    Positive if `x` is the likelier one. Raises TypeError or ValueError for a bad tensor, shapes that do
+    not broadcast, or an `energy` of the wrong shape.
     """
     check_tensor("x", x)
     check_tensor("y", y, x.shape[-1] if x.ndim else None, like=x)
-    try: torch.broadcast_shapes(x.shape, y.shape)
-    except RuntimeError: raise ValueError(f"y must broadcast with x {list(x.shape)}, got {list(y.shape)}") from None
+    try:
+        torch.broadcast_shapes(x.shape, y.shape)
+    except RuntimeError:
+        raise ValueError(f"y must broadcast with x {list(x.shape)}, got {list(y.shape)}") from None
     return _energies(energy, y) - _energies(energy, x)  # [eq-energy-ratio]
 
 # %% ../../nbs/models/energy.ipynb #599a3815
 def product(*energies: Energy) -> Energy:
-    """Energy of the product of experts, the sum of `energies` [eq-energy-product]. Raises ValueError without any."""
+    """Energy of a product of experts, the sum of `energies`; ValueError for none [eq-energy-product]."""
     if not energies: raise ValueError("energies must be at least one function, got none")
-    return lambda x: sum(energy(x) for energy in energies)  # [eq-energy-product]
+    first, *rest = energies
+    return lambda x: sum((energy(x) for energy in rest), first(x))  # [eq-energy-product]
 
 # %% ../../nbs/models/energy.ipynb #07229a37
 def gaussian_product(mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, width and log(Z / prod Z_k), each [...], of the product of K Gaussians [eq-energy-gaussian-product].
+    """Mean, width and log(Z / prod Z_k), each [...], of the product of K Gaussians
+    [eq-energy-gaussian-product].
 
-    The width is the standard deviation; `mu` and `sigma` have shape [K, ...]. Raises TypeError or ValueError for bad
-    tensors, different shapes, or a `sigma` that is not positive.
+    The width is the standard deviation; `mu` and `sigma` have shape [K, ...]. Raises TypeError or
+    ValueError for bad tensors, different shapes, or a `sigma` that is not positive.
     """
     check_tensor("mu", mu)
     check_tensor("sigma", sigma, like=mu)
     if mu.ndim == 0 or mu.shape != sigma.shape:
-        raise ValueError(f"mu and sigma must have one shape [K, ...], got {list(mu.shape)} and {list(sigma.shape)}")
-    if not bool((sigma > 0).all()): raise ValueError(f"sigma must be positive, got {sigma.min().item():g}")
+        shapes = f"{list(mu.shape)} and {list(sigma.shape)}"
+        raise ValueError(f"mu and sigma must have one shape [K, ...], got {shapes}")
+    if not bool((sigma > 0).all()):
+        raise ValueError(f"sigma must be positive, got {sigma.min().item():g}")
     precision = (1 / sigma**2).sum(0)  # [eq-energy-gaussian-product]
     mean = (mu / sigma**2).sum(0) / precision  # [eq-energy-gaussian-product]
     norm = 0.5 * torch.log(2 * math.pi / precision) - torch.log(math.sqrt(2 * math.pi) * sigma).sum(0)
-    return mean, precision**-0.5, norm - ((mu - mean) ** 2 / (2 * sigma**2)).sum(0)  # [eq-energy-gaussian-product]
+    overlap = norm - ((mu - mean) ** 2 / (2 * sigma**2)).sum(0)  # [eq-energy-gaussian-product]
+    return mean, precision**-0.5, overlap
 
 # %% ../../nbs/models/energy.ipynb #d3566243
 def tempered(energy: Energy, T: float) -> Energy:
@@ -130,15 +142,17 @@ def tempered(energy: Energy, T: float) -> Energy:
 def score(energy: Energy, x: Tensor, create_graph: bool = False) -> Tensor:
     """-dE/dx [..., D] of `x` [..., D] by automatic differentiation [eq-energy-score].
 
-    The energy of a state must depend on that state alone. With `create_graph` the result can be differentiated again,
-    in parameters of `energy` and, if it requires a gradient, in `x`. Raises TypeError or ValueError for a bad tensor,
-    an `energy` of the wrong shape, or one that does not depend differentiably on `x`.
+    The energy of a state must depend on that state alone. With `create_graph` the result can be
+    differentiated again, in parameters of `energy` and, if it requires a gradient, in `x`. Raises
+    TypeError or ValueError for a bad tensor, an `energy` of the wrong shape, or one that does not depend
+    differentiably on `x`.
     """
     check_tensor("x", x)
     with torch.enable_grad():
         y = x if x.requires_grad else x.detach().clone().requires_grad_()
         E = _energies(energy, y)
         slope = None
-        if E.requires_grad: slope, = torch.autograd.grad(E.sum(), y, create_graph=create_graph, allow_unused=True)
+        if E.requires_grad:
+            slope, = torch.autograd.grad(E.sum(), y, create_graph=create_graph, allow_unused=True)
     if slope is None: raise ValueError("energy must depend on x through differentiable operations")
     return -slope  # [eq-energy-score]
