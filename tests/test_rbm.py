@@ -965,6 +965,13 @@ def test_the_pull_is_that_of_the_best_direction():
     assert machine(3, 2, "spin", "gaussian").pull() == 0
 
 
+def test_the_pull_of_rectified_units_is_searched_to_its_end():
+    rbm = RBM(3, 3, "relu", "relu", dtype=torch.float64)
+    rbm.W.data = torch.tensor([[0.5, 0.4, 0.1], [0.4, 0.5, 0.4], [0.1, 0.4, 0.5]], **F64)
+    best = torch.linalg.svdvals(rbm.W)[0].item() ** 2      # all weights are positive: nothing is cut
+    assert rbm.pull() == pytest.approx(best, rel=1e-10)
+
+
 def test_two_real_layers_that_have_no_closed_form():
     class Box(Spin):
         """A unit that cannot be listed, and has no well."""

@@ -544,6 +544,27 @@ def test_noise_moves_biases_widths_and_weights_by_the_numbers():
             unit.observed(f, kappa, W, b)
 
 
+@named((Bernoulli(), Spin(), Binary((-0.5, 2.0)), Gaussian()))
+def test_spread_is_the_variance_at_a_mean_and_half_its_slope(unit):
+    x = torch.linspace(-2, 2, 9, **f64)
+    sigma = torch.full((9,), 0.7, **f64) if unit.wide else None
+    m = unit.mean(x, sigma).requires_grad_()
+    V, half = unit.spread(m, sigma)
+    torch.testing.assert_close(V, unit.variance(x, sigma), rtol=1e-13, atol=1e-14)
+    slope = torch.zeros(9, **f64)
+    if V.requires_grad: slope, = torch.autograd.grad(V.sum(), m)
+    torch.testing.assert_close(2 * half, slope, rtol=1e-13, atol=1e-14)
+    assert ReLU().spread is None and Poisson().spread is None
+
+
+def test_a_tilted_well_moves_by_its_width_squared():
+    b, f, sigma = torch.tensor([[0.3], [0.5], [2.0]], **f64)
+    v = torch.linspace(-3, 3, 7, **f64)
+    moved = Gaussian().energy(v, Gaussian().tilted(b, f, sigma), sigma)
+    gap = moved - Gaussian().energy(v, b, sigma) + f * v
+    torch.testing.assert_close(gap, gap[:1].expand(7), rtol=0, atol=1e-13)
+
+
 # What a kind must give
 
 @pytest.mark.parametrize("method", ("log_norm", "mean", "variance", "draw", "check"))

@@ -346,6 +346,19 @@ class RBM(Stored):
             return self.sharing(**new, W=beta * self.W, b=beta * self.b)  # [eq-rbm-changed]
         return self.sharing(**new, log_sigma=self.log_sigma - math.log(beta) / 2)  # [eq-rbm-changed]
 
+    # %% ../../nbs/models/rbm.ipynb #75e35f5e
+    def _check_mask(self, mask: Tensor) -> None:
+        """A `mask` [D] bool must hold whole units, some and not all. Raises ValueError."""
+        D = len(self.W)
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (D,):
+            raise ValueError(f"mask must be a bool tensor of shape [{D}]")
+        units = mask.view(-1, self.visible.columns)
+        if bool((units.any(1) != units.all(1)).any()):
+            raise ValueError(f"mask must not cut a {self.visible} unit in two")
+        if bool(mask.all()) or not bool(mask.any()):
+            raise ValueError(f"mask must clamp some columns and leave some free, "
+                             f"got {int(mask.sum())} of {D} clamped")
+
     # %% ../../nbs/models/rbm.ipynb #fe166262
     def clamp(self, v: Tensor, mask: Tensor) -> Self:
         """The machine of the free units, given the others at the states `v` [eq-rbm-changed].
@@ -363,19 +376,6 @@ class RBM(Stored):
         new["c"] = self.c + held @ self.W[mask]  # [eq-rbm-changed]
         if self.log_sigma is not None: new["log_sigma"] = self.log_sigma[~mask]
         return self.sharing(**new)
-
-    # %% ../../nbs/models/rbm.ipynb #75e35f5e
-    def _check_mask(self, mask: Tensor) -> None:
-        """A `mask` [D] bool must hold whole units, some and not all. Raises ValueError."""
-        D = len(self.W)
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (D,):
-            raise ValueError(f"mask must be a bool tensor of shape [{D}]")
-        units = mask.view(-1, self.visible.columns)
-        if bool((units.any(1) != units.all(1)).any()):
-            raise ValueError(f"mask must not cut a {self.visible} unit in two")
-        if bool(mask.all()) or not bool(mask.any()):
-            raise ValueError(f"mask must clamp some columns and leave some free, "
-                             f"got {int(mask.sum())} of {D} clamped")
 
     # %% ../../nbs/models/rbm.ipynb #671e3226
     def _listed(self, n: int, generator: Stream) -> Tensor:
