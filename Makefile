@@ -21,14 +21,14 @@ help:  ## print the targets
 export: .venv/installed  ## notebooks to package, notebooks cleaned
 	@python scripts/export.py
 
-check: .venv/installed  ## package in sync with the notebooks, notebooks clean
+check: lint  ## linters; package in sync with the notebooks, notebooks clean
 	@python tests/check_sync.py
 
 lint: .venv/installed  ## ruff on all code, notebooks too; pyright on the package
 	ruff check
 	pyright
 
-test: check  ## export and cleanliness check, notebooks, pytest, import contracts
+test: check  ## linters, export and cleanliness check, notebooks, pytest, import contracts
 	nbdev_test --n_workers 2 --do_print --timing
 	pytest
 	lint-imports

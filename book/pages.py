@@ -141,7 +141,7 @@ def reference(root: Path, notebooks: dict[str, dict]) -> dict[str, str]:
         tree = ast.parse((root / module).read_text("utf8"))
         name = module.removeprefix("rbmdiff/")[:-3].replace("/", ".")
         classes = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
-        summary = plain(ast.get_docstring(tree) or "").split("\n\n")[0]
+        summary = " ".join(plain(ast.get_docstring(tree) or "").split("\n\n")[0].split())
         files[f"api/{name}.md"] = (
             f"# {name}\n\n{summary}\n\nChapter: [{title(notebooks[chapter])}](../{chapter}.ipynb).\n\n"
             + "".join(entry(node, module, classes) for node in public(tree))

@@ -7,11 +7,13 @@ and fastcore is not needed. Run from the root of the project.
 """
 import ast
 from pathlib import Path
+import re
 import subprocess
 import sys
 import textwrap
 
 MARK = "# %%"
+WIDTH = 105
 KINDS = {"cls_method": "@classmethod", "as_prop": "@property", "static_method": "@staticmethod"}
 
 
@@ -99,13 +101,31 @@ def without_empty_cells(text: str) -> str:
     return f"\n\n{MARK}".join([head.rstrip(), *full]) + "\n"
 
 
+def narrow(text: str) -> str:
+    """The module with its first lines, the docstring and `__all__`, wrapped at `WIDTH` characters."""
+    head, mark, rest = text.partition(f"\n{MARK} ../")
+    first, *others = head.split("\n", 1)
+    if first.startswith('"""') and first.endswith('"""') and len(first) > WIDTH:
+        first = "\n".join([*textwrap.wrap(first[:-3], WIDTH), '"""'])
+    head = "\n".join([first, *others])
+    listed = re.search(r"^__all__ = \[(.*?)\]$", head, re.MULTILINE | re.DOTALL)
+    if listed:
+        names = f"__all__ = [{' '.join(listed[1].split())}]"
+        lines = textwrap.wrap(names, WIDTH, subsequent_indent=" " * 11)
+        head = head[:listed.start()] + "\n".join(lines) + head[listed.end():]
+    return head + mark + rest
+
+
 def write_stubs(package: Path) -> None:
     """Write the stub of every room, the list of its modules; `lazy_loader` reads it, and so do editors.
     """
     for room in sorted(path.parent for path in package.glob("*/__init__.py")):
         modules = sorted(path.stem for path in room.glob("*.py") if path.stem != "__init__")
-        (room / "__init__.pyi").write_text("".join(f"from . import {m} as {m}\n" for m in modules),
-                                           "utf8")
+        names = [f"{m} as {m}" for m in modules]
+        line = f"from . import {', '.join(names)}"
+        if len(line) > WIDTH:
+            line = "\n    ".join(["from . import (", *(f"{n}," for n in names)]) + "\n)"
+        (room / "__init__.pyi").write_text(line + "\n", "utf8")
 
 
 def main() -> int:
@@ -114,7 +134,8 @@ def main() -> int:
         subprocess.run([Path(sys.executable).with_name(command)], check=True)
     for path in sorted(Path("rbmdiff").rglob("*.py")):
         text = path.read_text("utf8")
-        try: folded = fold(text)
+        try:
+            folded = narrow(fold(text))
         except ValueError as error:
             print(f"{path}: {error}", file=sys.stderr)
             return 1

@@ -1,11 +1,19 @@
-"""Bounds on binary pixels against exact likelihoods, the tilted network against enumeration, errors of differences against their spread."""
+"""Bounds on binary pixels against exact likelihoods, the tilted network against enumeration, errors of
+differences against their spread.
+"""
 import math
 
 import pytest
 import torch
 
 from rbmdiff.bridge import tilted
-from rbmdiff.bridge.comparison import BinaryBound, BinaryDenoiser, _bit_term, binary_bound, paired_difference
+from rbmdiff.bridge.comparison import (
+    BinaryBound,
+    BinaryDenoiser,
+    _bit_term,
+    binary_bound,
+    paired_difference,
+)
 from rbmdiff.diffusion.elbo import elbo, uniform_time
 from rbmdiff.diffusion.networks import MLP, UNet, as_eps
 from rbmdiff.diffusion.objective import denoising_step
@@ -32,7 +40,8 @@ def machine(unit, D=5, H=3, scale=0.8, dtype=f64, device=None):
 
 
 def exact(m, schedule):
-    return as_eps(lambda x, t: tilted.denoise(m, x, schedule.alpha(t), schedule.sigma(t)), schedule, "x0")
+    return as_eps(lambda x, t: tilted.denoise(m, x, schedule.alpha(t), schedule.sigma(t)), schedule,
+                  "x0")
 
 
 def drawn(m, n, g):
@@ -46,14 +55,18 @@ def drawn(m, n, g):
 @each_unit
 def test_last_step_between_its_limits(unit):
     schedule, v = LinearLogSNR(-20, 20), torch.ones(3, 2, 4, dtype=f64)
-    nats = torch.stack([_bit_term(schedule, v, as_unit("unit", unit), float(t))[0] for t in torch.linspace(0.01, 1, 60)])
+    nats = torch.stack([_bit_term(schedule, v, as_unit("unit", unit),
+                                  float(t))[0] for t in torch.linspace(0.01, 1, 60)])
     assert abs(nats[-1] - 8 * math.log(2)) < 1e-6 and nats[0] < 1e-100 and bool((nats.diff() >= 0).all())
-    spins, bits = (_bit_term(schedule, v, as_unit("unit", u), t) for u, t in (("spin", 0.5), ("bernoulli", float(schedule.t_of_log_snr(math.log(4))))))
-    assert (spins - bits).abs().max() < 1e-12                                        # spins are bits, twice as far apart
+    spins, bits = (_bit_term(schedule, v, as_unit("unit", u), t)
+                   for u, t in (("spin", 0.5), ("bernoulli", float(schedule.t_of_log_snr(math.log(4))))))
+    # spins are bits, twice as far apart
+    assert (spins - bits).abs().max() < 1e-12
 
 
 @each_unit
-@pytest.mark.parametrize("schedule", [LinearBeta(), Cosine(-8, 8), Geometric(0.05, 40.0)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("schedule", [LinearBeta(), Cosine(-8, 8), Geometric(0.05, 40.0)],
+                         ids=lambda s: type(s).__name__)
 def test_last_step_by_simulation(unit, schedule):
     t, g = 0.35, seeded(1)
     v = states(1, unit).repeat(50_000, 1)
@@ -68,15 +81,18 @@ def test_last_step_by_simulation(unit, schedule):
 # The bound
 
 @each_unit
-@pytest.mark.parametrize("schedule", [LinearLogSNR(-9, 8), Cosine(-9, 8), Geometric(0.02, 60.0)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("schedule", [LinearLogSNR(-9, 8), Cosine(-9, 8), Geometric(0.02, 60.0)],
+                         ids=lambda s: type(s).__name__)
 def test_bound_of_the_exact_denoiser_is_exact(unit, schedule):
     m, v = machine(unit), drawn(machine(unit), 4000, seeded(1))
     b = binary_bound(exact(m, schedule), schedule, v, unit, n=32, sets=2, generator=seeded(2))
     log_p = m.log_prob(v).detach()
     gap = Estimate.of(log_p - b.each.log_prob)
     assert abs(gap.z(0)) < 4 and gap.stderr < 0.03
-    assert Estimate.of(log_p - b.each.log_prob + b.each.diffusion / 2).z(0) > 20         # half of the integral too much
-    assert Estimate.of(log_p - b.each.log_prob - b.each.diffusion / 4).z(0) < -20        # a quarter too little
+    # half of the integral too much
+    assert Estimate.of(log_p - b.each.log_prob + b.each.diffusion / 2).z(0) > 20
+    # a quarter too little
+    assert Estimate.of(log_p - b.each.log_prob - b.each.diffusion / 4).z(0) < -20
 
 
 @each_unit
@@ -92,22 +108,31 @@ def test_gap_of_an_early_end(unit):
     with torch.no_grad(): guess = tilted.posterior(blank, x, alpha, sigma).log_prob(v)
     e = Estimate.of(m.log_prob(v).detach() - b.each.log_prob - (known - guess))
     assert abs(e.z(0)) < 4 and e.stderr < 0.05
-    assert Estimate.of(m.log_prob(v).detach() - b.each.log_prob).z(0) > 10                # the end costs something
+    # the end costs something
+    assert Estimate.of(m.log_prob(v).detach() - b.each.log_prob).z(0) > 10
     every = states(5, unit)
-    b = binary_bound(exact(m, schedule), schedule, every.repeat(200, 1), unit, t, n=8, sets=2, generator=seeded(5))
+    b = binary_bound(exact(m, schedule), schedule, every.repeat(200, 1), unit, t, n=8, sets=2,
+                     generator=seeded(5))
     walked = torch.logsumexp(b.each.log_prob.reshape(200, -1).mean(0), 0).exp().item()
-    assert 0.5 < walked < 1.02                                     # a bound of some distribution: no more than one in all
+    # a bound of some distribution: no more than one in all
+    assert 0.5 < walked < 1.02
 
 
 def test_errors_are_true_and_apart():
     schedule, m = LinearLogSNR(-8, 6), machine("spin")
     v = states(5, "spin")
-    runs = [binary_bound(exact(m, schedule), schedule, v, n=4, sets=4, generator=seeded(k)) for k in range(60)]
-    true, stated = torch.tensor([r.value for r in runs]).std().item(), sum(r.noise for r in runs) / len(runs)
+    runs = [binary_bound(exact(m, schedule), schedule, v, n=4, sets=4,
+                         generator=seeded(k)) for k in range(60)]
+    true, stated = (
+        torch.tensor([r.value for r in runs]).std().item(),
+        sum(r.noise for r in runs) / len(runs),
+    )
     assert abs(stated / true - 1) < 0.35
     r = runs[0]
-    assert isinstance(r, Estimate) and r.n == 32 and r.noise < r.stderr and r.value == pytest.approx(r.each.log_prob.mean().item())
-    assert r.stderr == pytest.approx(r.each.log_prob.std().item() / 32**0.5) and "each" not in repr(r) and "±" in str(r)
+    assert isinstance(r, Estimate) and r.n == 32 and r.noise < r.stderr
+    assert r.value == pytest.approx(r.each.log_prob.mean().item())
+    assert r.stderr == pytest.approx(r.each.log_prob.std().item() / 32**0.5) and "each" not in repr(r)
+    assert "±" in str(r)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, f64])
@@ -118,9 +143,12 @@ def test_shapes_types_levels_and_seed(dtype, shape):
     def predict(x, t):
         calls.append(x.dtype)
         return 0.5 * x
-    b, again = (binary_bound(predict, LinearBeta(), v, n=3, sets=2, levels=uniform_time, generator=seeded(6)) for _ in "ab")
-    assert isinstance(b, BinaryBound) and b.n == len(v) and b.value == again.value and calls == [dtype] * 12
-    for part in (b.each.log_prob, b.each.stderr, b.each.reconstruction): assert part.shape == v.shape[:1] and part.dtype == f64
+    b, again = (binary_bound(predict, LinearBeta(), v, n=3, sets=2, levels=uniform_time,
+                             generator=seeded(6)) for _ in "ab")
+    assert isinstance(b, BinaryBound) and b.n == len(v) and b.value == again.value
+    assert calls == [dtype] * 12
+    for part in (b.each.log_prob, b.each.stderr, b.each.reconstruction):
+        assert part.shape == v.shape[:1] and part.dtype == f64
     same = elbo(predict, LinearBeta(), v, n=3, sets=2, levels=uniform_time, generator=seeded(6))
     assert torch.equal(same.diffusion, b.each.diffusion) and torch.equal(same.prior, b.each.prior)
 
@@ -128,7 +156,8 @@ def test_shapes_types_levels_and_seed(dtype, shape):
 # A network that knows its channel
 
 @pytest.mark.parametrize("dtype", [torch.float32, f64])
-@pytest.mark.parametrize("schedule", [LinearLogSNR(-10, 5), Geometric(0.1, 20.0)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("schedule", [LinearLogSNR(-10, 5), Geometric(0.1, 20.0)],
+                         ids=lambda s: type(s).__name__)
 def test_untrained_network_is_independent_spins(dtype, schedule):
     b = torch.tensor([0.3, -1.0, 0.0, 0.7], dtype=dtype)
     model = BinaryDenoiser(MLP(4, 8, 1, dtype=dtype), schedule, b)
@@ -136,14 +165,18 @@ def test_untrained_network_is_independent_spins(dtype, schedule):
     t = torch.rand(6, dtype=f64, generator=seeded(9)) * 0.9 + 0.1
     a, s = (c(t)[:, None].to(dtype) for c in (schedule.alpha, schedule.sigma))
     v = torch.tanh(b + a * x / s**2)
-    assert torch.allclose(model.denoise(x, t), v) and torch.allclose(model(x, t), (x - a * v) / s, atol=1e-5)
-    assert torch.allclose(model(x, 0.5)[2], model(x[2:3], 0.5)[0])                     # no sample depends on another
-    assert {n for n, _ in model.named_parameters()} >= {"b", "network.last.weight"} and model(x, t).dtype == dtype
+    assert torch.allclose(model.denoise(x, t), v)
+    assert torch.allclose(model(x, t), (x - a * v) / s, atol=1e-5)
+    # no sample depends on another
+    assert torch.allclose(model(x, 0.5)[2], model(x[2:3], 0.5)[0])
+    assert {n for n, _ in model.named_parameters()} >= {"b", "network.last.weight"}
+    assert model(x, t).dtype == dtype
 
 
 def test_tilted_learns_what_independent_pixels_cannot():
     schedule, g = LinearLogSNR(-8, 5), seeded(10)
-    v = torch.where(torch.rand(400, 1, generator=g) < 0.5, 1.0, -1.0).repeat(1, 4)     # four equal spins: entropy log 2
+    # four equal spins: entropy log 2
+    v = torch.where(torch.rand(400, 1, generator=g) < 0.5, 1.0, -1.0).repeat(1, 4)
     model = BinaryDenoiser(MLP(4, 16, 1, generator=g), schedule, base_rate(v, unit="spin"))
     before = binary_bound(model, schedule, v, n=16, sets=2, generator=seeded(11))
     state = TrainState(model, torch.optim.Adam(model.parameters(), 5e-3), g)
@@ -157,7 +190,9 @@ def test_images_and_networks_of_two_axes():
     model = BinaryDenoiser(UNet(1, (8,), generator=seeded(12)), schedule, b)
     v = torch.where(torch.rand(3, 1, 4, 4, generator=seeded(13)) < 0.5, 1.0, -1.0)
     bound = binary_bound(model, schedule, v, n=16, sets=4, generator=seeded(14))
-    assert abs(bound.value + 16 * math.log(2)) < 6 * bound.noise and model.denoise(v, 0.3).shape == v.shape
+    assert (
+        abs(bound.value + 16 * math.log(2)) < 6 * bound.noise and model.denoise(v, 0.3).shape == v.shape
+    )
 
 
 # Differences
@@ -169,10 +204,12 @@ def test_paired_difference_is_exact_and_paired():
     e = paired_difference(a, b)
     assert abs(e.value - (a.mean() - b.mean()).item()) < 1e-14 and abs(e.z(0.1)) < 4 and e.n == 500
     cov = torch.cov(torch.stack([a, b]))
-    assert e.stderr == pytest.approx(math.sqrt(((cov[0, 0] + cov[1, 1] - 2 * cov[0, 1]) / 500).item()), rel=1e-6)
+    assert e.stderr == pytest.approx(math.sqrt(((cov[0, 0] + cov[1, 1] - 2 * cov[0, 1]) / 500).item()),
+                                     rel=1e-6)
     swapped = paired_difference(b, a)
     assert swapped.value == -e.value and swapped.stderr == e.stderr
-    assert (cov.diagonal().sum() / 500).sqrt() > 100 * e.stderr                        # as if independent
+    # as if independent
+    assert (cov.diagonal().sum() / 500).sqrt() > 100 * e.stderr
 
 
 # Bad input
@@ -181,40 +218,54 @@ V = torch.tensor([[1.0, -1.0], [-1.0, -1.0]])
 
 
 @pytest.mark.parametrize("v, options, match", [
-    ([[1.0]], {}, "v must be a torch.Tensor"), (V[0], {}, "v must have shape"), (V[:1], {}, "v must hold at least 2"),
-    ((V + 1) / 2, {}, "v must hold only -1"), (V, {"unit": "bernoulli"}, "v must hold only 0 or 1"), (V, {"unit": "gaussian"}, "unit must be one of two levels"),
-    (V * math.nan, {}, "v must be finite"), (V.long(), {}, "v must be float"), (V, {"t_min": 0.0}, "t_min"), (V, {"t_min": 1.0}, "t_min"),
+    ([[1.0]], {}, "v must be a torch.Tensor"), (V[0], {}, "v must have shape"),
+    (V[:1], {}, "v must hold at least 2"),
+    ((V + 1) / 2, {}, "v must hold only -1"), (V, {"unit": "bernoulli"}, "v must hold only 0 or 1"),
+    (V, {"unit": "gaussian"}, "unit must be one of two levels"),
+    (V * math.nan, {}, "v must be finite"), (V.long(), {}, "v must be float"),
+    (V, {"t_min": 0.0}, "t_min"), (V, {"t_min": 1.0}, "t_min"),
     (V, {"n": 0}, "n must be"), (V, {"sets": 1}, "sets must be")])
 def test_bound_refuses(v, options, match):
-    with pytest.raises((TypeError, ValueError), match=match): binary_bound(lambda x, t: x, LinearBeta(), v, **options)
+    with pytest.raises((TypeError, ValueError), match=match):
+        binary_bound(lambda x, t: x, LinearBeta(), v, **options)
 
 
 def test_bound_refuses_a_bad_prediction():
-    with pytest.raises(ValueError, match="network must return shape"): binary_bound(lambda x, t: x[:, :1], LinearBeta(), V, n=2, sets=2)
+    with pytest.raises(ValueError, match="network must return shape"):
+        binary_bound(lambda x, t: x[:, :1], LinearBeta(), V, n=2, sets=2)
 
 
 @pytest.mark.parametrize("a, b, match", [
-    (torch.zeros(3), torch.zeros(4), "b must have shape"), (torch.zeros(1), torch.zeros(1), "a must have shape"),
-    (torch.zeros(2, 2), torch.zeros(2, 2), "a must have shape"), (torch.zeros(3), torch.zeros(3, dtype=f64), "b must be"),
-    (torch.full((3,), math.nan), torch.zeros(3), "a must be finite"), ([1.0], torch.zeros(1), "a must be a torch.Tensor")])
+    (torch.zeros(3), torch.zeros(4), "b must have shape"),
+    (torch.zeros(1), torch.zeros(1), "a must have shape"),
+    (torch.zeros(2, 2), torch.zeros(2, 2), "a must have shape"),
+    (torch.zeros(3), torch.zeros(3, dtype=f64), "b must be"),
+    (torch.full((3,), math.nan), torch.zeros(3), "a must be finite"),
+    ([1.0], torch.zeros(1), "a must be a torch.Tensor")])
 def test_difference_refuses(a, b, match):
     with pytest.raises((TypeError, ValueError), match=match): paired_difference(a, b)
 
 
 def test_tilted_refuses():
-    with pytest.raises(TypeError, match="b must be"): BinaryDenoiser(MLP(2, 4, 1), LinearBeta(), [0.0, 0.0])
-    with pytest.raises(ValueError, match="b must be finite"): BinaryDenoiser(MLP(2, 4, 1), LinearBeta(), torch.tensor([0.0, math.inf]))
+    with pytest.raises(TypeError, match="b must be"):
+        BinaryDenoiser(MLP(2, 4, 1), LinearBeta(), [0.0, 0.0])
+    with pytest.raises(ValueError, match="b must be finite"):
+        BinaryDenoiser(MLP(2, 4, 1), LinearBeta(), torch.tensor([0.0, math.inf]))
     model = BinaryDenoiser(MLP(2, 4, 1), LinearBeta(), torch.zeros(2))
-    for x, match in ((V.double(), "x must be"), (V[:, :1], "x must have shape"), (V * math.nan, "finite")):
+    for x, match in ((V.double(), "x must be"), (V[:, :1], "x must have shape"),
+                     (V * math.nan, "finite")):
         with pytest.raises((TypeError, ValueError), match=match): model(x, 0.5)
-    with pytest.raises(ValueError, match="sigma"): BinaryDenoiser(MLP(2, 4, 1), LinearBeta(), torch.zeros(2))(V, 0.0)
+    with pytest.raises(ValueError, match="sigma"):
+        BinaryDenoiser(MLP(2, 4, 1), LinearBeta(), torch.zeros(2))(V, 0.0)
 
 
 @cuda
 def test_on_cuda():
-    schedule, m, g = LinearLogSNR(-9, 8), machine("spin", device="cuda"), torch.Generator("cuda").manual_seed(16)
+    schedule, m, g = LinearLogSNR(-9, 8), machine("spin",
+                                                  device="cuda"), torch.Generator("cuda").manual_seed(16)
     v = states(5, "spin", device="cuda").repeat(40, 1)
     bound = binary_bound(exact(m, schedule), schedule, v, n=16, sets=2, generator=g)
     assert abs(Estimate.of(m.log_prob(v).detach() - bound.each.log_prob).z(0)) < 4
     model = BinaryDenoiser(MLP(5, 8, 1), schedule, torch.zeros(5)).to("cuda")
-    assert model(v.float(), 0.5).device.type == "cuda" and paired_difference(bound.each.log_prob, bound.each.log_prob + 1).value == pytest.approx(-1)
+    assert model(v.float(), 0.5).device.type == "cuda"
+    assert paired_difference(bound.each.log_prob, bound.each.log_prob + 1).value == pytest.approx(-1)

@@ -40,7 +40,8 @@ def data(m, *shape, seed=1):
 
 
 def by_autograd(m, v):
-    return dict(zip(dict(m.named_parameters()), torch.autograd.grad(m.log_prob(v).mean(), tuple(m.parameters()))))
+    return dict(zip(dict(m.named_parameters()),
+                    torch.autograd.grad(m.log_prob(v).mean(), tuple(m.parameters()))))
 
 
 def close(x, y, tol=1e-11):
@@ -73,7 +74,8 @@ def test_exact_gradient_is_autograd_of_the_log_likelihood(visible, hidden, D, H)
     m = machine(D, H, visible, hidden)
     v = data(m, 5)
     close(exact_gradient(m, v), by_autograd(m, v), 1e-9)
-    with torch.no_grad(): no_model = weighted_statistics(m, v, m.hidden_mean(v), torch.full((5,), 0.2, dtype=v.dtype))
+    with torch.no_grad():
+        no_model = weighted_statistics(m, v, m.hidden_mean(v), torch.full((5,), 0.2, dtype=v.dtype))
     assert distance(exact_gradient(m, v), no_model) > 0.1
 
 
@@ -93,7 +95,8 @@ def test_exact_gradient_in_float32(visible, hidden):
     truth = exact_gradient(m, v)
     single = exact_gradient(m.float(), v.float())
     assert all(x.dtype == torch.float32 and not x.requires_grad for x in single.values())
-    assert distance({n: x.double() for n, x in single.items()}, truth) < 1e-5 * (1 + distance(truth, {n: 0 * x for n, x in truth.items()}))
+    assert distance({n: x.double() for n, x in single.items()},
+                    truth) < 1e-5 * (1 + distance(truth, {n: 0 * x for n, x in truth.items()}))
 
 
 def test_any_leading_shape_and_order_of_rows():
@@ -106,7 +109,9 @@ def test_any_leading_shape_and_order_of_rows():
 def test_steps_uphill_reach_a_resting_point():
     m = machine(4, 3, scale=0.1)
     v = states(4)[[0, 3, 3, 5, 12, 15]]
-    slope = lambda: {n: g - 0.05 * p.detach() for (n, g), p in zip(exact_gradient(m, v).items(), m.parameters())}
+    slope = lambda: {
+        n: g - 0.05 * p.detach() for (n, g), p in zip(exact_gradient(m, v).items(), m.parameters())
+    }
     length = lambda x: distance(x, {n: 0 * t for n, t in x.items()})
     before, steepest = m.log_prob(v).mean().item(), length(slope())
     optimizer = torch.optim.SGD(m.parameters(), lr=0.5, weight_decay=0.05)
@@ -130,11 +135,15 @@ def test_energy_gradient_without_weights_is_equal_weights():
     m = machine(5, 3)
     v, samples, parameters = data(m, 4), data(m, 6, seed=3), dict(m.named_parameters())
     equal = torch.full((6,), 1 / 6, dtype=torch.float64)
-    close(energy_gradient(m.free_energy, parameters, v, samples), energy_gradient(m.free_energy, parameters, v, samples, equal))
+    close(energy_gradient(m.free_energy, parameters, v, samples),
+          energy_gradient(m.free_energy, parameters, v, samples, equal))
 
 
-@pytest.mark.parametrize("weights,error", [(torch.ones(6).double(), ValueError), (torch.full((5,), 0.2).double(), ValueError),
-                                           (torch.full((6,), 1 / 6), TypeError), (torch.full((6,), math.nan).double(), ValueError)])
+@pytest.mark.parametrize("weights,error",
+                         [(torch.ones(6).double(), ValueError),
+                          (torch.full((5,), 0.2).double(), ValueError),
+                          (torch.full((6,), 1 / 6), TypeError),
+                          (torch.full((6,), math.nan).double(), ValueError)])
 def test_energy_gradient_refuses_weights(weights, error):
     m = machine(5, 3)
     with pytest.raises(error, match="weights"):
@@ -220,7 +229,8 @@ def test_estimator_with_gaussian_visibles(hidden, k):
     v = data(m, 4).repeat(100, 1)
     parameters = dict(m.named_parameters())
     ours = [cd_gradient(m, v, k, generator=g)[0] for _ in range(200)]
-    truth, more = ([energy_gradient(m.free_energy, parameters, v, gibbs(m, v, n, g)) for _ in range(200)] for n in (k, k + 1))
+    truth, more = ([energy_gradient(m.free_energy, parameters, v,
+                                    gibbs(m, v, n, g)) for _ in range(200)] for n in (k, k + 1))
     z, error = z_scores(ours, None, truth)
     control, _ = z_scores(ours, None, more)
     assert z < 4 and error < 0.05 and control > 8
@@ -232,10 +242,12 @@ def test_gaussian_chains_at_equilibrium(hidden, k):
     m, g = machine(3, 3, "gaussian", hidden, scale=0.7), torch.Generator().manual_seed(8)
     S, v = states(3, hidden), data(m, 4)
     with torch.no_grad(): p = torch.softmax(-m.hidden_free_energy(S), 0)
-    chains = lambda: m.sample_visible(S[torch.multinomial(p, 500, replacement=True, generator=g)], g).detach()
+    chains = lambda: m.sample_visible(S[torch.multinomial(p, 500, replacement=True, generator=g)],
+                                      g).detach()
     exact = exact_gradient(m, v)
     z, error = z_scores([cd_gradient(m, v, k, chains(), g)[0] for _ in range(200)], exact)
-    control, _ = z_scores([cd_gradient(m, v.repeat(100, 1), k, generator=g)[0] for _ in range(200)], exact)
+    control, _ = z_scores([cd_gradient(m, v.repeat(100, 1), k, generator=g)[0] for _ in range(200)],
+                          exact)
     assert z < 4 and error < 0.05 and control > 8
 
 
@@ -243,7 +255,8 @@ def test_from_the_data_equals_chains_at_the_data():
     """Same generator, same draws: CD is PCD whose chains are the batch."""
     m = machine(6, 4)
     v = data(m, 5)
-    (x, a), (y, b) = (cd_gradient(m, v, 3, chains, torch.Generator().manual_seed(2)) for chains in (None, v))
+    (x, a), (y, b) = (cd_gradient(m, v, 3, chains, torch.Generator().manual_seed(2))
+                      for chains in (None, v))
     close(x, y, 1e-14)
     assert torch.equal(a, b)
 
@@ -254,7 +267,8 @@ def test_chains_are_those_of_the_gibbs_sampler():
         v = data(m, 5)
         for k in (1, 4):
             _, chains = cd_gradient(m, v, k, generator=torch.Generator().manual_seed(2))
-            torch.testing.assert_close(chains, gibbs(m, v, k, torch.Generator().manual_seed(2)), rtol=1e-14, atol=1e-14)
+            torch.testing.assert_close(chains, gibbs(m, v, k, torch.Generator().manual_seed(2)),
+                                       rtol=1e-14, atol=1e-14)
 
 
 def test_sklearn_step_in_expectation():
@@ -267,7 +281,10 @@ def test_sklearn_step_in_expectation():
     for _ in range(150):
         peer = BernoulliRBM(4, learning_rate=1.0, batch_size=batch, random_state=rng)
         peer.components_ = m.W.detach().T.numpy().copy()
-        peer.intercept_visible_, peer.intercept_hidden_ = m.b.detach().numpy().copy(), m.c.detach().numpy().copy()
+        peer.intercept_visible_, peer.intercept_hidden_ = (
+            m.b.detach().numpy().copy(),
+            m.c.detach().numpy().copy(),
+        )
         peer.h_samples_, peer.random_state_ = m.sample_hidden(chains, g).detach().numpy(), rng
         before = peer.components_.copy(), peer.intercept_visible_.copy(), peer.intercept_hidden_.copy()
         peer._fit(v.numpy(), rng)
@@ -282,7 +299,9 @@ def test_sklearn_step_in_expectation():
     assert z < 4 and error < 0.01
 
 
-@pytest.mark.parametrize("visible", ["bernoulli", "spin", "gaussian", "relu", "poisson", "potts(2)", Discrete((0.0, 1.0, 3.0))])
+@pytest.mark.parametrize("visible",
+                         ["bernoulli", "spin", "gaussian", "relu", "poisson", "potts(2)",
+                          Discrete((0.0, 1.0, 3.0))])
 @pytest.mark.parametrize("persistent", [False, True])
 def test_every_chain_has_its_own_stream(visible, persistent):
     m = machine(4, 3, visible, scale=0.3)
@@ -292,7 +311,10 @@ def test_every_chain_has_its_own_stream(visible, persistent):
     for b in range(5):
         _, alone = cd_gradient(m, v[b:b + 1], 3, None if chains is None else chains[b:b + 1], [7 + b])
         torch.testing.assert_close(alone[0], whole[b], rtol=1e-13, atol=1e-13)
-    (x, a), (y, b) = cd_gradient(m, v, 1, chains, 5), cd_gradient(m, v, 1, chains, torch.Generator().manual_seed(5))
+    (x, a), (y, b) = (
+        cd_gradient(m, v, 1, chains, 5),
+        cd_gradient(m, v, 1, chains, torch.Generator().manual_seed(5)),
+    )
     close(x, y, 0)
     assert torch.equal(a, b)
 
@@ -303,47 +325,57 @@ def test_products_in_bfloat16_round_the_weights_and_nothing_else(visible, hidden
     m = machine(40, 30, visible, hidden, scale=0.3, dtype=torch.float32)
     v, weights = data(m, 200), {name: p.detach().clone() for name, p in m.named_parameters()}
     plain, _ = cd_gradient(m, v, generator=torch.Generator().manual_seed(1))
-    rounded, chains = cd_gradient(m, v, generator=torch.Generator().manual_seed(1), products=torch.bfloat16)
-    assert chains.dtype == torch.float32 and all(torch.equal(p, weights[name]) for name, p in m.named_parameters())
+    rounded, chains = cd_gradient(m, v, generator=torch.Generator().manual_seed(1),
+                                  products=torch.bfloat16)
+    assert chains.dtype == torch.float32
+    assert all(torch.equal(p, weights[name]) for name, p in m.named_parameters())
     m.visible.check("chains", chains)
     assert all(x.dtype == torch.float32 for x in rounded.values())
-    assert distance(plain, rounded) < 0.3 * distance(plain, {name: 0 * x for name, x in plain.items()}) + 0.3
+    assert distance(plain, rounded) < 0.3 * distance(plain,
+                                                     {name: 0 * x for name, x in plain.items()}) + 0.3
 
 
 # shapes, dtypes, determinism
 
 @settings(max_examples=40, deadline=None)
-@given(kind=st.sampled_from(KINDS), D=st.integers(1, 5), H=st.integers(1, 5), shape=st.lists(st.integers(1, 3), max_size=2),
-       chain_shape=st.none() | st.lists(st.integers(1, 3), max_size=2), k=st.integers(1, 3), dtype=st.sampled_from([torch.float32, torch.float64]))
+@given(kind=st.sampled_from(KINDS), D=st.integers(1, 5), H=st.integers(1, 5),
+       shape=st.lists(st.integers(1, 3), max_size=2),
+       chain_shape=st.none() | st.lists(st.integers(1, 3), max_size=2), k=st.integers(1, 3),
+       dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_shapes_and_dtypes(kind, D, H, shape, chain_shape, k, dtype):
     m = machine(D, H, *kind, dtype=dtype)
     v = data(m, *shape)
     chains = None if chain_shape is None else data(m, *chain_shape)
     gradients, after = cd_gradient(m, v, k, chains, torch.Generator().manual_seed(0))
     again, after_again = cd_gradient(m, v, k, chains, torch.Generator().manual_seed(0))
-    assert after.shape == (v if chains is None else chains).shape and after.dtype == dtype and torch.equal(after, after_again)
+    assert after.shape == (v if chains is None else chains).shape and after.dtype == dtype
+    assert torch.equal(after, after_again)
     for name, p in m.named_parameters():
-        assert gradients[name].shape == p.shape and gradients[name].dtype == dtype and not gradients[name].requires_grad
+        assert gradients[name].shape == p.shape and gradients[name].dtype == dtype
+        assert not gradients[name].requires_grad
         assert torch.equal(gradients[name], again[name]) and p.grad is None
     m.log_prob(after)                                       # the chains are states
 
 
 @settings(max_examples=25, deadline=None)
-@given(kind=st.sampled_from(KINDS), n=st.integers(1, 6), split=st.integers(0, 5), seed=st.integers(0, 10**6))
+@given(kind=st.sampled_from(KINDS), n=st.integers(1, 6), split=st.integers(0, 5),
+       seed=st.integers(0, 10**6))
 def test_the_gradient_is_a_mean(kind, n, split, seed):
     """The gradient of a batch is the weighted mean of those of its parts."""
     m = machine(4, 3, *kind, seed=seed, scale=0.5)
     v = data(m, n + split + 1, seed=seed + 1)
     parts = exact_gradient(m, v[:n]), exact_gradient(m, v[n:])
     w = n / len(v)
-    close(exact_gradient(m, v), {name: w * parts[0][name] + (1 - w) * parts[1][name] for name in parts[0]}, 1e-9)
+    close(exact_gradient(m, v),
+          {name: w * parts[0][name] + (1 - w) * parts[1][name] for name in parts[0]}, 1e-9)
 
 
 def test_inputs_are_left_alone():
     m = machine(5, 4)
     v, chains = data(m, 3), data(m, 3, seed=4)
     copies = v.clone(), chains.clone(), [p.detach().clone() for p in m.parameters()]
-    cd_gradient(m, v, 2, chains), exact_gradient(m, v), centred(exact_gradient(m, v), v[0], torch.zeros(4).double())
+    cd_gradient(m, v, 2, chains), exact_gradient(m, v), centred(exact_gradient(m, v), v[0],
+                                                                torch.zeros(4).double())
     assert torch.equal(v, copies[0]) and torch.equal(chains, copies[1])
     assert all(torch.equal(p, q) for p, q in zip(m.parameters(), copies[2]))
 
@@ -369,9 +401,13 @@ def test_centred_statistics_are_covariances_about_the_offsets():
     assert (centred(exact_gradient(m, v), -mu, lam)["W"] - truth).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("offsets,error", [((torch.zeros(4), torch.zeros(3)), TypeError), ((torch.zeros(5).double(), torch.zeros(3).double()), ValueError),
-                                           ((torch.zeros(4).double(), torch.zeros(2, 3).double()), ValueError),
-                                           ((torch.full((4,), math.nan).double(), torch.zeros(3).double()), ValueError)])
+@pytest.mark.parametrize("offsets,error",
+                         [((torch.zeros(4), torch.zeros(3)), TypeError),
+                          ((torch.zeros(5).double(), torch.zeros(3).double()), ValueError),
+                          ((torch.zeros(4).double(), torch.zeros(2, 3).double()),
+                           ValueError),
+                          ((torch.full((4,), math.nan).double(),
+                            torch.zeros(3).double()), ValueError)])
 def test_centred_refuses(offsets, error):
     m = machine(4, 3)
     with pytest.raises(error, match="offset"): centred(exact_gradient(m, data(m, 3)), *offsets)
@@ -390,34 +426,47 @@ BAD = {
     "scalar": (lambda: cd_gradient(m0, torch.tensor(1.0).double()), ValueError, "v must have shape"),
     "spins": (lambda: cd_gradient(m0, 2 * V0 - 1), ValueError, "v must hold only 0 or 1"),
     "intensities": (lambda: exact_gradient(m0, V0 / 2), ValueError, "v must hold only 0 or 1"),
-    "errors that cancel": (lambda: cd_gradient(m0, torch.cat([V0[:2] * 0 + 0.5, -V0[1:2]])), ValueError, "v must hold only 0 or 1"),
+    "errors that cancel": (lambda: cd_gradient(m0, torch.cat([V0[:2] * 0 + 0.5, -V0[1:2]])), ValueError,
+                           "v must hold only 0 or 1"),
     "infinity": (lambda: exact_gradient(m0, V0 * math.inf), ValueError, "v must be finite"),
     "NaN": (lambda: exact_gradient(m0, V0 * math.nan), ValueError, "v must be finite"),
     "empty": (lambda: cd_gradient(m0, V0[:0]), ValueError, "v must not be empty"),
     "integers": (lambda: cd_gradient(m0, V0.long()), TypeError, "v must be float32 or float64"),
     "half": (lambda: cd_gradient(m0, V0.half()), TypeError, "v must be float32 or float64"),
-    "complex": (lambda: exact_gradient(m0, V0.to(torch.complex128)), TypeError, "v must be float32 or float64"),
+    "complex": (lambda: exact_gradient(m0, V0.to(torch.complex128)), TypeError,
+                "v must be float32 or float64"),
     "float32 for float64": (lambda: cd_gradient(m0, V0.float()), TypeError, "v must be torch.float64"),
     "array": (lambda: cd_gradient(m0, V0.numpy()), TypeError, "v must be a torch.Tensor"),
-    "chains of another width": (lambda: cd_gradient(m0, V0, chains=V0[:, :3]), ValueError, "chains must have shape"),
-    "chains of another dtype": (lambda: cd_gradient(m0, V0, chains=V0.float()), TypeError, "chains must be torch.float64"),
-    "chains not states": (lambda: cd_gradient(m0, V0, chains=V0 / 2), ValueError, "chains must hold only 0 or 1"),
+    "chains of another width": (lambda: cd_gradient(m0, V0, chains=V0[:, :3]), ValueError,
+                                "chains must have shape"),
+    "chains of another dtype": (lambda: cd_gradient(m0, V0, chains=V0.float()), TypeError,
+                                "chains must be torch.float64"),
+    "chains not states": (lambda: cd_gradient(m0, V0, chains=V0 / 2), ValueError,
+                          "chains must hold only 0 or 1"),
     "no chains": (lambda: cd_gradient(m0, V0, chains=V0[:0]), ValueError, "chains must not be empty"),
     "tilted": (lambda: cd_gradient(m0.tilt(V0[3]), V0), ValueError, "tilted"),
     "no machine": (lambda: exact_gradient(torch.nn.Linear(4, 3), V0), TypeError, "rbm must be an RBM"),
     "too large": (lambda: exact_gradient(RBM(30, 26), torch.zeros(1, 30)), ValueError, "25"),
-    "too large for a table": (lambda: expected_cd_gradient(RBM(12, 9), torch.zeros(1, 12)), ValueError, "at most 20"),
-    "no table of Gaussians": (lambda: expected_cd_gradient(RBM(2, 2, "gaussian"), torch.zeros(1, 2)), ValueError,
+    "too large for a table": (lambda: expected_cd_gradient(RBM(12, 9), torch.zeros(1, 12)), ValueError,
+                              "at most 20"),
+    "no table of Gaussians": (lambda: expected_cd_gradient(RBM(2, 2, "gaussian"), torch.zeros(1, 2)),
+                              ValueError,
                               "rbm must have visible units with a list of states"),
-    "no table of real hidden units": (lambda: expected_cd_gradient(RBM(2, 2, "spin", "gaussian"), torch.ones(1, 2)),
+    "no table of real hidden units": (lambda: expected_cd_gradient(RBM(2, 2, "spin", "gaussian"),
+                                                                   torch.ones(1, 2)),
                                       ValueError, "at most 20 bits for a table, got inf"),
-    "no list of states": (lambda: exact_gradient(RBM(2, 2, "gaussian", "gaussian"), torch.ones(1, 2)), ValueError,
+    "no list of states": (lambda: exact_gradient(RBM(2, 2, "gaussian", "gaussian"), torch.ones(1, 2)),
+                          ValueError,
                           "a layer with a list of states"),
-    "no sum over states": (lambda: exact_gradient(WILD, torch.ones(1, 4).double()), ValueError, "pull each other with"),
+    "no sum over states": (lambda: exact_gradient(WILD, torch.ones(1, 4).double()), ValueError,
+                           "pull each other with"),
     "seed": (lambda: cd_gradient(m0, V0, 1, None, "seed"), TypeError, "generator must be"),
-    "a stream too few": (lambda: cd_gradient(m0, V0, 1, None, [1, 2]), ValueError, "generator must hold one stream"),
-    "products": (lambda: cd_gradient(m0, V0, products=torch.float16), ValueError, "products must be None or"),
-    "products of others": (lambda: cd_gradient(machine(4, 3, "spin", "binomial(2)"), 2 * V0 - 1, products=torch.bfloat16),
+    "a stream too few": (lambda: cd_gradient(m0, V0, 1, None, [1, 2]), ValueError,
+                         "generator must hold one stream"),
+    "products": (lambda: cd_gradient(m0, V0, products=torch.float16), ValueError,
+                 "products must be None or"),
+    "products of others": (lambda: cd_gradient(machine(4, 3, "spin", "binomial(2)"), 2 * V0 - 1,
+                                               products=torch.bfloat16),
                            ValueError, r"products must be None for 'binomial\(2\)'"),
 }
 
@@ -434,8 +483,10 @@ def test_no_step_makes_a_width_negative():
     v = torch.zeros(20, 4, dtype=torch.float64)
     before, step = m.sigma.detach(), 5 * exact_gradient(m, v)["log_sigma"].clamp(-10, 10)
     m.log_sigma.data += step
-    assert bool((m.sigma > 0).all()) and bool((before + step / before < 0).any())  # control: a step of the width
-    with pytest.raises(ValueError, match="rbm.sigma must be positive"): m.sigma = torch.tensor([1.0, -1.0, 1.0, 1.0])
+    # control: a step of the width
+    assert bool((m.sigma > 0).all()) and bool((before + step / before < 0).any())
+    with pytest.raises(ValueError, match="rbm.sigma must be positive"):
+        m.sigma = torch.tensor([1.0, -1.0, 1.0, 1.0])
 
 
 @pytest.mark.cuda

@@ -6,8 +6,19 @@ import pytest
 import torch
 
 from rbmdiff.diffusion import ddpm
-from rbmdiff.diffusion.ddpm import (Chain, chain_on_grid, ddim_coefficients, jump, linear_chain, posterior,
-                                    sample_chain, simple_loss, simple_step, slerp, variational_bound)
+from rbmdiff.diffusion.ddpm import (
+    Chain,
+    chain_on_grid,
+    ddim_coefficients,
+    jump,
+    linear_chain,
+    posterior,
+    sample_chain,
+    simple_loss,
+    simple_step,
+    slerp,
+    variational_bound,
+)
 from rbmdiff.diffusion.oracle import Mixture, gaussian
 from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, LinearLogSNR, time_grid
 from rbmdiff.diffusion.solvers import ancestral, ddim
@@ -23,7 +34,8 @@ def rng(seed=0):
 
 def mixture():
     roots = torch.randn(3, 4, 4, generator=rng(), **F64)
-    return Mixture(torch.tensor([0.2, 0.3, 0.5], **F64), torch.randn(3, 4, generator=rng(1), **F64), 0.3 * roots @ roots.mT)
+    return Mixture(torch.tensor([0.2, 0.3, 0.5], **F64), torch.randn(3, 4, generator=rng(1), **F64),
+                   0.3 * roots @ roots.mT)
 
 
 @pytest.mark.parametrize("schedule", [LinearBeta(), Cosine(-8, 12), LinearLogSNR()])
@@ -50,7 +62,9 @@ def test_jump(dtype):
     k = torch.tensor([1, 10, 100, 500, 1000])
     x, eps = jump(chain, x0, k, rng(1))
     shape = (5, 1, 1)
-    expected = chain.alphas[k].reshape(shape).to(dtype) * x0 + chain.sigmas[k].reshape(shape).to(dtype) * eps
+    expected = (
+        chain.alphas[k].reshape(shape).to(dtype) * x0 + chain.sigmas[k].reshape(shape).to(dtype) * eps
+    )
     assert x.dtype == dtype and torch.equal(x, expected)
     assert torch.equal(jump(chain, x0, 7, rng(1))[1], eps)
 
@@ -58,7 +72,9 @@ def test_jump(dtype):
 @settings(max_examples=50, deadline=None)
 @given(alpha=st.floats(0.02, 0.98), step=st.floats(0.02, 0.98), eta=st.floats(0, 1))
 def test_coefficients_keep_the_marginals(alpha, step, eta):
-    """With the true noise in the prediction's place, the step leads to alpha_s x_0 + sigma_s noise for every eta."""
+    """With the true noise in the prediction's place, the step leads to alpha_s x_0 + sigma_s noise for
+    every eta.
+    """
     a = torch.tensor([alpha, alpha + step * (1 - alpha)], **F64)
     s = torch.sqrt(1 - a**2)
     of_x, of_eps, of_z = (c[0] for c in ddim_coefficients(a, s, eta))
@@ -90,7 +106,9 @@ def test_posterior_mean_is_the_ancestral_step():
 
 
 def test_bound_is_the_entropy_plus_a_gap_that_closes():
-    """Mean bound over Gaussian data against its entropy, for the perfect prediction; the gap is of order 1/T."""
+    """Mean bound over Gaussian data against its entropy, for the perfect prediction; the gap is of order
+    1/T.
+    """
     power = torch.tensor([0.2, 1.5], **F64)
     data, g = gaussian(torch.zeros(2, **F64), power.diag()), rng(3)
     entropy, gaps = float(0.5 * (1 + (2 * math.pi * power).log()).sum()), []
@@ -100,7 +118,8 @@ def test_bound_is_the_entropy_plus_a_gap_that_closes():
         assert bound.prior.shape == (20_000,) and bound.steps.shape == (steps - 1, 20_000)
         gaps.append(Estimate.of(bound.nats))
     excess = [gap.value - entropy for gap in gaps]
-    assert all(e > 4 * gap.stderr for e, gap in zip(excess, gaps)) and max(gap.stderr for gap in gaps) < 0.03
+    assert all(e > 4 * gap.stderr for e, gap in zip(excess, gaps))
+    assert max(gap.stderr for gap in gaps) < 0.03
     assert 2.5 < excess[0] / excess[1] < 6
 
 
@@ -123,7 +142,8 @@ def test_simple_loss_of_perfect_and_zero_networks(shape):
 def test_simple_loss_visits_every_level_equally():
     seen = []
     chain = linear_chain(5, 0.1, 0.3)
-    simple_loss(lambda x, t: (seen.append(t), torch.zeros_like(x))[1], chain, torch.zeros(50_000, 1, **F64), rng())
+    simple_loss(lambda x, t: (seen.append(t), torch.zeros_like(x))[1], chain,
+                torch.zeros(50_000, 1, **F64), rng())
     counts = torch.bincount((seen[0] * 5).round().long(), minlength=6)
     assert counts[0] == 0 and (counts[1:] - 10_000).abs().max() < 4 * math.sqrt(50_000 * 0.2 * 0.8)
 
@@ -133,10 +153,12 @@ def test_training_finds_the_best_linear_network():
     network = torch.nn.Linear(3, 3, **F64)
     network.forward = lambda x, t: torch.nn.functional.linear(x, network.weight, network.bias)
     state = TrainState(network, torch.optim.Adam(network.parameters(), 0.05), rng())
-    records = list(train(state, torch.randn(500, 3, generator=rng(1), **F64), simple_step(linear_chain(100)), epochs=10))
+    records = list(train(state, torch.randn(500, 3, generator=rng(1), **F64),
+                         simple_step(linear_chain(100)), epochs=10))
     best = float(linear_chain(100).sigmas[1:].mean())
     torch.testing.assert_close(network.weight.detach(), best * torch.eye(3, **F64), atol=0.15, rtol=0)
-    assert abs(records[-1].scalars["loss"] - 3 * (1 - best**2)) < 0.4 < records[0].scalars["loss"] - 3 * (1 - best**2)
+    assert abs(records[-1].scalars["loss"] - 3
+               * (1 - best**2)) < 0.4 < records[0].scalars["loss"] - 3 * (1 - best**2)
 
 
 def test_sample_chain_is_the_solver_of_the_same_name():
@@ -145,21 +167,25 @@ def test_sample_chain_is_the_solver_of_the_same_name():
     chain, predict = chain_on_grid(schedule, grid), model.predictor(schedule)
     x = torch.randn(5, 4, generator=rng(), **F64)
     down = torch.arange(13, 0, -1)
-    torch.testing.assert_close(sample_chain(predict, chain, x, down, eta=0.0), ddim(predict, schedule, x, grid), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(sample_chain(predict, chain, x, down, eta=0.0),
+                               ddim(predict, schedule, x, grid), rtol=1e-9, atol=1e-9)
     ours = sample_chain(predict, chain, x, down, eta=1.0, generator=rng(4))
-    torch.testing.assert_close(ours, ancestral(predict, schedule, x, grid, generator=rng(4)), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours, ancestral(predict, schedule, x, grid, generator=rng(4)), rtol=1e-9,
+                               atol=1e-9)
     assert (ours - sample_chain(predict, chain, x, down, eta=0.5, generator=rng(4))).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sample_chain_does_not_depend_on_the_batch(dtype):
     schedule = LinearBeta()
-    chain, predict = chain_on_grid(schedule, time_grid(schedule, 20)), mixture().to(dtype).predictor(schedule)
+    chain, predict = chain_on_grid(schedule,
+                                   time_grid(schedule, 20)), mixture().to(dtype).predictor(schedule)
     x = torch.randn(5, 4, generator=rng(), dtype=dtype)
     whole = sample_chain(predict, chain, x, eta=0.0)
     assert whole.dtype == dtype
     tolerance = 1e-12 if dtype == torch.float64 else 1e-4
-    torch.testing.assert_close(whole[2:3], sample_chain(predict, chain, x[2:3], eta=0.0), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(whole[2:3], sample_chain(predict, chain, x[2:3], eta=0.0),
+                               rtol=tolerance, atol=tolerance)
 
 
 def test_encoding_is_undone_at_first_order():
@@ -194,29 +220,35 @@ def test_error_of_the_bound_is_that_of_its_draws():
     assert ((many.nats - single.nats.mean()) / many.stderr).abs().max() < 4.5
     torch.testing.assert_close(many.diffusion, many.steps.sum(0))
     torch.testing.assert_close(many.log_prob, -(many.prior + many.diffusion + many.reconstruction))
-    with pytest.raises(ValueError, match="sets must be at least 1"): variational_bound(predict, chain, x0, sets=0)
+    with pytest.raises(ValueError, match="sets must be at least 1"):
+        variational_bound(predict, chain, x0, sets=0)
 
 
 def test_every_sample_has_its_own_stream():
     chain, x = linear_chain(8, 0.05, 0.3), torch.randn(3, 2, generator=rng(), **F64)
     predict = lambda x, t: torch.sin(x) * torch.cos(t.reshape(-1, *[1] * (x.ndim - 1)))
-    calls = {"jump": lambda x, g: jump(chain, x, 3, g)[0], "loss": lambda x, g: simple_loss(predict, chain, x, g),
+    calls = {"jump": lambda x, g: jump(chain, x, 3, g)[0],
+             "loss": lambda x, g: simple_loss(predict, chain, x, g),
              "bound": lambda x, g: variational_bound(predict, chain, x, g).nats,
              "sets": lambda x, g: variational_bound(predict, chain, x, g, sets=3).stderr,
              "walk": lambda x, g: sample_chain(predict, chain, x, generator=g)}
     for name, call in calls.items():
         whole = call(x, [rng(5), 6, rng(7)])
         for b in range(3):
-            torch.testing.assert_close(whole[b:b + 1], call(x[b:b + 1], [5 + b]), rtol=1e-12, atol=1e-12, msg=name)
+            torch.testing.assert_close(whole[b:b + 1], call(x[b:b + 1], [5 + b]), rtol=1e-12,
+                                       atol=1e-12, msg=name)
         assert torch.equal(call(x, 9), call(x, rng(9))), name
         with pytest.raises(ValueError, match="generator must hold"): call(x, [1, 2])
 
 
 def test_network_is_checked():
     chain, x = linear_chain(8, 0.05, 0.3), torch.zeros(2, 3, **F64)
-    with pytest.raises(TypeError, match="network must return torch.float64"): simple_loss(lambda x, t: x.float(), chain, x)
-    with pytest.raises(ValueError, match="network returned NaN"): simple_loss(lambda x, t: x / 0, chain, x)
-    with pytest.raises(ValueError, match="predict returned NaN or infinity in call 1, at t = 1"): sample_chain(lambda x, t: x / 0, chain, x)
+    with pytest.raises(TypeError, match="network must return torch.float64"):
+        simple_loss(lambda x, t: x.float(), chain, x)
+    with pytest.raises(ValueError, match="network returned NaN"):
+        simple_loss(lambda x, t: x / 0, chain, x)
+    with pytest.raises(ValueError, match="predict returned NaN or infinity in call 1, at t = 1"):
+        sample_chain(lambda x, t: x / 0, chain, x)
     with pytest.raises(TypeError, match="predict must be callable"): variational_bound(None, chain, x)
 
 
@@ -228,10 +260,13 @@ BAD = {
     "betas NaN": (ValueError, "betas", lambda: Chain(torch.tensor([0.1, math.nan]))),
     "betas list": (TypeError, "betas", lambda: Chain([0.1, 0.2])),
     "no steps": (ValueError, "steps", lambda: linear_chain(0)),
-    "exploding schedule": (ValueError, "schedule", lambda: chain_on_grid(Geometric(), torch.tensor([1.0, 0.5]))),
+    "exploding schedule": (ValueError, "schedule",
+                           lambda: chain_on_grid(Geometric(), torch.tensor([1.0, 0.5]))),
     "rising grid": (ValueError, "grid", lambda: chain_on_grid(LinearBeta(), torch.tensor([0.5, 1.0]))),
-    "times too short": (ValueError, "times", lambda: Chain(torch.full((3,), 0.1), torch.linspace(0, 1, 3))),
-    "times falling": (ValueError, "times", lambda: Chain(torch.full((3,), 0.1), torch.linspace(1, 0, 4))),
+    "times too short": (ValueError, "times",
+                        lambda: Chain(torch.full((3,), 0.1), torch.linspace(0, 1, 3))),
+    "times falling": (ValueError, "times",
+                      lambda: Chain(torch.full((3,), 0.1), torch.linspace(1, 0, 4))),
     "level 0": (ValueError, "k", lambda: jump(CHAIN, X, 0)),
     "level 11": (ValueError, "k", lambda: jump(CHAIN, X, 11)),
     "level 2.5": (TypeError, "k", lambda: jump(CHAIN, X, 2.5)),
@@ -240,12 +275,18 @@ BAD = {
     "posterior shapes": (ValueError, "x0", lambda: posterior(CHAIN, X[:1], X, 1)),
     "eta": (ValueError, "eta", lambda: sample_chain(lambda x, t: x, CHAIN, X, eta=1.5)),
     "eta below": (ValueError, "eta", lambda: ddim_coefficients(CHAIN.alphas, CHAIN.sigmas, -0.1)),
-    "levels repeat": (ValueError, "levels", lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([3, 3, 1]))),
-    "levels turn": (ValueError, "levels", lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([3, 1, 2]))),
-    "levels outside": (ValueError, "levels", lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([11, 1]))),
-    "levels float": (TypeError, "levels", lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([3.0, 1.0]))),
-    "noisy way up": (ValueError, "levels", lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([1, 3]))),
-    "way up from data": (ValueError, "levels", lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([0, 3]), eta=0.0)),
+    "levels repeat": (ValueError, "levels",
+                      lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([3, 3, 1]))),
+    "levels turn": (ValueError, "levels",
+                    lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([3, 1, 2]))),
+    "levels outside": (ValueError, "levels",
+                       lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([11, 1]))),
+    "levels float": (TypeError, "levels",
+                     lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([3.0, 1.0]))),
+    "noisy way up": (ValueError, "levels",
+                     lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([1, 3]))),
+    "way up from data": (ValueError, "levels",
+                         lambda: sample_chain(lambda x, t: x, CHAIN, X, torch.tensor([0, 3]), eta=0.0)),
     "shape of prediction": (ValueError, "predict", lambda: sample_chain(lambda x, t: x[:1], CHAIN, X)),
     "NaN prediction": (ValueError, "predict", lambda: sample_chain(lambda x, t: x * math.nan, CHAIN, X)),
     "bound, shape": (ValueError, "predict", lambda: variational_bound(lambda x, t: x[:1], CHAIN, X)),
@@ -267,7 +308,8 @@ def test_cuda():
     chain, model = linear_chain(50, 1e-3, 0.2), mixture().cuda()
     predict = lambda x, t: 0.5 * x
     x = torch.randn(4, 4, generator=rng(), **F64)
-    torch.testing.assert_close(sample_chain(predict, chain, x.cuda(), eta=0.0).cpu(), sample_chain(predict, chain, x, eta=0.0))
+    torch.testing.assert_close(sample_chain(predict, chain, x.cuda(), eta=0.0).cpu(),
+                               sample_chain(predict, chain, x, eta=0.0))
     g = torch.Generator("cuda").manual_seed(0)
     assert variational_bound(predict, chain, x.cuda(), g).nats.device.type == "cuda"
     assert simple_loss(predict, chain, x.cuda(), g).device.type == "cuda" and model.means.is_cuda

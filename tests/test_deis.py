@@ -9,8 +9,7 @@ import pickle
 from types import SimpleNamespace
 from typing import get_args
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 import pytest
 from scipy.integrate import quad
 import torch

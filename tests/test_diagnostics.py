@@ -35,7 +35,8 @@ def test_the_floor_of_the_total_variation_is_exact():
         total += p[index].prod().item() * drift(V[index], p).value
     assert abs(total) < 1e-15
     sure = drift(V[[0, 0]], torch.tensor([1.0, 0, 0, 0], dtype=torch.float64))
-    assert sure.value == 0 and drift(V[[1, 1]], torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)).value == 1
+    assert sure.value == 0
+    assert drift(V[[1, 1]], torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)).value == 1
 
 
 # Mixing: ArviZ 0.22.0 on these series gives the values below (az.rhat; az.ess(method="mean"))
@@ -60,19 +61,21 @@ ARVIZ = {"slow": (series(0.9, 4, 400), 1.071623636046895, 44.71071740158098),
 def test_arviz_agrees(name):
     x, rhat, ess = ARVIZ[name]
     assert r_hat(x).item() == pytest.approx(rhat, rel=1e-12)
-    assert effective_sample_size(x).item() == pytest.approx(ess, rel=0.01)  # ArviZ adds one more term at the end
+    # ArviZ adds one more term at the end
+    assert effective_sample_size(x).item() == pytest.approx(ess, rel=0.01)
 
 
 @pytest.mark.parametrize("phi", (0.95, 0.6, 0.0, -0.4))
 def test_autoregressions_have_the_known_time(phi):
     g, n = seeded(5), 4000
-    x, rows = torch.randn(40, 8, dtype=torch.float64, generator=g), []
-    for noise in (1 - phi**2) ** 0.5 * torch.randn(n, 40, 8, dtype=torch.float64, generator=g):
-        rows.append(x := phi * x + noise)
+    x = torch.randn(40, 8, dtype=torch.float64, generator=g)
+    noises = (1 - phi**2) ** 0.5 * torch.randn(n, 40, 8, dtype=torch.float64, generator=g)
+    rows = [x := phi * x + noise for noise in noises]
     tau = Estimate.of(integrated_time(torch.stack(rows, -1)))
     truth = (1 + phi) / (1 - phi)
     assert tau.stderr < 0.03 * truth and abs(tau.value / truth - 1) < 0.05 + 4 * tau.stderr / truth
-    assert abs((1 + (tau.value - 1) / 2) / truth - 1) > 0.2 or phi == 0  # control: the factor two forgotten
+    # control: the factor two forgotten
+    assert abs((1 + (tau.value - 1) / 2) / truth - 1) > 0.2 or phi == 0
 
 
 def test_the_slowest_statistic_of_a_machine_has_the_time_of_its_second_eigenvalue():
@@ -83,7 +86,8 @@ def test_the_slowest_statistic_of_a_machine_has_the_time_of_its_second_eigenvalu
     f, lam = vectors[:, -2] / p.sqrt(), values[-2].item()
     start = exact_draws(p, V, 320, 1).view(40, 8, 5)
     powers = 2 ** torch.arange(5)
-    x = torch.stack([f[(v > 0).long() @ powers] for v in islice(gibbs_chain(rbm, start, seeded(2)), 3000)], -1)
+    x = torch.stack([f[(v > 0).long() @ powers]
+                     for v in islice(gibbs_chain(rbm, start, seeded(2)), 3000)], -1)
     tau, truth = Estimate.of(integrated_time(x)), (1 + lam) / (1 - lam)
     assert lam == pytest.approx(spectrum(rbm)[1].item())
     assert tau.stderr < 0.03 * truth and abs(tau.value / truth - 1) < 0.05
@@ -107,7 +111,8 @@ def test_chains_that_stand_still_apart_have_infinite_r_hat():
 def test_chain_estimate_of_independent_draws_is_the_plain_one():
     x = torch.randn(8, 5000, dtype=torch.float64, generator=seeded(0))
     ours, plain = chain_estimate(x), Estimate.of(x.flatten())
-    assert ours.value == pytest.approx(plain.value, abs=1e-15) and ours.stderr == pytest.approx(plain.stderr, rel=0.05)
+    assert ours.value == pytest.approx(plain.value, abs=1e-15)
+    assert ours.stderr == pytest.approx(plain.stderr, rel=0.05)
     assert abs(ours.n / 40000 - 1) < 0.1
 
 
@@ -141,7 +146,8 @@ GOOD = torch.zeros(2, 4)
     (lambda: integrated_time(torch.randn(4, 15)), ValueError, "draws >= 16"),
     (lambda: autocorrelation(torch.randn(4, 7)), ValueError, "draws >= 8"),
     (lambda: effective_sample_size(torch.full((4, 20), math.nan)), ValueError, "^x must be finite"),
-    (lambda: chain_estimate(torch.randn(2, 4, 100)), ValueError, r"^x must have shape \[chains, draws\]"),
+    (lambda: chain_estimate(torch.randn(2, 4, 100)), ValueError,
+     r"^x must have shape \[chains, draws\]"),
     (lambda: r_hat(torch.ones(4, 100).long()), TypeError, "^x must be float32"),
     (lambda: r_hat([[1.0, 2.0]]), TypeError, "^x must be a torch.Tensor"),
 ))

@@ -1,8 +1,7 @@
 """Bounds against exact likelihoods, noise levels against their distributions."""
 import math
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 import pytest
 import torch
 

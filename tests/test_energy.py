@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from rbmdiff.models.energy import (
-    entropy, gaussian_product, grid, log_partition, log_probs, log_ratio, product, score, tempered)
+    entropy,
+    gaussian_product,
+    grid,
+    log_partition,
+    log_probs,
+    log_ratio,
+    product,
+    score,
+    tempered,
+)
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 quick = settings(max_examples=30, deadline=None)
@@ -43,7 +52,8 @@ def test_gaussian_at_every_temperature_and_zero(mu, log_sigma, T, constant):
     hot, log_Z = tempered(energy, T), math.log(math.sqrt(2 * math.pi) * sigma)
     assert log_partition(hot, x, cell).item() == pytest.approx(log_Z + math.log(T) / 2, abs=1e-11)
     assert log_partition(shifted, x, cell).item() == pytest.approx(log_Z - constant, abs=1e-11)
-    torch.testing.assert_close(log_probs(shifted, x, cell), log_probs(energy, x, cell), rtol=0, atol=1e-9)
+    torch.testing.assert_close(log_probs(shifted, x, cell), log_probs(energy, x, cell), rtol=0,
+                               atol=1e-9)
     assert entropy(hot, x, cell).item() == pytest.approx(log_Z + (1 + math.log(T)) / 2, abs=1e-11)
 
 
@@ -55,7 +65,8 @@ def test_boltzmann_has_the_largest_entropy_at_its_mean_energy(T):
     p, ones = log_p.exp(), torch.ones_like(E)
     basis = torch.stack([ones, E], 1)
     r = torch.randn(64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    r = r - basis @ torch.linalg.lstsq(basis * p.sqrt()[:, None], r[:, None] * p.sqrt()[:, None]).solution[:, 0]
+    r = r - basis @ torch.linalg.lstsq(basis * p.sqrt()[:, None],
+                                       r[:, None] * p.sqrt()[:, None]).solution[:, 0]
     q = p * (1 + 0.5 * r / r.abs().max())
     S, S_q = (-torch.xlogy(x, x).sum().item() for x in (p, q))
     assert (q @ E).item() == pytest.approx((p @ E).item(), abs=1e-9) and S >= S_q - 1e-12
@@ -65,7 +76,8 @@ def test_boltzmann_has_the_largest_entropy_at_its_mean_energy(T):
 
 def test_ratio_is_a_difference_of_log_probabilities():
     log_p, X = log_probs(ring, bits(5)), bits(5)
-    torch.testing.assert_close(log_ratio(ring, X[:, None], X), log_p[:, None] - log_p, rtol=0, atol=1e-13)
+    torch.testing.assert_close(log_ratio(ring, X[:, None], X), log_p[:, None] - log_p, rtol=0,
+                               atol=1e-13)
     there, back = log_ratio(ring, X[3], X[9]), log_ratio(ring, X[9], X[3])
     assert (there + back).item() == 0 and there.shape == ()
 
@@ -79,7 +91,8 @@ def test_product_of_gaussians(data):
     mean = p @ x[:, 0]
     overlap = log_partition(product(*experts), x, cell) - sum(log_partition(e, x, cell) for e in experts)
     numeric = mean, (p @ (x[:, 0] - mean) ** 2).sqrt(), overlap
-    for a, b in zip(gaussian_product(mu, sigma), numeric): torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    for a, b in zip(gaussian_product(mu, sigma), numeric):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 def test_gaussian_product_in_a_batch():
@@ -102,7 +115,10 @@ def test_scores_add_and_match_central_differences():
 
 
 def test_score_leaves_no_trace_and_can_be_differentiated_again():
-    w, x = torch.tensor(2.0, dtype=torch.float64, requires_grad=True), torch.randn(4, 3, dtype=torch.float64)
+    w, x = (
+        torch.tensor(2.0, dtype=torch.float64, requires_grad=True),
+        torch.randn(4, 3, dtype=torch.float64),
+    )
     energy = lambda x: w * (x**3).sum(-1)
     s = score(energy, x)
     assert not s.requires_grad and not x.requires_grad and w.grad is None
@@ -121,7 +137,9 @@ def test_shapes_and_batch_invariance(batch, D, double):
     x = torch.randn(*batch, D, dtype=dtype)
     energy = lambda x: (x**4).sum(-1) + x.sum(-1)
     assert score(energy, x).shape == x.shape and score(energy, x).dtype == dtype
-    assert log_ratio(energy, x, x + 1).shape == tuple(batch) and log_ratio(energy, x, x + 1).dtype == dtype
+    assert (
+        log_ratio(energy, x, x + 1).shape == tuple(batch) and log_ratio(energy, x, x + 1).dtype == dtype
+    )
     if batch: torch.testing.assert_close(score(energy, x)[-1], score(energy, x[-1]), rtol=0, atol=0)
 
 
@@ -189,7 +207,8 @@ X4 = torch.zeros(3, 4)
     (lambda: score(ring, X4.long()), TypeError, "^x must be float32"),
     (lambda: score(ring, None), TypeError, "^x must be a torch.Tensor"),
     (lambda: score(ring, [1.0]), TypeError, "^x must be a torch.Tensor"),
-    (lambda: score(lambda x: torch.ones(3, requires_grad=True) * 1, X4), ValueError, "^energy must depend"),
+    (lambda: score(lambda x: torch.ones(3, requires_grad=True) * 1, X4), ValueError,
+     "^energy must depend"),
     (lambda: product(), ValueError, "^energies must be at least one"),
     (lambda: tempered(ring, 0.0), ValueError, "^T must be positive"),
     (lambda: tempered(ring, -1.0), ValueError, "^T must be"),
@@ -204,6 +223,7 @@ X4 = torch.zeros(3, 4)
     (lambda: grid(0, 1, 6000, dims=2), ValueError, r"at most 2\^25 cells"),
     (lambda: grid(0, math.inf, 5), ValueError, "^high must be .* finite"),
     (lambda: log_partition(ring, X4, math.inf), ValueError, "^cell must be positive and finite"),
-    (lambda: log_ratio(ring, X4, X4[:2]), ValueError, r"^y must broadcast with x \[3, 4\], got \[2, 4\]")))
+    (lambda: log_ratio(ring, X4, X4[:2]), ValueError,
+     r"^y must broadcast with x \[3, 4\], got \[2, 4\]")))
 def test_bad_input(call, kind, match):
     with pytest.raises(kind, match=match): call()

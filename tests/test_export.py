@@ -171,6 +171,24 @@ def test_class_on_one_line_is_refused():
         export.fold("# %% a #c0\nclass A: pass\n\n# %% a #c1\n@patch\ndef f(self: A): return 1\n")
 
 
+def test_the_head_of_a_module_is_wrapped():
+    names = [f"name_{i}" for i in range(40)]
+    summary = " ".join(["word"] * 40)
+    text = (f'"""{summary}."""\n\n# EDIT\n\n# %% auto #0\n__all__ = {names}\n\n'
+            "# %% ../nbs/a.ipynb #c1\nx = 1\n")
+    narrow = export.narrow(text)
+    assert max(map(len, narrow.split("\n"))) <= 105 and export.narrow(narrow) == narrow
+    found = {}
+    exec(narrow, found)
+    assert (
+        found["__all__"] == names
+        and found["x"] == 1
+        and found["__doc__"].split() == ["word"] * 39 + ["word."]
+    )
+    assert "\n# EDIT\n" in narrow and narrow.endswith("\n# %% ../nbs/a.ipynb #c1\nx = 1\n")
+    assert export.narrow(MODULE) == MODULE
+
+
 def test_string_over_several_lines_is_refused():
     text = ('# %% a #c0\nclass A:\n    pass\n\n# %% a #c1\n@patch\n'
             'def f(self: A):\n    """Doc\n    string."""\n    return """a\nb"""\n')
@@ -209,4 +227,4 @@ def test_stubs_of_the_rooms(tmp_path):
     export.write_stubs(tmp_path)
     assert (
         tmp_path / "models/__init__.pyi"
-    ).read_text() == "from . import energy as energy\nfrom . import rbm as rbm\n"
+    ).read_text() == "from . import energy as energy, rbm as rbm\n"

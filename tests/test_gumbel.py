@@ -1,16 +1,24 @@
-"""Noisy logits against exact probabilities, and every gradient estimator against its enumerated expectation."""
+"""Noisy logits against exact probabilities, and every gradient estimator against its enumerated
+expectation.
+"""
 import math
 
 import pytest
 import torch
 
 from rbmdiff.bridge.gumbel import (
-    concrete, concrete_gradient, expectation_gradient, flip_gradient, gumbel_max, mean_field_gradient,
-    score_function_gradient, straight_through_gradient)
+    concrete,
+    concrete_gradient,
+    expectation_gradient,
+    flip_gradient,
+    gumbel_max,
+    mean_field_gradient,
+    score_function_gradient,
+    straight_through_gradient,
+)
 from rbmdiff.bridge.meanfield import score
 from rbmdiff.foundations.kernels import draw_bits
-from rbmdiff.foundations.units import Bernoulli
-from rbmdiff.foundations.units import states
+from rbmdiff.foundations.units import Bernoulli, states
 from rbmdiff.models.rbm import RBM
 
 DTYPES = (torch.float32, torch.float64)
@@ -23,13 +31,15 @@ def seeded(k, device="cpu"): return torch.Generator(device).manual_seed(k)
 
 def machine(D=5, H=4, visible="bernoulli", hidden="bernoulli", seed=0, dtype=torch.float64):
     rbm = RBM(D, H, visible, hidden, dtype=dtype)
-    for p in rbm.parameters(): p.data = torch.randn(p.shape, dtype=torch.float64, generator=seeded(seed + p.numel())).to(dtype)
+    for p in rbm.parameters():
+        p.data = torch.randn(p.shape, dtype=torch.float64, generator=seeded(seed + p.numel())).to(dtype)
     return rbm.requires_grad_(False)
 
 
 def energies(hidden="bernoulli", dtype=torch.float64):
     """Functions of five bits: the free energies of a machine of bits and of one of spins."""
-    bits, spins = (machine(visible=visible, hidden=hidden, dtype=dtype) for visible in ("bernoulli", "spin"))
+    bits, spins = (machine(visible=visible, hidden=hidden, dtype=dtype)
+                   for visible in ("bernoulli", "spin"))
     return bits.free_energy, lambda v: spins.free_energy(2 * v - 1)
 
 
@@ -40,7 +50,9 @@ def some_logits(*shape, seed=1, dtype=torch.float64):
 def probabilities(a): return torch.exp(states(len(a)) @ a - Bernoulli().log_norm(a).sum())
 
 
-def z_scores(draws, truth): return ((draws.mean(0) - truth) / (draws.std(0) / len(draws) ** 0.5)).abs().max().item()
+def z_scores(draws,
+             truth):
+    return ((draws.mean(0) - truth) / (draws.std(0) / len(draws) ** 0.5)).abs().max().item()
 
 
 def estimators(f, generator=None):
@@ -58,7 +70,8 @@ def estimators(f, generator=None):
 # Draws
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("logits", ([0.3, -1.0, 2.0], [0.0, 0.0], [5.0], [-2.0, 1.0, 0.5, -30.0, 1.2, 0.1]))
+@pytest.mark.parametrize("logits",
+                         ([0.3, -1.0, 2.0], [0.0, 0.0], [5.0], [-2.0, 1.0, 0.5, -30.0, 1.2, 0.1]))
 def test_gumbel_max_draws_from_the_softmax(logits, dtype):
     a, n = torch.tensor(logits, dtype=dtype), 2**15
     k = gumbel_max(a.expand(n, len(a)), seeded(0))
@@ -66,13 +79,16 @@ def test_gumbel_max_draws_from_the_softmax(logits, dtype):
     error = (p * (1 - p) / n).sqrt().clamp(min=1 / n)
     gap = (torch.bincount(k, minlength=len(a)) / n - p).abs() / error
     assert k.dtype == torch.int64 and k.shape == (n,) and gap.max() < 4
-    if len(a) == 3: assert ((torch.bincount(k, minlength=3) / n - torch.softmax(1.1 * a.double(), 0)).abs() / error).max() > 4
+    if len(a) == 3:
+        assert ((torch.bincount(k, minlength=3) / n
+                 - torch.softmax(1.1 * a.double(), 0)).abs() / error).max() > 4
 
 
 def test_noise_does_not_depend_on_the_dtype():
     a = some_logits(40, 7)
     for function in (gumbel_max, lambda x, g: concrete(x, 0.5, g).round()):
-        assert torch.equal(function(a.float().double(), seeded(2)).double(), function(a.float(), seeded(2)).double())
+        assert torch.equal(function(a.float().double(), seeded(2)).double(),
+                           function(a.float(), seeded(2)).double())
 
 
 def test_a_common_shift_changes_no_category():
@@ -84,7 +100,8 @@ def test_a_common_shift_changes_no_category():
 def test_a_rounded_relaxed_bit_is_the_bit_of_the_sampler(tau):
     a = some_logits(3, 2, 500)
     v = concrete(a, tau, seeded(4))
-    assert torch.equal((v > 0.5).double(), draw_bits(a, torch.zeros_like(a), 0, seeded(4))) and v.shape == a.shape
+    assert torch.equal((v > 0.5).double(), draw_bits(a, torch.zeros_like(a), 0, seeded(4)))
+    assert v.shape == a.shape
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -132,7 +149,8 @@ def test_exact_gradient_in_pieces_and_in_batches(monkeypatch):
     assert whole.shape == a.shape and (whole - rows).abs().max() < 1e-13
     shifted = expectation_gradient(lambda v: f(v) + 1e3, a)
     assert (shifted - whole).abs().max() < 1e-11
-    wide = some_logits(18)                                                     # 2^18 states, several pieces
+    # 2^18 states, several pieces
+    wide = some_logits(18)
     linear = expectation_gradient(lambda v: v @ wide, wide)
     assert (linear - wide * torch.sigmoid(wide) * torch.sigmoid(-wide)).abs().max() < 1e-11
 
@@ -171,7 +189,8 @@ def test_all_rules_agree_on_a_linear_function():
     w, a = some_logits(5, seed=5), some_logits(5, seed=6)
     f, m = (lambda v: v @ w), torch.sigmoid(some_logits(5, seed=6))
     truth = w * m * (1 - m)
-    assert (expectation_gradient(f, a) - truth).abs().max() < 1e-14 and torch.allclose(mean_field_gradient(f, a), truth)
+    assert (expectation_gradient(f, a) - truth).abs().max() < 1e-14
+    assert torch.allclose(mean_field_gradient(f, a), truth)
     for name in ("mean", "mean_field", "flips"):                               # no variance either
         assert (estimators(f, seeded(9))[name](a, 20) - truth).abs().max() < 1e-13
     assert (estimators(f, seeded(9))["trapezoid"](a, 20) - truth).abs().max() > 0.01
@@ -203,7 +222,8 @@ def test_bias_halves_with_a_small_temperature():
     truth = expectation_gradient(f, a)
     linear = mean_field_gradient(f, a) / (torch.sigmoid(a) * torch.sigmoid(-a))
     biases = []
-    for tau in (0.4, 0.2):                                                     # common noise in `f` and its linear part
+    # common noise in `f` and its linear part
+    for tau in (0.4, 0.2):
         rest = (concrete_gradient(g, a, tau, 2**17, seeded(12)) for g in (f, lambda v: v @ linear))
         rest = next(rest) - next(rest)
         known = expectation_of_slope(a, tau) * linear
@@ -224,9 +244,13 @@ def test_shapes_and_dtypes(shape, dtype):
     f, a = energies(dtype=dtype)[0], some_logits(*shape, dtype=dtype).requires_grad_()
     for name, draw in estimators(f, seeded(15)).items():
         g = draw(a, 4)
-        assert g.shape == (4, *shape) and g.dtype == dtype and not g.requires_grad and g.isfinite().all(), name
-    for g in (mean_field_gradient(f, a), expectation_gradient(f, a)): assert g.shape == shape and g.dtype == dtype
-    with torch.no_grad(): assert torch.equal(mean_field_gradient(f, a), mean_field_gradient(f, a.detach()))
+        assert (
+            g.shape == (4, *shape) and g.dtype == dtype and not g.requires_grad and g.isfinite().all()
+        ), name
+    for g in (mean_field_gradient(f, a), expectation_gradient(f, a)):
+        assert g.shape == shape and g.dtype == dtype
+    with torch.no_grad():
+        assert torch.equal(mean_field_gradient(f, a), mean_field_gradient(f, a.detach()))
 
 
 def test_saturated_logits_give_no_gradient_and_no_nan():
@@ -255,7 +279,8 @@ def test_on_a_gpu(dtype):
         draws = estimators(f, seeded(19, "cuda"))[name](a, 2**14)
         assert draws.is_cuda and z_scores(draws.double().cpu(), truth.double()) < 4.5
     v = concrete(a, 0.5, seeded(20, "cuda"))
-    assert v.is_cuda and gumbel_max(a, seeded(20, "cuda")).is_cuda and concrete_gradient(f, a, 0.5, 3, seeded(21, "cuda"), True).is_cuda
+    assert v.is_cuda and gumbel_max(a, seeded(20, "cuda")).is_cuda
+    assert concrete_gradient(f, a, 0.5, 3, seeded(21, "cuda"), True).is_cuda
 
 
 # Bad input
@@ -264,7 +289,8 @@ GOOD = torch.zeros(3, dtype=torch.float64)
 CALLS = {"gumbel_max": lambda a: gumbel_max(a), "concrete": lambda a: concrete(a, 1.0),
          "exact": lambda a: expectation_gradient(lambda v: v.sum(-1), a),
          "mean_field_alone": lambda a: mean_field_gradient(lambda v: v.sum(-1), a),
-         **{name: lambda a, name=name: estimators(lambda v: v.sum(-1))[name](a, 2) for name in estimators(None)}}
+         **{name: lambda a, name=name: estimators(lambda v: v.sum(-1))[name](a, 2)
+            for name in estimators(None)}}
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -295,7 +321,8 @@ def test_bad_samples(name):
 
 
 def test_leave_one_out_needs_two():
-    with pytest.raises(ValueError, match="^samples must be at least 2"): estimators(energies()[0])["leave_one_out"](some_logits(5), 1)
+    with pytest.raises(ValueError, match="^samples must be at least 2"):
+        estimators(energies()[0])["leave_one_out"](some_logits(5), 1)
 
 
 def test_unknown_choices():
@@ -313,8 +340,10 @@ def test_too_many_bits_name_the_way_out():
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in ("gumbel_max", "concrete")])
 def test_functions_of_a_wrong_shape(name):
     for f in (lambda v: v, lambda v: 0.0):
-        call = {"exact": lambda: expectation_gradient(f, GOOD), "mean_field_alone": lambda: mean_field_gradient(f, GOOD)}
-        with pytest.raises(ValueError, match="^f must map shape"): call.get(name, lambda: estimators(f)[name](GOOD, 2))()
+        call = {"exact": lambda: expectation_gradient(f, GOOD),
+                "mean_field_alone": lambda: mean_field_gradient(f, GOOD)}
+        with pytest.raises(ValueError, match="^f must map shape"):
+            call.get(name, lambda: estimators(f)[name](GOOD, 2))()
 
 
 @pytest.mark.parametrize("name", ("concrete", "hard", "mean", "trapezoid", "mean_field"))

@@ -1,4 +1,5 @@
-"""Products and draws: the quick ways against the plain ones, and everything that must fall back to them."""
+"""Products and draws: the quick ways against the plain ones, and everything that must fall back to them.
+"""
 from concurrent.futures import ThreadPoolExecutor
 import math
 import os
@@ -62,9 +63,17 @@ def test_affine_has_the_contract_of_linear(batch, M, N, biased, dtype, seed):
 @pytest.mark.parametrize("layout", ["plain", "transposed", "sliced", "three axes"])
 def test_quick_product_in_every_layout(calls, layout):
     g = seeded()
-    x, w, b = torch.randn(200, 300, generator=g), torch.randn(250, 300, generator=g), torch.randn(250, generator=g)
+    x, w, b = (
+        torch.randn(200, 300, generator=g),
+        torch.randn(250, 300, generator=g),
+        torch.randn(250, generator=g),
+    )
     if layout == "transposed": x, w = x.T.contiguous().T, w.T.contiguous().T
-    if layout == "sliced": x, w = torch.randn(400, 600, generator=g)[::2, 100:400], torch.randn(250, 900, generator=g)[:, ::3]
+    if layout == "sliced":
+        x, w = (
+            torch.randn(400, 600, generator=g)[::2, 100:400],
+            torch.randn(250, 900, generator=g)[:, ::3],
+        )
     if layout == "three axes": x = x.view(4, 50, 300)
     with torch.no_grad(): y = affine(x, w, b)
     assert calls["product"] == 1
@@ -86,13 +95,17 @@ def test_derivatives_are_never_lost(calls):
     p = w.clone().requires_grad_()
     affine(x, p).sum().backward()
     torch.testing.assert_close(p.grad, x.sum(0).expand(256, -1), rtol=1e-4, atol=1e-4)
-    for context in (torch.enable_grad, torch.no_grad):                      # forward mode, even where reverse mode is off
-        with context(), forward_ad.dual_level(): tangent = forward_ad.unpack_dual(affine(forward_ad.make_dual(x, x), w)).tangent
+    # forward mode, even where reverse mode is off
+    for context in (torch.enable_grad, torch.no_grad):
+        with context(), forward_ad.dual_level():
+            tangent = forward_ad.unpack_dual(affine(forward_ad.make_dual(x, x), w)).tangent
         torch.testing.assert_close(tangent, x @ w.T, rtol=1e-3, atol=1e-3)
     assert calls["product"] == 0
 
 
-@pytest.mark.parametrize("x, w", [((3, 4), (5, 6)), ((4,), (5, 6)), ((512, 300), (301, 512)), ((512, 512), (512, 511))])
+@pytest.mark.parametrize("x, w",
+                         [((3, 4), (5, 6)), ((4,), (5, 6)), ((512, 300), (301, 512)),
+                          ((512, 512), (512, 511))])
 def test_shapes_that_do_not_fit(x, w):
     with torch.no_grad(), pytest.raises(RuntimeError): affine(torch.zeros(x), torch.zeros(w))
 
@@ -111,24 +124,39 @@ def test_threefry_is_a_bijection_in_the_counter():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("unit", [Bernoulli(), Spin()], ids=str)
-@pytest.mark.parametrize("shape, bias", [((300, 40), (40,)), ((7, 30, 41), (30, 41)), ((7, 30, 41), (41,)), ((3, 5), (5,)), ((5,), (3, 5)), ((9000,), (9000,))])
+@pytest.mark.parametrize("shape, bias",
+                         [((300, 40), (40,)), ((7, 30, 41), (30, 41)), ((7, 30, 41), (41,)),
+                          ((3, 5), (5,)), ((5,), (3, 5)), ((9000,), (9000,))])
 def test_means_of_draws(dtype, unit, shape, bias):
     g, scale = seeded(1), 40000 // math.prod(torch.broadcast_shapes(shape, bias)) + 1
-    x, b = torch.randn(shape, generator=g).to(dtype), torch.randn(bias, generator=g).to(torch.float64 if dtype == torch.float64 else torch.float32)
-    with torch.no_grad(): draws = torch.stack([draw_bits(x.clone(), b, int(unit.levels[0]), g) for _ in range(scale)])
+    x, b = (
+        torch.randn(shape, generator=g).to(dtype),
+        torch.randn(bias, generator=g).to(torch.float64 if dtype == torch.float64 else torch.float32),
+    )
+    with torch.no_grad():
+        draws = torch.stack([draw_bits(x.clone(), b, int(unit.levels[0]), g) for _ in range(scale)])
     assert draws.dtype == dtype and set(draws.unique().tolist()) <= set(unit.levels)
 
     def z(mean):
         variance = unit.spread(mean)[0]
-        return ((draws.double() - mean).sum() / (variance.expand(draws.shape).sum()).sqrt()).item(), (draws.double() * x.double()).mean() - (mean * x.double()).mean()
+        return ((draws.double() - mean).sum() / (variance.expand(draws.shape).sum()).sqrt()).item(), (
+            draws.double() * x.double()
+        ).mean() - (mean * x.double()).mean()
 
-    (right, slope), (wrong, _) = z(unit.mean(x.double() + b.double())), z(unit.mean(x.double() + b.double() + 0.2))
+    (right, slope), (wrong, _) = (
+        z(unit.mean(x.double() + b.double())),
+        z(unit.mean(x.double() + b.double() + 0.2)),
+    )
     assert abs(right) < 4 and abs(wrong) > 10 and abs(slope) < 0.02
 
 
 @needs_numba
 def test_result_does_not_depend_on_threads_and_first_rows_not_on_later_ones(calls):
-    x, b, threads = torch.randn(512, 130, generator=seeded()), torch.randn(130, generator=seeded(1)), torch.get_num_threads()
+    x, b, threads = (
+        torch.randn(512, 130, generator=seeded()),
+        torch.randn(130, generator=seeded(1)),
+        torch.get_num_threads(),
+    )
     try:
         results = []
         for n in (1, 2, 3, 7):
@@ -136,7 +164,8 @@ def test_result_does_not_depend_on_threads_and_first_rows_not_on_later_ones(call
             with torch.no_grad(): results.append(draw_bits(x.clone(), b, -1, seeded(2)))
     finally: torch.set_num_threads(threads)
     assert calls["draw"] == 4 and all(torch.equal(results[0], r) for r in results)
-    with torch.no_grad(): assert torch.equal(draw_bits(x[:70].clone(), b, -1, seeded(2)), results[0][:70])
+    with torch.no_grad():
+        assert torch.equal(draw_bits(x[:70].clone(), b, -1, seeded(2)), results[0][:70])
     with torch.no_grad(): assert not torch.equal(draw_bits(x.clone(), b, -1, seeded(3)), results[0])
 
 
@@ -149,12 +178,15 @@ def test_large_fields():
 
 def test_what_does_not_suit_the_kernel_takes_the_plain_way_and_is_not_overwritten(calls):
     b = torch.zeros(128)
-    for x, bias in ((torch.zeros(8, 128), b), (torch.zeros(128, 128, dtype=torch.float64), b.double()), (torch.zeros(128, 256)[:, ::2], b),
-                    (torch.zeros(128, 128), torch.zeros(256)[::2]), (torch.zeros(128, 128), torch.zeros(1))):
+    for x, bias in ((torch.zeros(8, 128), b), (torch.zeros(128, 128, dtype=torch.float64), b.double()),
+                    (torch.zeros(128, 256)[:, ::2], b),
+                    (torch.zeros(128, 128), torch.zeros(256)[::2]),
+                    (torch.zeros(128, 128), torch.zeros(1))):
         with torch.no_grad(): draw_bits(x, bias, 0, seeded())
         assert not x.any()
     x = torch.zeros(128, 128)
-    draw_bits(x, b, 0, seeded())                                        # gradients are on: somebody may need x
+    # gradients are on: somebody may need x
+    draw_bits(x, b, 0, seeded())
     assert not x.any() and calls["draw"] == 0
     assert draw_bits(torch.zeros(0, 5), torch.zeros(5)).shape == (0, 5)
 
@@ -164,7 +196,8 @@ def test_python_threads_draw_at_once():
     def one(seed):
         with torch.no_grad(): return draw_bits(torch.zeros(256, 256), torch.zeros(256), 0, seeded(seed))
     with ThreadPoolExecutor(4) as pool: results = list(pool.map(one, list(range(8)) * 3))
-    assert all(torch.equal(results[i], results[i + 8]) and torch.equal(results[i], results[i + 16]) for i in range(8))
+    assert all(torch.equal(results[i], results[i + 8]) and torch.equal(results[i], results[i + 16])
+               for i in range(8))
 
 
 CHILD = """
@@ -172,14 +205,17 @@ import sys, torch, rbmdiff.foundations.kernels as kernels
 assert "numba" not in sys.modules, "imported too early"
 {block}
 torch.set_num_threads({threads})
-with torch.no_grad(): x = kernels.draw_bits(torch.zeros(400, 400), torch.zeros(400), -1, torch.Generator().manual_seed(1))
+with torch.no_grad():
+    x = kernels.draw_bits(torch.zeros(400, 400), torch.zeros(400), -1, torch.Generator().manual_seed(1))
 {after}
-print(("numba" in sys.modules) and sys.modules["numba"] is not None, int(x.sum()), abs(x.mean().item()) < 0.01)
+loaded = ("numba" in sys.modules) and sys.modules["numba"] is not None
+print(loaded, int(x.sum()), abs(x.mean().item()) < 0.01)
 """
 
 
 def child(block="", after="", threads=2, **environment):
-    done = subprocess.run([sys.executable, "-W", "error", "-c", CHILD.format(block=block, after=after, threads=threads)],
+    done = subprocess.run([sys.executable, "-W", "error", "-c",
+                           CHILD.format(block=block, after=after, threads=threads)],
                           capture_output=True, text=True, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
@@ -208,7 +244,9 @@ def test_a_forked_process_draws():
 pid = __import__("os").fork()
 if pid == 0:
     torch.set_num_threads(1)
-    with torch.no_grad(): y = kernels.draw_bits(torch.zeros(400, 400), torch.zeros(400), -1, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        y = kernels.draw_bits(torch.zeros(400, 400), torch.zeros(400), -1,
+                              torch.Generator().manual_seed(1))
     __import__("os")._exit(0 if torch.equal(x, y) else 3)
 assert __import__("os").waitpid(pid, 0)[1] == 0
 """
@@ -217,28 +255,41 @@ assert __import__("os").waitpid(pid, 0)[1] == 0
 
 # a machine whose products are in bfloat16
 
-@pytest.mark.parametrize("visible, hidden, persistent", [("bernoulli", "bernoulli", False), ("spin", "bernoulli", True), ("bernoulli", "spin", True)])
-def test_bfloat16_products_have_the_expectation_of_the_machine_with_rounded_weights(visible, hidden, persistent):
+@pytest.mark.parametrize("visible, hidden, persistent",
+                         [("bernoulli", "bernoulli", False), ("spin", "bernoulli", True),
+                          ("bernoulli", "spin", True)])
+def test_bfloat16_products_have_the_expectation_of_the_machine_with_rounded_weights(
+    visible, hidden, persistent
+):
     g = seeded(3)
     m = RBM(4, 3, visible, hidden, generator=g)
-    for p in m.parameters(): p.data = 0.7 * torch.randn(p.shape, generator=g)
+    for p in m.parameters():
+        p.data = 0.7 * torch.randn(p.shape, generator=g)
     low = -1.0 if visible == "spin" else 0.0
     v, chains = (torch.where(torch.rand(n, 4, generator=g) < 0.5, 1.0, low) for n in (5, 3))
     rounded = RBM(4, 3, visible, hidden, dtype=torch.float64)
-    for name, p in rounded.named_parameters(): p.data = getattr(m, name).data.double()
+    for name, p in rounded.named_parameters():
+        p.data = getattr(m, name).data.double()
     rounded.W.data = m.W.data.bfloat16().double()
     chains = chains if persistent else None
     arguments = v.double(), 2, None if chains is None else chains.double()
-    with torch.no_grad(): expected = expected_cd_gradient(rounded, *arguments)
+    with torch.no_grad():
+        expected = expected_cd_gradient(rounded, *arguments)
     rounded.W.data *= 1.25
-    with torch.no_grad(): control = expected_cd_gradient(rounded, *arguments)
+    with torch.no_grad():
+        control = expected_cd_gradient(rounded, *arguments)
     many = lambda x: None if x is None else x.repeat(500, 1)
     draws = [cd_gradient(m, many(v), 2, many(chains), g, torch.bfloat16)[0] for _ in range(200)]
     for name in "Wbc":
         x = torch.stack([d[name].double() for d in draws])
         assert x.dtype == torch.float64 and draws[0][name].dtype == torch.float32
-        gap, wrong, se = (x.mean(0) - expected[name]).abs(), (x.mean(0) - control[name]).abs(), x.std(0) / 200**0.5
-        assert (gap < 4 * se + 2**-9).all() and se.max() < 2e-3               # 2^-9: a gradient is rounded to bfloat16 once
+        gap, wrong, se = (
+            (x.mean(0) - expected[name]).abs(),
+            (x.mean(0) - control[name]).abs(),
+            x.std(0) / 200**0.5,
+        )
+        # 2^-9: a gradient is rounded to bfloat16 once
+        assert (gap < 4 * se + 2**-9).all() and se.max() < 2e-3
         assert (wrong > 4 * se + 2**-9).any() or name == "b"
 
 
@@ -258,7 +309,10 @@ def test_real_states_are_not_rounded():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_on_cuda(dtype):
     g = torch.Generator("cuda").manual_seed(0)
-    x, w = torch.randn(256, 300, device="cuda", generator=g).to(dtype), torch.randn(200, 300, device="cuda", generator=g).to(dtype)
+    x, w = (
+        torch.randn(256, 300, device="cuda", generator=g).to(dtype),
+        torch.randn(200, 300, device="cuda", generator=g).to(dtype),
+    )
     b = torch.zeros(200, device="cuda", dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     with torch.no_grad(): s = draw_bits(affine(x, w), b, -1, g)
     assert s.is_cuda and s.dtype == dtype and set(s.unique().tolist()) == {-1.0, 1.0}

@@ -3,8 +3,7 @@ batch, bad input.
 """
 import math
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 import pytest
 from scipy.integrate import solve_ivp
 import torch

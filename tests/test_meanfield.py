@@ -1,12 +1,25 @@
-"""Mean-field logits: free energy, score, loss, reverse process and repairs against formulas, autograd and enumeration."""
+"""Mean-field logits: free energy, score, loss, reverse process and repairs against formulas, autograd
+and enumeration.
+"""
 import math
 
 import pytest
 import torch
 
 from rbmdiff.bridge.meanfield import (
-    TimedRBM, asked_field, batch_logits, batch_moments, coupling_growth, dsm_loss, free_energy, read_out, sample_logits, score,
-    smoothed_logit, with_prior)
+    TimedRBM,
+    asked_field,
+    batch_logits,
+    batch_moments,
+    coupling_growth,
+    dsm_loss,
+    free_energy,
+    read_out,
+    sample_logits,
+    score,
+    smoothed_logit,
+    with_prior,
+)
 from rbmdiff.diffusion.schedule import Geometric, LinearBeta, SubVP
 from rbmdiff.foundations.core import Estimate, logit
 from rbmdiff.foundations.units import states
@@ -22,14 +35,16 @@ def seeded(k): return torch.Generator().manual_seed(k)
 
 def machine(D=4, H=3, hidden="bernoulli", dtype=f64, seed=0):
     rbm = RBM(D, H, hidden=hidden, dtype=dtype).requires_grad_(False)
-    for k, p in enumerate(rbm.parameters()): p.copy_(torch.randn(p.shape, dtype=dtype, generator=seeded(seed + k)))
+    for k, p in enumerate(rbm.parameters()):
+        p.copy_(torch.randn(p.shape, dtype=dtype, generator=seeded(seed + k)))
     return rbm
 
 
 def normal(*shape, seed=9, dtype=f64): return torch.randn(*shape, dtype=dtype, generator=seeded(seed))
 
 
-def bits(n, D, seed=3, dtype=f64): return (torch.rand(n, D, dtype=dtype, generator=seeded(seed)) < 0.4).to(dtype)
+def bits(n, D, seed=3,
+         dtype=f64): return (torch.rand(n, D, dtype=dtype, generator=seeded(seed)) < 0.4).to(dtype)
 
 
 # Free energy and score
@@ -40,16 +55,20 @@ def bits(n, D, seed=3, dtype=f64): return (torch.rand(n, D, dtype=dtype, generat
 def test_score_is_the_gradient(hidden, jacobian, shape):
     rbm, a = machine(hidden=hidden), 2 * normal(*shape)
     z = a.clone().requires_grad_()
-    log_p = -free_energy(rbm, z) + (torch.nn.functional.logsigmoid(z) + torch.nn.functional.logsigmoid(-z)).sum(-1) * jacobian
+    log_p = -free_energy(rbm,
+                         z) + (torch.nn.functional.logsigmoid(z)
+                               + torch.nn.functional.logsigmoid(-z)).sum(-1) * jacobian
     truth = torch.autograd.grad(log_p.sum(), z)[0]
     assert free_energy(rbm, a).shape == shape[:-1]
     torch.testing.assert_close(score(rbm, a, jacobian), truth, rtol=1e-12, atol=1e-14)
-    assert (score(rbm, a, not jacobian) - truth).abs().max() > 0.01 and (score(rbm, a, jacobian) + truth).abs().max() > 0.01
+    assert (score(rbm, a, not jacobian) - truth).abs().max() > 0.01
+    assert (score(rbm, a, jacobian) + truth).abs().max() > 0.01
 
 
 def test_free_energy_at_far_logits_is_that_of_the_bits():
     rbm, v = machine(), states(4)
-    torch.testing.assert_close(free_energy(rbm, 200 * (2 * v - 1)), rbm.free_energy(v), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(free_energy(rbm, 200 * (2 * v - 1)), rbm.free_energy(v), rtol=1e-13,
+                               atol=1e-13)
 
 
 def test_tilted_machines_and_rows_do_not_mix():
@@ -58,13 +77,15 @@ def test_tilted_machines_and_rows_do_not_mix():
     for k in range(6):
         alone = rbm.tilt(fields[k])
         torch.testing.assert_close(score(both, a)[k], score(alone, a[k]), rtol=1e-13, atol=1e-15)
-        torch.testing.assert_close(free_energy(both, a)[k], free_energy(alone, a[k]), rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(free_energy(both, a)[k], free_energy(alone, a[k]), rtol=1e-13,
+                                   atol=1e-13)
 
 
 def test_float32_follows_float64():
     rbm, small, a = machine(), machine().float(), normal(50, 4)
     for jacobian in (False, True):
-        torch.testing.assert_close(score(small, a.float(), jacobian).double(), score(rbm, a, jacobian), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(score(small, a.float(), jacobian).double(), score(rbm, a, jacobian),
+                                   rtol=1e-4, atol=1e-5)
     far = torch.tensor([[30.0] * 4, [-30.0] * 4])
     assert bool((score(small, far) != 0).all()) and score(small, far).abs().max() < 1e-11
 
@@ -72,8 +93,10 @@ def test_float32_follows_float64():
 def test_score_is_bounded_as_the_chapter_says():
     rbm, a = machine(6, 5), 5 * normal(2000, 6)
     bound = (rbm.b.abs() + rbm.W.abs().sum(1)) / 4
-    assert bool((score(rbm, a).abs() <= bound).all()) and bool((score(rbm, a, True).abs() <= bound + 1).all())
-    assert not bool((score(rbm, a).abs() <= bound / 4).all())                                                   # control
+    assert bool((score(rbm, a).abs() <= bound).all())
+    assert bool((score(rbm, a, True).abs() <= bound + 1).all())
+    # control
+    assert not bool((score(rbm, a).abs() <= bound / 4).all())
 
 
 def test_the_integral_converges_with_the_jacobian_only():
@@ -81,7 +104,8 @@ def test_the_integral_converges_with_the_jacobian_only():
     for half in (20, 200):
         a = torch.linspace(-half, half, 400 * half + 1, dtype=f64)[:, None]
         slope = torch.sigmoid(a[:, 0]) * torch.sigmoid(-a[:, 0])
-        totals[half] = [torch.trapezoid(w * torch.exp(-free_energy(rbm, a)), dx=0.005).item() for w in (1, slope)]
+        totals[half] = [torch.trapezoid(w * torch.exp(-free_energy(rbm, a)),
+                                        dx=0.005).item() for w in (1, slope)]
     assert totals[200][0] / totals[20][0] > 9 and abs(totals[200][1] / totals[20][1] - 1) < 1e-6
 
 
@@ -100,7 +124,8 @@ def test_batches_are_drawn_with_replacement_and_by_the_generator():
     a = batch_logits(v, 8, 500, 0.5, seeded(1))
     assert a.shape == (500, 40) and torch.equal(a, batch_logits(v, 8, 500, 0.5, seeded(1)))
     assert not torch.equal(a, batch_logits(v, 8, 500, 0.5, seeded(2)))
-    assert len(torch.unique(a[:, v.sum(0) == 1][:, 0])) > 4                         # 8 draws of 3 images: many counts
+    # 8 draws of 3 images: many counts
+    assert len(torch.unique(a[:, v.sum(0) == 1][:, 0])) > 4
 
 
 @pytest.mark.parametrize("smoothing", (0.5, 1.5))
@@ -114,7 +139,8 @@ def test_moments_of_batches(smoothing):
         assert abs(mean.z((logit(m) + bias)[i].item())) < 4 and mean.stderr < 0.002
         assert abs(a[:, i].var() / variance[i] - 1) < 0.05
     wrong = batch_moments(m, n, smoothing + 2)[0] - bias
-    assert wrong.abs().max() > 4 * 0.002                                            # control: such a bias would be seen
+    # control: such a bias would be seen
+    assert wrong.abs().max() > 4 * 0.002
 
 
 # Loss, reverse process, read-out
@@ -139,8 +165,11 @@ def test_loss_is_the_printed_one(schedule, dtype):
 def test_loss_takes_networks_and_has_gradients():
     rbm, v = machine().requires_grad_(True), bits(9, 4)
     plain = dsm_loss(rbm, v, SCHEDULE, 5, 4, generator=seeded(1))
-    assert torch.equal(plain, dsm_loss(lambda a, t: score(rbm, a), v, SCHEDULE, 5, 4, generator=seeded(1)))
-    assert not torch.equal(plain, dsm_loss(lambda a, t: score(rbm, a, True), v, SCHEDULE, 5, 4, generator=seeded(1)))
+    assert torch.equal(plain,
+                       dsm_loss(lambda a, t: score(rbm, a), v, SCHEDULE, 5, 4, generator=seeded(1)))
+    assert not torch.equal(plain,
+                           dsm_loss(lambda a, t: score(rbm, a, True), v, SCHEDULE, 5, 4,
+                                    generator=seeded(1)))
     plain.mean().backward()
     assert all(bool((p.grad != 0).all()) for p in rbm.parameters())
 
@@ -152,7 +181,8 @@ def test_reverse_process_returns_a_prior():
     mean, square = Estimate.of(a.mean(1)), Estimate.of(a.square().mean(1))
     assert abs(mean.value) < 4 * mean.stderr and abs(square.value - 1) < 0.03
     away = sample_logits(lambda a, t: torch.zeros_like(a), SCHEDULE, normal(40, 4), generator=seeded(2))
-    assert away.std() > 50                                                         # without it the logits run away
+    # without it the logits run away
+    assert away.std() > 50
 
 
 def test_read_out():
@@ -166,17 +196,20 @@ def test_read_out():
 
 # What is asked, and when couplings grow
 
-@pytest.mark.parametrize("jacobian, kappa", ((False, 1 - math.sqrt(0.5)), (True, (3 - math.sqrt(5)) / 2)))
+@pytest.mark.parametrize("jacobian, kappa",
+                         ((False, 1 - math.sqrt(0.5)), (True, (3 - math.sqrt(5)) / 2)))
 def test_the_balanced_floors(jacobian, kappa):
     a = logit(torch.tensor([kappa, 1 - kappa], dtype=f64))
-    torch.testing.assert_close(asked_field(a, jacobian), torch.tensor([-2.0, 2.0], dtype=f64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(asked_field(a, jacobian), torch.tensor([-2.0, 2.0], dtype=f64),
+                               rtol=1e-12, atol=0)
     assert (asked_field(a, not jacobian).abs() - 2).abs().min() > 0.9
 
 
 def test_a_prior_asks_for_more():
     a = normal(7)
     m = torch.sigmoid(a)
-    torch.testing.assert_close(asked_field(a, width=2.0) - asked_field(a), a / 4 / (m * (1 - m)), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(asked_field(a, width=2.0) - asked_field(a), a / 4 / (m * (1 - m)),
+                               rtol=1e-10, atol=1e-12)
 
 
 def test_couplings_of_copies_grow_and_those_of_large_batches_do_not():
@@ -188,7 +221,8 @@ def test_couplings_of_copies_grow_and_those_of_large_batches_do_not():
     assert copies.abs().std() < 1e-6                                                # all pixels together
     alone = (torch.rand(40000, 6, generator=seeded(2)) < 0.5).double()
     kappa, loose = 0.2, coupling_growth(smoothed_logit(alone, 1, 1 / 3))[0]
-    # independent coins: only a pixel's own share is left, f* (2v - 1) times m - 1/2 = (1/2 - kappa) (2v - 1)
+    # independent coins: only a pixel's own share is left, f* (2v - 1) times m - 1/2 = (1/2 - kappa) (2v
+    # - 1)
     own = asked_field(logit(torch.tensor(1 - kappa, dtype=f64))) * (0.5 - kappa) - 1
     assert (loose - own).abs().max() < 0.05
 
@@ -212,19 +246,26 @@ def test_training_follows_the_rates():
 @pytest.mark.parametrize("hidden", ("bernoulli", "spin"))
 @pytest.mark.parametrize("dtype", (torch.float32, f64))
 def test_equal_knots_are_one_machine(hidden, dtype):
-    rbm, a, t = machine(hidden=hidden, dtype=dtype), normal(6, 4, dtype=dtype), torch.linspace(0.01, 1, 6, dtype=f64)
+    rbm, a, t = (
+        machine(hidden=hidden, dtype=dtype),
+        normal(6, 4, dtype=dtype),
+        torch.linspace(0.01, 1, 6, dtype=f64),
+    )
     for jacobian in (False, True):
         timed = TimedRBM(rbm, SCHEDULE, 5, jacobian=jacobian)
         torch.testing.assert_close(timed(a, t), score(rbm, a, jacobian), rtol=1e-5, atol=1e-6)
-        assert timed(a, t).dtype == dtype and timed.at(0.3).W.dtype == dtype and str(timed.at(0.3).hidden) == hidden
+        assert timed(a, t).dtype == dtype and timed.at(0.3).W.dtype == dtype
+        assert str(timed.at(0.3).hidden) == hidden
 
 
 def test_knots_lie_at_their_log_snrs():
     timed = TimedRBM(machine(), SCHEDULE, 3, 0.1, 0.9)
     middle = SCHEDULE.t_of_log_snr((SCHEDULE.log_snr(0.1) + SCHEDULE.log_snr(0.9)) / 2)
-    w = timed.weights(torch.stack([torch.tensor(x, dtype=f64) for x in (0.9, float(middle), 0.1, 0.01, 1.0)]))
+    w = timed.weights(torch.stack([torch.tensor(x, dtype=f64)
+                                   for x in (0.9, float(middle), 0.1, 0.01, 1.0)]))
     torch.testing.assert_close(w, torch.eye(3, dtype=f64)[[0, 1, 2, 2, 0]], rtol=0, atol=1e-12)
-    assert torch.allclose(timed.weights(torch.linspace(0, 1, 50, dtype=f64)[1:]).sum(-1), torch.ones(49, dtype=f64))
+    assert torch.allclose(timed.weights(torch.linspace(0, 1, 50, dtype=f64)[1:]).sum(-1),
+                          torch.ones(49, dtype=f64))
 
 
 def test_timed_machine_differs_by_time_and_learns():
@@ -232,34 +273,43 @@ def test_timed_machine_differs_by_time_and_learns():
     timed.b.data[-1] += 1
     a = normal(3, 4)
     torch.testing.assert_close(timed(a, 0.05), score(timed.at(0.05), a), rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(timed(a, torch.tensor([1.0, 0.05, 0.2], dtype=f64))[1], timed(a, 0.05)[1], rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(timed(a, torch.tensor([1.0, 0.05, 0.2], dtype=f64))[1],
+                               timed(a, 0.05)[1], rtol=1e-12, atol=1e-14)
     assert (timed(a, 0.05) - timed(a, 1.0)).abs().max() > 0.1
-    dsm_loss(timed, bits(9, 4), SCHEDULE, 50, 1, times=(0.05, 1.0), generator=seeded(0)).mean().backward()
+    dsm_loss(timed, bits(9, 4), SCHEDULE, 50, 1, times=(0.05, 1.0),
+             generator=seeded(0)).mean().backward()
     assert all(p.grad is not None and bool((p.grad != 0).any()) for p in timed.parameters())
 
 
 @pytest.mark.parametrize("schedule", (LinearBeta(), Geometric()))
 def test_prior_adds_its_noised_score(schedule):
-    a, t, zero = normal(5, 3), torch.tensor([0.1, 0.2, 0.5, 0.8, 1.0], dtype=f64), lambda a, t: torch.zeros_like(a)
+    a, t, zero = normal(5, 3), torch.tensor([0.1, 0.2, 0.5, 0.8, 1.0],
+                                            dtype=f64), lambda a, t: torch.zeros_like(a)
     z = a.clone().requires_grad_()
     scale = torch.sqrt(4 * schedule.alpha(t)**2 + schedule.sigma(t)**2)[:, None]
     truth = torch.autograd.grad(torch.distributions.Normal(0.0, scale).log_prob(z).sum(), z)[0]
     torch.testing.assert_close(with_prior(zero, schedule, 2.0)(a, t), truth, rtol=1e-12, atol=0)
-    torch.testing.assert_close(with_prior(lambda a, t: a, schedule, 2.0)(a, t), truth + a, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(with_prior(lambda a, t: a, schedule, 2.0)(a, t), truth + a, rtol=1e-12,
+                               atol=1e-12)
     assert (with_prior(zero, schedule, 1.0)(a, t) - truth).abs().max() > 1e-3
 
 
 @pytest.mark.cuda
 @cuda
 def test_cuda():
-    rbm, v, g = machine(dtype=torch.float32).to("cuda"), bits(9, 4, dtype=torch.float32).cuda(), torch.Generator("cuda").manual_seed(0)
+    rbm, v, g = (
+        machine(dtype=torch.float32).to("cuda"),
+        bits(9, 4, dtype=torch.float32).cuda(),
+        torch.Generator("cuda").manual_seed(0),
+    )
     timed = with_prior(TimedRBM(rbm, SCHEDULE), SCHEDULE)
     for network in (rbm, timed):
         assert dsm_loss(network, v, SCHEDULE, 7, 4, generator=g).is_cuda
         a = sample_logits(network, SCHEDULE, torch.randn(5, 4, device="cuda", generator=g), 5, 0.05, g)
         assert a.is_cuda and read_out(a, g).is_cuda
     assert coupling_growth(batch_logits(v, 2, 30, generator=g))[0].is_cuda
-    torch.testing.assert_close(score(rbm, a).cpu(), score(machine(dtype=torch.float32), a.cpu()), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(score(rbm, a).cpu(), score(machine(dtype=torch.float32), a.cpu()),
+                               rtol=1e-5, atol=1e-6)
 
 
 # Bad input
@@ -268,7 +318,8 @@ RBM43, A, V = machine(), normal(2, 4), bits(5, 4)
 
 
 @pytest.mark.parametrize("call, kind, match", (
-    (lambda: free_energy(RBM(4, 3, "spin", dtype=f64), A), ValueError, "^rbm must have 'bernoulli' visible units"),
+    (lambda: free_energy(RBM(4, 3, "spin", dtype=f64), A), ValueError,
+     "^rbm must have 'bernoulli' visible units"),
     (lambda: score(RBM(4, 3, "gaussian", dtype=f64), A), ValueError, "^rbm must have 'bernoulli'"),
     (lambda: free_energy("rbm", A), TypeError, "^rbm must be an RBM"),
     (lambda: score(RBM43, A[:, :3]), ValueError, r"^a must have shape \[..., 4\]"),

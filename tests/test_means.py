@@ -2,10 +2,10 @@
 input."""
 import math
 
-from machines import machine, seeded, some_states
 import pytest
 import torch
 
+from machines import machine, seeded, some_states
 from rbmdiff.foundations.units import (
     Bernoulli,
     Binomial,

@@ -1,4 +1,6 @@
-"""Networks: shapes, units, the frame around them, files, training that resumes, and input that must be refused."""
+"""Networks: shapes, units, the frame around them, files, training that resumes, and input that must be
+refused.
+"""
 import math
 from pathlib import Path
 from typing import get_args
@@ -7,11 +9,27 @@ from hypothesis import given, settings, strategies as st
 import pytest
 import torch
 
-from rbmdiff.diffusion.networks import MLP, Fourier, Preconditioned, UNet, as_eps, bounded_time, dequantize
+from rbmdiff.diffusion.networks import (
+    MLP,
+    Fourier,
+    Preconditioned,
+    UNet,
+    as_eps,
+    bounded_time,
+    dequantize,
+)
 from rbmdiff.diffusion.objective import denoising_loss, denoising_step
 from rbmdiff.diffusion.oracle import Mixture, gaussian
 from rbmdiff.diffusion.schedule import (
-    Cosine, Geometric, LinearBeta, LinearLogSNR, Prediction, SinusoidalBeta, SubVP, diffuse)
+    Cosine,
+    Geometric,
+    LinearBeta,
+    LinearLogSNR,
+    Prediction,
+    SinusoidalBeta,
+    SubVP,
+    diffuse,
+)
 from rbmdiff.foundations.core import write_tensors
 from rbmdiff.foundations.data import swiss_roll
 from rbmdiff.foundations.train import TrainState, linear_decay, train
@@ -32,17 +50,20 @@ def awake(net, seed=1):
     return net.requires_grad_(False)
 
 
-def mlp(dtype=torch.float32, **settings): return awake(MLP(3, 16, 2, dtype=dtype, generator=gen(), **settings))
+def mlp(dtype=torch.float32,
+        **settings): return awake(MLP(3, 16, 2, dtype=dtype, generator=gen(), **settings))
 
 
-def unet(dtype=torch.float32, widths=(8, 16), channels=1): return awake(UNet(channels, widths, dtype=dtype, generator=gen()))
+def unet(dtype=torch.float32, widths=(8, 16),
+         channels=1): return awake(UNet(channels, widths, dtype=dtype, generator=gen()))
 
 
 @given(n=st.integers(1, 64), bandwidth=st.floats(0.1, 20), t=st.floats(0, 1))
 @settings(deadline=None, max_examples=40)
 def test_features_have_length_one(n, bandwidth, t):
     f = Fourier(n, bandwidth, torch.float64)(torch.tensor([t, 0.0], dtype=torch.float64))
-    assert f.shape == (2, 2 * n) and torch.allclose(f.square().sum(-1), torch.ones(2, dtype=torch.float64), atol=1e-12)
+    assert f.shape == (2, 2 * n)
+    assert torch.allclose(f.square().sum(-1), torch.ones(2, dtype=torch.float64), atol=1e-12)
 
 
 @pytest.mark.parametrize("bandwidth", [0.5, 1, 4])
@@ -57,13 +78,16 @@ def test_kernel_is_gaussian_and_stationary(bandwidth):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("channels, widths, size", [(1, (8,), (5, 7)), (1, (8, 16), (8, 8)), (3, (8, 8, 16), (28, 28)), (2, (8, 16), (6, 10))])
+@pytest.mark.parametrize("channels, widths, size",
+                         [(1, (8,), (5, 7)), (1, (8, 16), (8, 8)), (3, (8, 8, 16), (28, 28)),
+                          (2, (8, 16), (6, 10))])
 def test_unet_shapes(device, dtype, channels, widths, size):
     net = unet(dtype, widths, channels).to(device)
     x = torch.randn(4, channels, *size, dtype=dtype, generator=gen(2)).to(device)
     for t in (0.3, torch.tensor(0.3), torch.full((4,), 0.3, dtype=dtype, device=device)):
         y = net(x, t)
-        assert y.shape == x.shape and y.dtype == dtype and y.device == x.device and bool(y.isfinite().all())
+        assert y.shape == x.shape and y.dtype == dtype and y.device == x.device
+        assert bool(y.isfinite().all())
         assert torch.allclose(y, net(x, 0.3), rtol=1e-4, atol=1e-5)
 
 
@@ -79,7 +103,11 @@ def test_mlp_shapes(device, dtype):
 
 @pytest.mark.parametrize("make, shape", [(mlp, (9, 3)), (unet, (9, 1, 8, 8))])
 def test_result_does_not_depend_on_the_batch(make, shape):
-    net, x, t = make(torch.float64), torch.randn(shape, dtype=torch.float64, generator=gen(2)), torch.linspace(0, 1, 9, dtype=torch.float64)
+    net, x, t = (
+        make(torch.float64),
+        torch.randn(shape, dtype=torch.float64, generator=gen(2)),
+        torch.linspace(0, 1, 9, dtype=torch.float64),
+    )
     alone = torch.cat([net(x[i:i + 1], t[i:i + 1]) for i in range(9)])
     assert torch.allclose(alone, net(x, t), rtol=1e-12, atol=1e-12)
     order = torch.randperm(9, generator=gen(3))
@@ -88,14 +116,16 @@ def test_result_does_not_depend_on_the_batch(make, shape):
 
 @pytest.mark.parametrize("make, shape", [(mlp, (1, 3)), (unet, (1, 1, 8, 8))])
 def test_time_matters_and_gradients_are_right(make, shape):
-    net, x = make(torch.float64), torch.randn(shape, dtype=torch.float64, generator=gen(2)).requires_grad_()
+    net, x = make(torch.float64), torch.randn(shape, dtype=torch.float64,
+                                              generator=gen(2)).requires_grad_()
     assert (net(x, 0.2) - net(x, 0.8)).abs().max() > 1e-3
     t = torch.tensor([0.4], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, t: net(x, t).sum(), (x, t))
 
 
 def test_zero_at_the_start_and_every_weight_learns():
-    for net, x in ((MLP(3, 16, 2, generator=gen()), torch.randn(8, 3, generator=gen())), (UNet(2, (16, 32), generator=gen()), torch.randn(8, 2, 8, 8, generator=gen()))):
+    for net, x in ((MLP(3, 16, 2, generator=gen()), torch.randn(8, 3, generator=gen())),
+                   (UNet(2, (16, 32), generator=gen()), torch.randn(8, 2, 8, 8, generator=gen()))):
         assert not net(x, 0.5).any()
         optimizer = torch.optim.Adam(net.parameters(), 0.01)
         for _ in range(3):
@@ -109,19 +139,27 @@ def test_zero_at_the_start_and_every_weight_learns():
 def test_seed_names_a_network_and_the_global_stream_is_left_alone():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    a, b, c = MLP(2, 8, 1, generator=gen(3)), MLP(2, 8, 1, generator=gen(3)), MLP(2, 8, 1, generator=gen(4))
+    a, b, c = (
+        MLP(2, 8, 1, generator=gen(3)),
+        MLP(2, 8, 1, generator=gen(3)),
+        MLP(2, 8, 1, generator=gen(4)),
+    )
     u = UNet(1, (8,), generator=gen(3))
     assert torch.equal(torch.random.get_rng_state(), before)
     pairs = list(zip(a.parameters(), b.parameters(), c.parameters()))
-    assert all(torch.equal(p, q) for p, q, _ in pairs) and not all(torch.equal(p, r) for p, _, r in pairs)
+    assert all(torch.equal(p, q) for p, q, _ in pairs) and not all(
+        torch.equal(p, r) for p, _, r in pairs
+    )
     assert all(not p.any() for name, p in u.named_parameters() if name.endswith("bias"))
 
 
 def test_gaussian_before_training():
     for schedule in SCHEDULES:
         model = Preconditioned(MLP(3, 8, 1, dtype=torch.float64), schedule, 0.6)
-        exact = gaussian(torch.zeros(3, dtype=torch.float64), 0.36 * torch.eye(3, dtype=torch.float64)).predictor(schedule)
-        x, t = torch.randn(7, 3, dtype=torch.float64, generator=gen()), torch.linspace(0.01, 1, 7, dtype=torch.float64)
+        exact = gaussian(torch.zeros(3, dtype=torch.float64),
+                         0.36 * torch.eye(3, dtype=torch.float64)).predictor(schedule)
+        x, t = torch.randn(7, 3, dtype=torch.float64,
+                           generator=gen()), torch.linspace(0.01, 1, 7, dtype=torch.float64)
         assert torch.allclose(model(x, t), exact(x, t), atol=1e-10)
 
 
@@ -132,7 +170,11 @@ def test_one_network_serves_every_schedule(log_snr, seed, scale):
     x = torch.randn(4, 3, dtype=torch.float64, generator=gen(seed))
     answers = []
     for schedule in SCHEDULES:
-        t = schedule.t_of_log_snr(log_snr) if not isinstance(schedule, Geometric) else Geometric(1e-3, 1e3).t_of_log_snr(log_snr)
+        t = (
+            schedule.t_of_log_snr(log_snr)
+            if not isinstance(schedule, Geometric)
+            else Geometric(1e-3, 1e3).t_of_log_snr(log_snr)
+        )
         schedule = schedule if not isinstance(schedule, Geometric) else Geometric(1e-3, 1e3)
         answers.append(Preconditioned(net, schedule, scale)(schedule.alpha(t) * x, t))
     assert all(torch.allclose(a, answers[0], rtol=1e-6, atol=1e-8) for a in answers)
@@ -142,15 +184,22 @@ def test_one_network_serves_every_schedule(log_snr, seed, scale):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_finite_up_to_the_ends(schedule, dtype):
     model, x = Preconditioned(mlp(dtype), schedule), torch.randn(2, 3, dtype=dtype, generator=gen())
-    for t in (0.0, 1.0, 1e-6, torch.tensor([0.0, 1.0], dtype=dtype)): assert bool(model(x, t).isfinite().all())
+    for t in (0.0, 1.0, 1e-6, torch.tensor([0.0, 1.0], dtype=dtype)):
+        assert bool(model(x, t).isfinite().all())
 
 
 def test_as_eps_of_every_kind():
-    target = Mixture(torch.ones(2).double(), torch.tensor([[-1.0, 0.0], [1.0, 0.5]]).double(), 0.1 * torch.eye(2).double().expand(2, 2, 2))
-    x, t = torch.randn(5, 2, dtype=torch.float64, generator=gen()), torch.linspace(0.2, 0.9, 5, dtype=torch.float64)
+    target = Mixture(torch.ones(2).double(), torch.tensor([[-1.0, 0.0], [1.0, 0.5]]).double(),
+                     0.1 * torch.eye(2).double().expand(2, 2, 2))
+    x, t = (
+        torch.randn(5, 2, dtype=torch.float64, generator=gen()),
+        torch.linspace(0.2, 0.9, 5, dtype=torch.float64),
+    )
     for schedule in SCHEDULES:
         truth = target.predictor(schedule)(x, t)
-        for kind in PREDICTIONS: assert torch.allclose(as_eps(target.predictor(schedule, kind), schedule, kind)(x, t), truth, atol=1e-9)
+        for kind in PREDICTIONS:
+            assert torch.allclose(as_eps(target.predictor(schedule, kind), schedule, kind)(x, t), truth,
+                                  atol=1e-9)
 
 
 def test_gradients_flow_through_as_eps():
@@ -188,7 +237,8 @@ def run(updates=60):
 
 
 def go(state, epochs):
-    for _ in train(state, lambda g: swiss_roll(1000, generator=g), denoising_step(LinearLogSNR()), epochs, 50): pass
+    for _ in train(state, lambda g: swiss_roll(1000, generator=g), denoising_step(LinearLogSNR()),
+                   epochs, 50): pass
     return state
 
 
@@ -205,7 +255,9 @@ def test_training_beats_the_gaussian():
     schedule, state = LinearLogSNR(), go(run(400), 20)
     x, t = swiss_roll(2000, generator=gen(5)), torch.full((2000,), 0.35)
     with torch.no_grad():
-        loss, start = (denoising_loss(m, schedule, x, t, generator=gen(6)).mean() for m in (state.averaged_model(), run().model))
+        loss, start = (denoising_loss(m, schedule, x, t,
+                                      generator=gen(6)).mean()
+                       for m in (state.averaged_model(), run().model))
     assert loss < 0.97 * start
 
 
@@ -219,7 +271,8 @@ def test_dequantize_with_one_stream_a_sample():
 def test_seed_of_a_network_is_one():
     a, b = MLP(2, 8, 1, generator=3), MLP(2, 8, 1, generator=gen(3))
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
-    with pytest.raises(TypeError, match="generator must be one generator or seed"): UNet(1, (8,), generator=[1, 2])
+    with pytest.raises(TypeError, match="generator must be one generator or seed"):
+        UNet(1, (8,), generator=[1, 2])
 
 
 def test_time_of_a_network_is_the_squashed_log_snr():
@@ -244,22 +297,37 @@ def test_dequantize_keeps_the_level(levels, seed):
 
 
 @pytest.mark.parametrize("what, error, match", [
-    (lambda: MLP(0), ValueError, "dim"), (lambda: MLP(2, 0), ValueError, "width"), (lambda: MLP(2, 8, 0), ValueError, "depth"),
-    (lambda: MLP(2.0), TypeError, "dim"), (lambda: MLP(2, bandwidth=0), ValueError, "bandwidth"), (lambda: MLP(2, dtype=torch.half), TypeError, "dtype"),
-    (lambda: UNet(0), ValueError, "channels"), (lambda: UNet(1, ()), ValueError, "widths"), (lambda: UNet(1, (8, 12)), ValueError, "widths"),
-    (lambda: UNet(1, (8.0,)), TypeError, "widths"), (lambda: Fourier(0), ValueError, "n must"), (lambda: Fourier(4, math.nan), ValueError, "bandwidth"),
-    (lambda: mlp()(torch.zeros(2, 4), 0.5), ValueError, "x must have shape"), (lambda: mlp()(torch.zeros(3), 0.5), ValueError, "x must have shape"),
-    (lambda: mlp()(torch.zeros(2, 3).double(), 0.5), TypeError, "x must be torch.float32"), (lambda: mlp()(torch.zeros(2, 3).int(), 0.5), TypeError, "x must"),
-    (lambda: mlp()(torch.full((2, 3), math.nan), 0.5), ValueError, "x must be finite"), (lambda: mlp()(torch.zeros(2, 3), torch.rand(3)), ValueError, "t must be a scalar"),
-    (lambda: mlp()(torch.zeros(2, 3), 1.5), ValueError, "t must lie"), (lambda: mlp()(torch.zeros(2, 3), math.nan), ValueError, "t must lie"),
-    (lambda: unet()(torch.zeros(2, 1, 7, 8), 0.5), ValueError, "x must have H and W"), (lambda: unet()(torch.zeros(2, 2, 8, 8), 0.5), ValueError, "x must have shape"),
-    (lambda: unet()(torch.zeros(2, 64), 0.5), ValueError, "x must have shape"), (lambda: Preconditioned(mlp(), LinearBeta(), 0.0), ValueError, "scale"),
+    (lambda: MLP(0), ValueError, "dim"), (lambda: MLP(2, 0), ValueError, "width"),
+    (lambda: MLP(2, 8, 0), ValueError, "depth"),
+    (lambda: MLP(2.0), TypeError, "dim"), (lambda: MLP(2, bandwidth=0), ValueError, "bandwidth"),
+    (lambda: MLP(2, dtype=torch.half), TypeError, "dtype"),
+    (lambda: UNet(0), ValueError, "channels"), (lambda: UNet(1, ()), ValueError, "widths"),
+    (lambda: UNet(1, (8, 12)), ValueError, "widths"),
+    (lambda: UNet(1, (8.0,)), TypeError, "widths"), (lambda: Fourier(0), ValueError, "n must"),
+    (lambda: Fourier(4, math.nan), ValueError, "bandwidth"),
+    (lambda: mlp()(torch.zeros(2, 4), 0.5), ValueError, "x must have shape"),
+    (lambda: mlp()(torch.zeros(3), 0.5), ValueError, "x must have shape"),
+    (lambda: mlp()(torch.zeros(2, 3).double(), 0.5), TypeError, "x must be torch.float32"),
+    (lambda: mlp()(torch.zeros(2, 3).int(), 0.5), TypeError, "x must"),
+    (lambda: mlp()(torch.full((2, 3), math.nan), 0.5), ValueError, "x must be finite"),
+    (lambda: mlp()(torch.zeros(2, 3), torch.rand(3)), ValueError, "t must be a scalar"),
+    (lambda: mlp()(torch.zeros(2, 3), 1.5), ValueError, "t must lie"),
+    (lambda: mlp()(torch.zeros(2, 3), math.nan), ValueError, "t must lie"),
+    (lambda: unet()(torch.zeros(2, 1, 7, 8), 0.5), ValueError, "x must have H and W"),
+    (lambda: unet()(torch.zeros(2, 2, 8, 8), 0.5), ValueError, "x must have shape"),
+    (lambda: unet()(torch.zeros(2, 64), 0.5), ValueError, "x must have shape"),
+    (lambda: Preconditioned(mlp(), LinearBeta(), 0.0), ValueError, "scale"),
     (lambda: Preconditioned(mlp(), LinearBeta())(torch.zeros(2, 3), 2.0), ValueError, "t must lie"),
-    (lambda: Preconditioned(mlp(), LinearBeta())(torch.zeros(2, 3), torch.rand(3)), ValueError, "t must"),
-    (lambda: as_eps(mlp(), LinearBeta(), "noise"), ValueError, "kind"), (lambda: as_eps(3, LinearBeta()), TypeError, "network"),
-    (lambda: as_eps(lambda x, t: x[:1], LinearBeta(), "v")(torch.zeros(2, 3), torch.tensor(0.5)), ValueError, "prediction must have shape"),
-    (lambda: dequantize(torch.tensor([17.0]), 17), ValueError, "k must"), (lambda: dequantize(torch.tensor([-1.0]), 17), ValueError, "k must"),
-    (lambda: dequantize(torch.tensor([0.5]), 17), ValueError, "k must"), (lambda: dequantize(torch.tensor([3]), 17), TypeError, "k must"),
+    (lambda: Preconditioned(mlp(), LinearBeta())(torch.zeros(2, 3), torch.rand(3)), ValueError,
+     "t must"),
+    (lambda: as_eps(mlp(), LinearBeta(), "noise"), ValueError, "kind"),
+    (lambda: as_eps(3, LinearBeta()), TypeError, "network"),
+    (lambda: as_eps(lambda x, t: x[:1], LinearBeta(), "v")(torch.zeros(2, 3), torch.tensor(0.5)),
+     ValueError, "prediction must have shape"),
+    (lambda: dequantize(torch.tensor([17.0]), 17), ValueError, "k must"),
+    (lambda: dequantize(torch.tensor([-1.0]), 17), ValueError, "k must"),
+    (lambda: dequantize(torch.tensor([0.5]), 17), ValueError, "k must"),
+    (lambda: dequantize(torch.tensor([3]), 17), TypeError, "k must"),
     (lambda: dequantize(torch.tensor([0.0]), 1), ValueError, "levels")])
 def test_bad_input_is_refused(what, error, match):
     with pytest.raises(error, match=match): what()

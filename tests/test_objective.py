@@ -9,8 +9,17 @@ import torch
 from torch import nn
 
 from rbmdiff.diffusion.objective import (
-    Bound, CheckedNetwork, conditional_score, denoising_loss, denoising_step, empirical_score, irreducible_loss,
-    noise_weight, norm_squared, uniform_times)
+    Bound,
+    CheckedNetwork,
+    conditional_score,
+    denoising_loss,
+    denoising_step,
+    empirical_score,
+    irreducible_loss,
+    noise_weight,
+    norm_squared,
+    uniform_times,
+)
 from rbmdiff.diffusion.oracle import Mixture, gaussian
 from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, Prediction, SubVP, convert
 from rbmdiff.foundations.core import Estimate
@@ -68,7 +77,8 @@ def test_singular_norm_is_allowed_and_blind():
     (torch.eye(3, dtype=F64), ValueError, r"A must have shape \[2, 2\] or \[4, 2, 2\], got \[3, 3\]"),
     (torch.eye(2), TypeError, "A must be torch.float64"),
     (torch.tensor([[1.0, 1], [0, 1]], dtype=F64), ValueError, "A must be symmetric"),
-    (torch.diag(torch.tensor([1.0, -1], dtype=F64)), ValueError, "A must not have negative eigenvalues, got -1"),
+    (torch.diag(torch.tensor([1.0, -1], dtype=F64)), ValueError,
+     "A must not have negative eigenvalues, got -1"),
     (torch.full((2, 2), math.nan, dtype=F64), ValueError, "A must be finite")])
 def test_bad_norms(A, error, message):
     with pytest.raises(error, match=message): norm_squared(normal(4, 2), A)
@@ -112,11 +122,16 @@ def test_empirical_score_is_the_oracle_of_points(seed, alpha, sigma):
     data, x = normal(6, 2, seed=seed), 2 * normal(5, 2, seed=seed + 1)
     oracle = Mixture(torch.ones(6, dtype=F64), data, torch.zeros(6, 2, 2, dtype=F64))
     a, s = torch.tensor(alpha, dtype=F64), torch.tensor(sigma, dtype=F64)
-    torch.testing.assert_close(empirical_score(x, data, alpha, sigma), oracle.score(x, a, s), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(empirical_score(x, data, alpha, sigma), oracle.score(x, a, s), rtol=1e-9,
+                               atol=1e-9)
 
 
 def test_empirical_score_of_images_rows_and_dtypes():
-    data, x, s = normal(20, 1, 4, 4, dtype=torch.float32), normal(3, 1, 4, 4, seed=1, dtype=torch.float32), torch.tensor([0.1, 1, 3])
+    data, x, s = (
+        normal(20, 1, 4, 4, dtype=torch.float32),
+        normal(3, 1, 4, 4, seed=1, dtype=torch.float32),
+        torch.tensor([0.1, 1, 3]),
+    )
     all_at_once = empirical_score(x, data, 0.5, s)
     assert all_at_once.dtype == torch.float32 and all_at_once.shape == x.shape
     for k in range(3):
@@ -135,8 +150,10 @@ def test_empirical_score_at_little_noise_points_to_the_nearest_point():
 def test_empirical_score_refuses():
     data = normal(4, 2)
     with pytest.raises(ValueError, match="sigma must be positive"): empirical_score(data, data, 1.0, 0.0)
-    with pytest.raises(ValueError, match=r"data must have shape \[4, 3\]"): empirical_score(normal(2, 3), data, 1.0, 1.0)
-    with pytest.raises(TypeError, match="data must be torch.float32"): empirical_score(data.float(), data, 1.0, 1.0)
+    with pytest.raises(ValueError, match=r"data must have shape \[4, 3\]"):
+        empirical_score(normal(2, 3), data, 1.0, 1.0)
+    with pytest.raises(TypeError, match="data must be torch.float32"):
+        empirical_score(data.float(), data, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
@@ -150,12 +167,18 @@ def test_denoising_loss_of_the_oracle_is_the_constant(schedule, t):
     floor = Estimate.of(s**2 * irreducible_loss(oracle.score(x, a, s), s))
     error = math.hypot(loss.stderr, floor.stderr)
     assert abs(loss.value - floor.value) < 4 * error and error < 0.05
-    other = denoising_loss(lambda x, t: 1.5 * oracle.predictor(schedule)(x, t), schedule, x0, t, generator=seeded(2))
-    assert other.mean() > loss.value                                        # the same noise: nothing beats the oracle
+    other = denoising_loss(lambda x, t: 1.5 * oracle.predictor(schedule)(x, t), schedule, x0, t,
+                           generator=seeded(2))
+    # the same noise: nothing beats the oracle
+    assert other.mean() > loss.value
 
 
 def test_constant_with_one_norm_a_sample_and_sigma_a_sample():
-    s, A, sigma = normal(4, 2), torch.eye(2, dtype=F64) * torch.arange(1, 5)[:, None, None], torch.arange(1, 5).double()
+    s, A, sigma = (
+        normal(4, 2),
+        torch.eye(2, dtype=F64) * torch.arange(1, 5)[:, None, None],
+        torch.arange(1, 5).double(),
+    )
     expected = torch.stack([2 * (k + 1) / sigma[k]**2 - (k + 1) * s[k].square().sum() for k in range(4)])
     torch.testing.assert_close(irreducible_loss(s, sigma, A), expected)
     with pytest.raises(ValueError, match="sigma must be positive"): irreducible_loss(s, 0.0)
@@ -172,7 +195,8 @@ def test_weights_turn_errors_into_errors_of_the_noise(seed, schedule, t, kind):
     target = convert(eps, x, a, s, "eps", kind)
     noise = convert(guess, x, a, s, kind, "eps")
     expected = norm_squared(noise - eps)
-    torch.testing.assert_close(noise_weight(kind, a, s) * norm_squared(guess - target), expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(noise_weight(kind, a, s) * norm_squared(guess - target), expected,
+                               rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, F64))
@@ -212,20 +236,29 @@ def test_ends_of_time():
     schedule, x0 = LinearBeta(), normal(4, 2)
     for kind in ("eps", "v"): assert denoising_loss(zero, schedule, x0, 0.0, kind).isfinite().all()
     for kind in ("x0", "score"):
-        with pytest.raises(ValueError, match="sigma must be positive"): denoising_loss(zero, schedule, x0, 0.0, kind)
-    for kind in PREDICTIONS: assert denoising_loss(zero, schedule, x0.float(), 1.0, kind).isfinite().all()
+        with pytest.raises(ValueError, match="sigma must be positive"):
+            denoising_loss(zero, schedule, x0, 0.0, kind)
+    for kind in PREDICTIONS:
+        assert denoising_loss(zero, schedule, x0.float(), 1.0, kind).isfinite().all()
 
 
 @pytest.mark.parametrize("call, error, message", [
-    (lambda x0: denoising_loss(lambda x, t: x[:, :1], LinearBeta(), x0, 0.5), ValueError, r"network must return shape \[4, 2\] on cpu like x, got \[4, 1\]"),
-    (lambda x0: denoising_loss(lambda x, t: x / 0, LinearBeta(), x0, 0.5), ValueError, "network returned NaN or infinity in call 1, at t = 0.5"),
-    (lambda x0: denoising_loss(lambda x, t: None, LinearBeta(), x0, 0.5), TypeError, "network must return a torch.Tensor"),
-    (lambda x0: denoising_loss(lambda x, t: x.float(), LinearBeta(), x0, 0.5), TypeError, "network must return torch.float64"),
+    (lambda x0: denoising_loss(lambda x, t: x[:, :1], LinearBeta(), x0, 0.5), ValueError,
+     r"network must return shape \[4, 2\] on cpu like x, got \[4, 1\]"),
+    (lambda x0: denoising_loss(lambda x, t: x / 0, LinearBeta(), x0, 0.5), ValueError,
+     "network returned NaN or infinity in call 1, at t = 0.5"),
+    (lambda x0: denoising_loss(lambda x, t: None, LinearBeta(), x0, 0.5), TypeError,
+     "network must return a torch.Tensor"),
+    (lambda x0: denoising_loss(lambda x, t: x.float(), LinearBeta(), x0, 0.5), TypeError,
+     "network must return torch.float64"),
     (lambda x0: denoising_loss(zero, LinearBeta(), x0, 0.5, "noise"), ValueError, "kind must be one of"),
     (lambda x0: denoising_loss(zero, LinearBeta(), x0, 1.5), ValueError, r"t must lie in \[0, 1\]"),
-    (lambda x0: denoising_loss(zero, LinearBeta(), x0, torch.rand(3)), ValueError, r"shape \[4\], got \[3\]"),
-    (lambda x0: denoising_loss(zero, LinearBeta(), x0[0], 0.5), ValueError, r"x0 must have shape \[B, ...\]"),
-    (lambda x0: denoising_loss(zero, LinearBeta(), x0.long(), 0.5), TypeError, "x0 must be float32 or float64"),
+    (lambda x0: denoising_loss(zero, LinearBeta(), x0, torch.rand(3)), ValueError,
+     r"shape \[4\], got \[3\]"),
+    (lambda x0: denoising_loss(zero, LinearBeta(), x0[0], 0.5), ValueError,
+     r"x0 must have shape \[B, ...\]"),
+    (lambda x0: denoising_loss(zero, LinearBeta(), x0.long(), 0.5), TypeError,
+     "x0 must be float32 or float64"),
     (lambda x0: denoising_loss(zero, LinearBeta(), x0 * math.nan, 0.5), ValueError, "x0 must be finite"),
     (lambda x0: denoising_loss(zero, LinearBeta(), x0[:0], 0.5), ValueError, "x0 must not be empty"),
     (lambda x0: noise_weight("noise", x0, x0), ValueError, "kind must be one of"),
@@ -233,7 +266,8 @@ def test_ends_of_time():
     (lambda x0: denoising_step(LinearBeta(), "noise"), ValueError, "kind must be one of"),
     (lambda x0: uniform_times(0), ValueError, "n must be at least 1"),
     (lambda x0: uniform_times(3.0), TypeError, "n must be an int"),
-    (lambda x0: uniform_times(3, t_min=1.0), ValueError, "t_min must be finite and at least 0 and below 1")])
+    (lambda x0: uniform_times(3, t_min=1.0), ValueError,
+     "t_min must be finite and at least 0 and below 1")])
 def test_bad_losses(call, error, message):
     with pytest.raises(error, match=message): call(normal(4, 2))
 
@@ -246,19 +280,24 @@ def test_checked_network_counts_and_passes_answers_on():
     assert torch.equal(network(x, 0.5), x / 2) and torch.equal(network(x, torch.ones(3, dtype=F64)), x)
     assert network.nfe == 2
     huge = CheckedNetwork(lambda x, t: torch.full_like(x, 1e308))
-    assert torch.equal(huge(x, 0.5), torch.full_like(x, 1e308))              # their sum is infinite, they are not
+    # their sum is infinite, they are not
+    assert torch.equal(huge(x, 0.5), torch.full_like(x, 1e308))
 
 
 @pytest.mark.parametrize("predict, t, error, message", [
-    (lambda x, t: x[:, :1], 0.5, ValueError, r"teacher must return shape \[3, 2\] on cpu like x, got \[3, 1\] on cpu"),
+    (lambda x, t: x[:, :1], 0.5, ValueError,
+     r"teacher must return shape \[3, 2\] on cpu like x, got \[3, 1\] on cpu"),
     (lambda x, t: x.to("meta"), 0.5, ValueError, "teacher must return .* got .* on meta"),
-    (lambda x, t: x.float(), 0.5, TypeError, "teacher must return torch.float64 like x, got torch.float32"),
+    (lambda x, t: x.float(), 0.5, TypeError,
+     "teacher must return torch.float64 like x, got torch.float32"),
     (lambda x, t: 1.0, 0.5, TypeError, "teacher must return a torch.Tensor, got float"),
-    (lambda x, t: x * math.nan, 0.5, ValueError, "teacher returned NaN or infinity in call 1, at t = 0.5"),
+    (lambda x, t: x * math.nan, 0.5, ValueError,
+     "teacher returned NaN or infinity in call 1, at t = 0.5"),
     (lambda x, t: x / 0, torch.tensor([0.1, 0.5, 0.3]), ValueError, "call 1, at t = 0.1 to 0.5")])
 def test_checked_network_refuses(predict, t, error, message):
     with pytest.raises(error, match=message): CheckedNetwork(predict, "teacher")(normal(3, 2), t)
-    with pytest.raises(TypeError, match="teacher must be callable, got NoneType"): CheckedNetwork(None, "teacher")
+    with pytest.raises(TypeError, match="teacher must be callable, got NoneType"):
+        CheckedNetwork(None, "teacher")
 
 
 def test_bound_has_two_signs():
@@ -276,9 +315,12 @@ def test_every_sample_draws_from_its_own_stream():
     loss = denoising_loss(network, schedule, x0, 0.5, generator=[seeded(5), 6, seeded(7)])
     times = uniform_times(3, [seeded(5), 6, seeded(7)])
     for b in range(3):
-        torch.testing.assert_close(loss[b:b + 1], denoising_loss(network, schedule, x0[b:b + 1], 0.5, generator=[5 + b]))
+        torch.testing.assert_close(loss[b:b + 1],
+                                   denoising_loss(network, schedule, x0[b:b + 1], 0.5,
+                                                  generator=[5 + b]))
         assert torch.equal(times[b:b + 1], uniform_times(1, [5 + b]))
-    assert torch.equal(denoising_loss(network, schedule, x0, 0.5, generator=9), denoising_loss(network, schedule, x0, 0.5, generator=seeded(9)))
+    assert torch.equal(denoising_loss(network, schedule, x0, 0.5, generator=9),
+                       denoising_loss(network, schedule, x0, 0.5, generator=seeded(9)))
     assert torch.equal(uniform_times(4, 9), uniform_times(4, seeded(9)))
     with pytest.raises(ValueError, match="one stream a sample"): uniform_times(2, [1, 2, 3])
     with pytest.raises(ValueError, match="at least one"): uniform_times(2, [])
@@ -299,7 +341,8 @@ class Linear(nn.Module):
 def test_training_finds_the_score_of_a_gaussian():
     torch.manual_seed(0)
     schedule, model = LinearBeta(), Linear()
-    oracle = gaussian(torch.tensor([0.5, -0.5], dtype=F64), torch.tensor([[1.0, 0.6], [0.6, 0.8]], dtype=F64))
+    oracle = gaussian(torch.tensor([0.5, -0.5], dtype=F64),
+                      torch.tensor([[1.0, 0.6], [0.6, 0.8]], dtype=F64))
     state = TrainState(model, sgd(model, 0.05), seeded(1))
     step = denoising_step(schedule, times=lambda n, g: torch.full((n,), 0.3, dtype=F64))
     rate = torch.optim.lr_scheduler.LinearLR(state.optimizer, 1.0, 0.01, 200)
@@ -329,7 +372,8 @@ def test_step_leaves_the_gradient_of_the_mean_weighted_loss():
 
 def test_times_are_uniform_seeded_and_within_their_limits():
     t = uniform_times(100_000, seeded(0), t_min=0.2)
-    assert t.dtype == F64 and t.min() >= 0.2 and t.max() < 1 and torch.equal(t, uniform_times(100_000, seeded(0), t_min=0.2))
+    assert t.dtype == F64 and t.min() >= 0.2 and t.max() < 1
+    assert torch.equal(t, uniform_times(100_000, seeded(0), t_min=0.2))
     for k in (1, 2):
         moment = Estimate.of(((t - 0.2) / 0.8) ** k)
         assert abs(moment.z(1 / (k + 1))) < 4
@@ -339,14 +383,16 @@ def test_times_are_uniform_seeded_and_within_their_limits():
 
 def test_the_score_of_a_mixture_by_regression_on_responsibilities():
     oracle, a, s, n = mixture(), torch.tensor(0.8, dtype=F64), torch.tensor(0.6, dtype=F64), 50_000
-    one = [gaussian(m, q @ torch.diag(v) @ q.T) for m, v, q in zip(oracle.means, oracle.variances, oracle.axes)]
+    one = [gaussian(m, q @ torch.diag(v) @ q.T)
+           for m, v, q in zip(oracle.means, oracle.variances, oracle.axes)]
     eps = normal(n, 2, seed=1)
     x = a * oracle.sample(n, seeded(0)) + s * eps
     joint = torch.stack([p.log_prob(x, a, s) for p in one], 1) + oracle.log_weights
     scores = torch.stack([p.score(x, a, s) for p in one], 1) * joint.softmax(1)[..., None]
     X, y = scores[..., 0], conditional_score(eps, s)[:, 0]
     H = torch.linalg.pinv(X)
-    W = H @ y                                                              # the score is their sum: weights one
+    # the score is their sum: weights one
+    W = H @ y
     se = (H.square() @ (y - X @ W).square()).sqrt()
     assert ((W - 1) / se).abs().max() < 4 and se.max() < 0.02
 
@@ -361,7 +407,9 @@ def test_cuda(kind):
     model, x0 = Linear(torch.float32).cuda(), torch.randn(64, 2, device="cuda", generator=g)
     state = TrainState(model, sgd(model, 0.01), g)
     found = denoising_step(LinearBeta(), kind)(state, x0)
-    assert found["loss"].is_cuda and found["loss"].isfinite() and model.layer.weight.grad.isfinite().all()
+    assert (
+        found["loss"].is_cuda and found["loss"].isfinite() and model.layer.weight.grad.isfinite().all()
+    )
     d, A = x0.cpu(), torch.diag(torch.tensor([1.0, 2.0]))
     pairs = [(norm_squared(x0, A.cuda()), norm_squared(d, A)),
              (conditional_score(x0, A.cuda()), conditional_score(d, A)),

@@ -1,4 +1,5 @@
-"""All pairs of nine kinds of unit, against tables and quadrature; own kinds of a user; what is refused."""
+"""All pairs of nine kinds of unit, against tables and quadrature; own kinds of a user; what is refused.
+"""
 from dataclasses import dataclass
 from functools import cache
 import math

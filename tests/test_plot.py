@@ -11,8 +11,22 @@ import pytest
 import torch
 
 from rbmdiff.foundations import plot
-from rbmdiff.foundations.plot import (COLORS, CYCLE, band, color_distance, contrast, dichromat, figure, image_grid,
-                                      learning_curves, mosaic, symmetric, trajectories, vector_field, weight_filters)
+from rbmdiff.foundations.plot import (
+    COLORS,
+    CYCLE,
+    band,
+    color_distance,
+    contrast,
+    dichromat,
+    figure,
+    image_grid,
+    learning_curves,
+    mosaic,
+    symmetric,
+    trajectories,
+    vector_field,
+    weight_filters,
+)
 
 
 def png(fig):
@@ -21,9 +35,12 @@ def png(fig):
 
 def every_kind():
     x, g = torch.linspace(0, 1, 5), torch.Generator().manual_seed(0)
-    return [image_grid(torch.rand(5, 9, generator=g), title="a"), weight_filters(torch.randn(9, 5, generator=g), title="a"),
-            vector_field(lambda x: -x, (-1, 1), (-1, 1), log_density=lambda x: -(x**2).sum(-1), title="a"),
-            trajectories(torch.rand(5, 3, 2, generator=g), title="a"), learning_curves({"a": (x, x), "b": (x, x, x)}, title="a")]
+    return [image_grid(torch.rand(5, 9, generator=g), title="a"),
+            weight_filters(torch.randn(9, 5, generator=g), title="a"),
+            vector_field(lambda x: -x, (-1, 1), (-1, 1), log_density=lambda x: -(x**2).sum(-1),
+                         title="a"),
+            trajectories(torch.rand(5, 3, 2, generator=g), title="a"),
+            learning_curves({"a": (x, x), "b": (x, x, x)}, title="a")]
 
 
 def test_no_state_is_left_behind():
@@ -33,8 +50,10 @@ def test_no_state_is_left_behind():
         assert isinstance(fig, Figure)
         image = png(fig)
         width, height = fig.get_size_inches() * fig.dpi
-        assert abs(image.shape[0] - height) <= 1 and abs(image.shape[1] - width) <= 1 and image[..., :3].std() > 0.01
-        assert (image[0, 0] == 1).all()                                          # white and opaque, in dark mode too
+        assert abs(image.shape[0] - height) <= 1 and abs(image.shape[1] - width) <= 1
+        assert image[..., :3].std() > 0.01
+        # white and opaque, in dark mode too
+        assert (image[0, 0] == 1).all()
     assert dict(matplotlib.rcParams) == before and not _pylab_helpers.Gcf.figs
 
 
@@ -44,11 +63,12 @@ def test_every_title_has_the_style():
 
 def test_draws_into_given_axes():
     fig, axes = figure(2)
-    assert image_grid(torch.rand(4, 4), ax=axes[0]) is fig and learning_curves({"a": ([0, 1], [0, 1])}, ax=axes[1]) is fig
+    assert image_grid(torch.rand(4, 4), ax=axes[0]) is fig
+    assert learning_curves({"a": ([0, 1], [0, 1])}, ax=axes[1]) is fig
 
 
 def test_figure_takes_subplot_keywords():
-    fig, ax = figure(2, 3, sharex=True)
+    _, ax = figure(2, 3, sharex=True)
     assert ax.shape == (3, 2) and figure(1, 2)[1].shape == (2,)
     assert figure(subplot_kw={"projection": "3d"})[1].name == "3d"
     lines = [ax[0, 0].plot([0, 1])[0].get_color() for _ in CYCLE]
@@ -57,17 +77,22 @@ def test_figure_takes_subplot_keywords():
 
 def test_palette_is_okabe_ito_and_legible():
     assert len(COLORS) == 8 and set(CYCLE) < set(COLORS.values()) and COLORS["yellow"] not in CYCLE
-    assert contrast("#FFFFFF", "#000000") == pytest.approx(21) and contrast("#777777") == pytest.approx(4.478, abs=1e-3)
+    assert contrast("#FFFFFF", "#000000") == pytest.approx(21)
+    assert contrast("#777777") == pytest.approx(4.478, abs=1e-3)
     assert all(contrast(color) > 3 for color in CYCLE[:5])
     for kind in ("none", "protan", "deutan", "tritan"):
-        assert min(color_distance(a, b, kind) for a in COLORS.values() for b in COLORS.values() if a != b) > 15
+        assert min(color_distance(a, b,
+                                  kind) for a in COLORS.values() for b in COLORS.values() if a != b) > 15
 
 
-@pytest.mark.parametrize("hexcode, lab", [("#00FF00", (87.73, -86.18, 83.18)), ("#0000FF", (32.30, 79.19, -107.86)),
-                                          ("#808080", (53.59, 0, 0))])
+@pytest.mark.parametrize("hexcode, lab",
+                         [("#00FF00", (87.73, -86.18, 83.18)), ("#0000FF", (32.30, 79.19, -107.86)),
+                          ("#808080", (53.59, 0, 0))])
 def test_cielab_against_tabulated_values(hexcode, lab):
     assert color_distance(hexcode, "#000000") == pytest.approx(np.linalg.norm(lab), abs=0.05)
-    assert color_distance(hexcode, "#FFFFFF") == pytest.approx(np.linalg.norm(np.subtract(lab, (100, 0, 0))), abs=0.05)
+    assert color_distance(hexcode,
+                          "#FFFFFF") == pytest.approx(np.linalg.norm(np.subtract(lab, (100, 0, 0))),
+                                                      abs=0.05)
 
 
 @settings(max_examples=40, deadline=None)
@@ -77,7 +102,8 @@ def test_mosaic_places_every_pixel(n, h, w, columns):
     canvas = mosaic(x.reshape(n, h * w), (h, w), columns)
     for k in range(n):
         top, left = (h + 1) * (k // columns), (w + 1) * (k % columns)
-        assert np.array_equal(canvas[top: top + h, left: left + w].ravel(), np.arange(k * h * w, (k + 1) * h * w))
+        assert np.array_equal(canvas[top: top + h, left: left + w].ravel(),
+                              np.arange(k * h * w, (k + 1) * h * w))
     assert np.isfinite(canvas).sum() == n * h * w
 
 
@@ -85,7 +111,8 @@ def test_mosaic_places_every_pixel(n, h, w, columns):
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9))
 def test_symmetric_scale(w):
     u, m = symmetric(np.array(w))
-    assert (u >= 0).all() and (u <= 1).all() and np.array_equal(np.sign(u - 0.5), np.sign(np.array(w) / m / 2 + 0.5 - 0.5))
+    assert (u >= 0).all() and (u <= 1).all()
+    assert np.array_equal(np.sign(u - 0.5), np.sign(np.array(w) / m / 2 + 0.5 - 0.5))
 
 
 def test_takes_parameters_with_gradient():
@@ -95,14 +122,18 @@ def test_takes_parameters_with_gradient():
 
 @pytest.mark.parametrize("call, message", [
     pytest.param(lambda: image_grid(torch.zeros(4, 7)), "shape must have 7 pixels", id="not square"),
-    pytest.param(lambda: image_grid(torch.zeros(4, 8), shape=(3, 3)), "shape must have 8 pixels, got 3 x 3", id="shape"),
+    pytest.param(lambda: image_grid(torch.zeros(4, 8), shape=(3, 3)),
+                 "shape must have 8 pixels, got 3 x 3", id="shape"),
     pytest.param(lambda: image_grid(torch.zeros(8)), r"\[N, D\] or \[N, h, w\]", id="rank"),
     pytest.param(lambda: image_grid(torch.zeros(0, 4)), "must not be empty", id="empty"),
-    pytest.param(lambda: image_grid(torch.zeros(2, 4), columns=0), "columns must be at least 1", id="columns"),
-    pytest.param(lambda: weight_filters(torch.ones(4, 2), limit=0.5), "limit must be at least 1", id="limit"),
+    pytest.param(lambda: image_grid(torch.zeros(2, 4), columns=0), "columns must be at least 1",
+                 id="columns"),
+    pytest.param(lambda: weight_filters(torch.ones(4, 2), limit=0.5), "limit must be at least 1",
+                 id="limit"),
     pytest.param(lambda: weight_filters(torch.ones(4, 2), limit=math.nan), "limit", id="nan limit"),
     pytest.param(lambda: vector_field(lambda x: x[:, 0], (0, 1), (0, 1)), r"\[B, 2\]", id="field"),
-    pytest.param(lambda: vector_field(lambda x: x, (0, 1), (0, 1), n=1), "n must be at least 2", id="one arrow"),
+    pytest.param(lambda: vector_field(lambda x: x, (0, 1), (0, 1), n=1), "n must be at least 2",
+                 id="one arrow"),
     pytest.param(lambda: trajectories(torch.zeros(5, 2)), r"\[T, n, 2\]", id="paths"),
     pytest.param(lambda: band([0.0], [-1.0]), "stderr", id="negative error"),
     pytest.param(lambda: dichromat("#000000", "cat"), "kind must be one of", id="kind")])
@@ -132,4 +163,5 @@ def test_learning_curve_band():
     area = learning_curves({"a": (x, torch.tensor(y), s)}).axes[0].collections[0].get_paths()[0].vertices
     for k in range(4):
         edge = area[area[:, 0] == x[k], 1]
-        assert edge.min() == pytest.approx(y[k] - 2 * s[k]) and edge.max() == pytest.approx(y[k] + 2 * s[k])
+        assert edge.min() == pytest.approx(y[k] - 2 * s[k])
+        assert edge.max() == pytest.approx(y[k] + 2 * s[k])

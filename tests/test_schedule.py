@@ -1,4 +1,6 @@
-"""Schedules against their definitions, their inverses, both ends in float32; grids, noising, conversions, bad input."""
+"""Schedules against their definitions, their inverses, both ends in float32; grids, noising,
+conversions, bad input.
+"""
 import json
 import math
 from pathlib import Path
@@ -9,13 +11,30 @@ import pytest
 import torch
 
 from rbmdiff.diffusion.schedule import (
-    Cosine, Grid, Kind, Prediction, Geometric, LinearBeta, LinearLogSNR, LogSNR, Schedule, SinusoidalBeta, SubVP,
-    check_grid, convert, diffuse, expand, noised, time_grid)
+    Cosine,
+    Geometric,
+    Grid,
+    Kind,
+    LinearBeta,
+    LinearLogSNR,
+    LogSNR,
+    Prediction,
+    Schedule,
+    SinusoidalBeta,
+    SubVP,
+    check_grid,
+    convert,
+    diffuse,
+    expand,
+    noised,
+    time_grid,
+)
 
 GRIDS, KINDS, PREDICTIONS = get_args(Grid), get_args(Kind), get_args(Prediction)
 DEIS = Path(__file__).parents[2] / "shared/data/deis_check.json"
 FAMILIES = (LinearBeta(), SinusoidalBeta(), SubVP(), Cosine(), LinearLogSNR(), Geometric(),
-            LogSNR(lambda t: 8 - 14 * t + 2 * torch.cos(5 * t), "sub-vp"), LogSNR(lambda t: -torch.log(t + t * t)))
+            LogSNR(lambda t: 8 - 14 * t + 2 * torch.cos(5 * t), "sub-vp"),
+            LogSNR(lambda t: -torch.log(t + t * t)))
 names = [f"{type(s).__name__}-{s.kind}" for s in FAMILIES]
 every = pytest.mark.parametrize("schedule", FAMILIES, ids=names)
 methods = ("alpha", "sigma", "rho", "log_snr", "log_snr_slope", "drift", "beta", "diffusion")
@@ -40,10 +59,12 @@ def test_marginals_and_coefficients_agree(schedule):
     step, = torch.autograd.grad(schedule.rho(t).sum(), t)
     assert torch.allclose(slope, f * a, rtol=1e-11, atol=1e-11)
     assert torch.allclose(rate, 2 * f * s**2 + g2, rtol=1e-9, atol=1e-9)
-    assert torch.allclose(g2, 2 * s * a * step, rtol=1e-9) and torch.allclose(g2 / s**2, -schedule.log_snr_slope(t))
+    assert torch.allclose(g2, 2 * s * a * step, rtol=1e-9)
+    assert torch.allclose(g2 / s**2, -schedule.log_snr_slope(t))
     assert torch.equal(schedule.beta(t), -2 * f) and (schedule.log_snr_slope(t) < 0).all()
     total = {"vp": a**2 + s**2, "ve": a, "sub-vp": a**2 + s}[schedule.kind]
-    assert (total - 1).abs().max() < 1e-14 and torch.allclose((a / s).log() * 2, schedule.log_snr(t), atol=1e-12)
+    assert (total - 1).abs().max() < 1e-14
+    assert torch.allclose((a / s).log() * 2, schedule.log_snr(t), atol=1e-12)
 
 
 @every
@@ -60,10 +81,12 @@ def test_times_of_any_shape_and_type(schedule, name):
 
 @pytest.mark.parametrize("schedule", FAMILIES[:6], ids=names[:6])
 def test_both_ends_in_float32(schedule):
-    t = torch.cat([torch.logspace(-12, -1, 23), 1 - torch.logspace(-7, -1, 13), torch.tensor([0.0, 1.0])])
+    t = torch.cat([torch.logspace(-12, -1, 23), 1 - torch.logspace(-7, -1, 13),
+                   torch.tensor([0.0, 1.0])])
     for name in ("alpha", "sigma", "drift", "diffusion"):
         y = getattr(schedule, name)(t)
-        assert y.isfinite().all() and torch.allclose(y.double(), getattr(schedule, name)(t.double()), rtol=1e-7, atol=0)
+        assert y.isfinite().all()
+        assert torch.allclose(y.double(), getattr(schedule, name)(t.double()), rtol=1e-7, atol=0)
     s = schedule.sigma(t[:23])
     assert (s > 0).all() and (s.diff() >= 0).all() and (schedule.alpha(t) > 0).all()
 
@@ -88,8 +111,10 @@ def test_known_values():
     assert abs(LinearBeta().sigma(1.0).item()**2 - 1 + math.exp(-10.05)) < 1e-15
     assert abs(SubVP().sigma(0.5).item() + math.expm1(-0.05 - 19.9 / 8)) < 1e-15
     assert abs(Geometric(0.01, 50).sigma(0.5).item() - 0.5**0.5) < 1e-14
-    assert abs(Cosine(-20, 20).log_snr(0.5)) < 1e-14 and abs(LinearLogSNR(-4, 8).log_snr(0.25) - 5) < 1e-15
-    assert repr(LinearBeta()) == "LinearBeta(beta_min=0.1, beta_max=20)" and repr(Geometric(0.1, 5)).endswith("sigma_max=5)")
+    assert abs(Cosine(-20, 20).log_snr(0.5)) < 1e-14 and abs(LinearLogSNR(-4, 8).log_snr(0.25)
+                                                             - 5) < 1e-15
+    assert repr(LinearBeta()) == "LinearBeta(beta_min=0.1, beta_max=20)"
+    assert repr(Geometric(0.1, 5)).endswith("sigma_max=5)")
 
 
 # Inverse
@@ -98,7 +123,8 @@ rates = st.tuples(st.floats(1e-3, 5), st.floats(0, 40)).map(lambda b: (b[0], b[0
 levels = st.tuples(st.floats(-20, 0), st.floats(0.5, 20)).map(lambda l: (l[0], l[0] + l[1]))
 widths = st.tuples(st.floats(1e-3, 1), st.floats(1.5, 1e4)).map(lambda w: (w[0], w[0] * w[1]))
 families = st.one_of(*(rates.map(lambda b, c=c: c(*b)) for c in (LinearBeta, SinusoidalBeta, SubVP)),
-                     *(levels.map(lambda l, c=c: c(*l)) for c in (LinearLogSNR, Cosine)), widths.map(lambda w: Geometric(*w)))
+                     *(levels.map(lambda l, c=c: c(*l)) for c in (LinearLogSNR, Cosine)),
+                     widths.map(lambda w: Geometric(*w)))
 
 
 @quick
@@ -107,7 +133,8 @@ def test_inverse_of_every_family(schedule, t):
     log_snr, rho = schedule.log_snr(t), schedule.rho(t)
     slack = 1e-12 + 64 * 2.3e-16 * (1 + abs(log_snr)) / abs(schedule.log_snr_slope(t))
     assert abs(schedule.t_of_log_snr(log_snr) - t) < slack and abs(schedule.t_of_rho(rho) - t) < slack
-    assert abs(Schedule._t_of_log_snr(schedule, log_snr) - t) < slack                           # bisection
+    # bisection
+    assert abs(Schedule._t_of_log_snr(schedule, log_snr) - t) < slack
     single = schedule.t_of_log_snr(log_snr.float())
     assert single.dtype == torch.float32
     assert abs(single - t) < 3e-7 * (1 + (1 + abs(log_snr)) / abs(schedule.log_snr_slope(t)))
@@ -142,11 +169,13 @@ def test_a_learned_schedule_gets_gradients():
 @given(families, st.sampled_from(GRIDS), st.integers(1, 60), st.floats(1e-5, 0.1), st.floats(0.2, 1.0))
 def test_grids_are_grids(schedule, kind, steps, t_min, t_max):
     grid = time_grid(schedule, steps, t_min, kind, t_max)
-    assert grid.dtype == torch.float64 and len(grid) == steps + 1 and grid[0] == t_max and grid[-1] == t_min
+    assert grid.dtype == torch.float64 and len(grid) == steps + 1 and grid[0] == t_max
+    assert grid[-1] == t_min
     assert torch.equal(check_grid(grid), grid)
     u = {"uniform": lambda t: t, "quadratic": lambda t: t.sqrt(), "log_snr": schedule.log_snr,
          "rho7": lambda t: schedule.rho(t)**(1 / 7)}[kind](grid)
-    assert torch.allclose(u, torch.linspace(float(u[0]), float(u[-1]), steps + 1, dtype=torch.float64), rtol=1e-6, atol=1e-9)
+    assert torch.allclose(u, torch.linspace(float(u[0]), float(u[-1]), steps + 1, dtype=torch.float64),
+                          rtol=1e-6, atol=1e-9)
 
 
 def test_grid_from_float32_is_widened():
@@ -160,7 +189,8 @@ def test_numbers_of_40_digits():
     ts, rho, power = (f64(*map(float, truth[key])) for key in ("ts", "rho", "alpha_bar"))
     schedule, grid = LinearBeta(), time_grid(LinearBeta(), 10)
     assert (grid / ts - 1).abs().max() < 1e-14 and (schedule.rho(grid) / rho - 1).abs().max() < 1e-13
-    assert (schedule.alpha(grid)**2 / power - 1).abs().max() < 1e-13 and (schedule.t_of_rho(rho) / ts - 1).abs().max() < 1e-13
+    assert (schedule.alpha(grid)**2 / power - 1).abs().max() < 1e-13
+    assert (schedule.t_of_rho(rho) / ts - 1).abs().max() < 1e-13
 
 
 # Noising and predictions
@@ -174,7 +204,8 @@ def test_diffuse_per_sample_and_reproducible():
         a, s = Cosine().alpha(t[i]), Cosine().sigma(t[i])
         assert torch.equal(a * x0[i] + s * eps[i], x[i])
     wide = diffuse(Cosine(), x0.double(), t, seeded(1))[0]
-    assert wide.dtype == torch.float64 and torch.equal(diffuse(Cosine(), x0, t[1], seeded(1))[0][1], x[1])
+    assert wide.dtype == torch.float64 and torch.equal(diffuse(Cosine(), x0, t[1], seeded(1))[0][1],
+                                                       x[1])
 
 
 def test_noised_with_factors_is_diffuse_with_times():
@@ -200,14 +231,17 @@ def test_noise_from_one_stream_a_sample():
 
 def test_expand():
     x = torch.ones(3, 2, 2)
-    assert expand(0.5, x).shape == () and expand(f64(1, 2, 3), x).shape == (3, 1, 1) and expand(f64(1, 2, 3), x).dtype == x.dtype
-    assert expand(0.1, x.double()) == torch.tensor(0.1, dtype=torch.float64)                     # not rounded to float32
+    assert expand(0.5, x).shape == () and expand(f64(1, 2, 3), x).shape == (3, 1, 1)
+    assert expand(f64(1, 2, 3), x).dtype == x.dtype
+    # not rounded to float32
+    assert expand(0.1, x.double()) == torch.tensor(0.1, dtype=torch.float64)
     for bad in (f64(1, 2), torch.ones(1), torch.ones(3, 1)):
         with pytest.raises(ValueError, match=r"scalar or have shape \[3\]"): expand(bad, x)
 
 
 @quick
-@given(st.sampled_from(PREDICTIONS), st.sampled_from(PREDICTIONS), st.sampled_from(KINDS), st.floats(-8, 8), st.integers(0, 99))
+@given(st.sampled_from(PREDICTIONS), st.sampled_from(PREDICTIONS), st.sampled_from(KINDS),
+       st.floats(-8, 8), st.integers(0, 99))
 def test_conversions_are_inverse_to_each_other(given_, wanted, kind, log_snr, seed):
     schedule = LogSNR(lambda t: 10 - 20 * t, kind)
     a, s = (f(schedule.t_of_log_snr(log_snr)) for f in (schedule.alpha, schedule.sigma))
@@ -226,7 +260,8 @@ def test_conversion_takes_one_coefficient_a_sample():
     x = expand(a, x0) * x0 + expand(s, x0) * eps
     for wanted in PREDICTIONS:
         whole = convert(eps, x, a, s, "eps", wanted)
-        parts = [convert(eps[i:i + 1], x[i:i + 1], a[i:i + 1], s[i:i + 1], "eps", wanted) for i in range(6)]
+        parts = [convert(eps[i:i + 1], x[i:i + 1], a[i:i + 1], s[i:i + 1], "eps",
+                         wanted) for i in range(6)]
         assert whole.dtype == torch.float32 and torch.equal(whole, torch.cat(parts))
 
 
@@ -242,12 +277,15 @@ def test_conversions_at_the_ends(given_, wanted):
         x = a * x0 + s * eps
         p = {"eps": eps, "x0": x0, "v": a * eps - s * x0, "score": -eps}
         if (given_, wanted) in refusing:
-            with pytest.raises(ValueError, match=f"{name} must be positive"): convert(p[given_], x, a, s, given_, wanted)
+            with pytest.raises(ValueError, match=f"{name} must be positive"):
+                convert(p[given_], x, a, s, given_, wanted)
             mixed = f64(0.6, 0.6, a, 0.6), f64(0.8, 0.8, s, 0.8)
-            with pytest.raises(ValueError, match=f"{name} must be positive"): convert(p[given_], x, *mixed, given_, wanted)
+            with pytest.raises(ValueError, match=f"{name} must be positive"):
+                convert(p[given_], x, *mixed, given_, wanted)
         else:
             found = convert(p[given_], x, a, s, given_, wanted)
-            known = given_ == "score" and s == 0 and wanted != "score"                # the score times sigma² is zero there
+            # the score times sigma² is zero there
+            known = given_ == "score" and s == 0 and wanted != "score"
             assert found.isfinite().all() and (known or torch.allclose(found, p[wanted], atol=1e-15))
 
 
@@ -258,36 +296,54 @@ def test_conversions_at_the_ends(given_, wanted):
     (lambda: SinusoidalBeta(0.1, math.inf), "beta_max"), (lambda: SubVP(math.nan, 1.0), "beta_min"),
     (lambda: LinearLogSNR(3.0, 3.0), "log_snr_min"), (lambda: Cosine(5.0, -5.0), "log_snr_min"),
     (lambda: Geometric(0.0, 1.0), "sigma_min"), (lambda: Geometric(2.0, 1.0), "sigma_min"),
-    (lambda: LogSNR(lambda t: t), "fall strictly"), (lambda: LogSNR(lambda t: torch.cos(7 * t)), "fall strictly"),
-    (lambda: LogSNR(lambda t: 1 - t.clamp(max=0.7)), "fall strictly"), (lambda: LogSNR(lambda t: 1 / (1 - t)), "finite"),
-    (lambda: LogSNR(lambda t: -t.sum()), "same shape"), (lambda: LogSNR(lambda t: -t.float()), "float64"),
-    (lambda: LogSNR(lambda t: -t, "vpp"), "kind must be one of"), (lambda: LogSNR(lambda t: 1.0), "same shape"),
-    (lambda: LinearBeta().alpha(1.01), r"t must lie in \[0, 1\]"), (lambda: LinearBeta().sigma(f64(0.5, -1e-9)), "t must lie"),
-    (lambda: LinearBeta().drift(f64(math.nan)), "t "), (lambda: Cosine().t_of_log_snr(21.0), "log_snr must lie"),
-    (lambda: Geometric().t_of_rho(51.0), "rho must lie"), (lambda: LinearBeta().t_of_rho(-0.1), "rho must lie"),
+    (lambda: LogSNR(lambda t: t), "fall strictly"),
+    (lambda: LogSNR(lambda t: torch.cos(7 * t)), "fall strictly"),
+    (lambda: LogSNR(lambda t: 1 - t.clamp(max=0.7)), "fall strictly"),
+    (lambda: LogSNR(lambda t: 1 / (1 - t)), "finite"),
+    (lambda: LogSNR(lambda t: -t.sum()), "same shape"),
+    (lambda: LogSNR(lambda t: -t.float()), "float64"),
+    (lambda: LogSNR(lambda t: -t, "vpp"), "kind must be one of"),
+    (lambda: LogSNR(lambda t: 1.0), "same shape"),
+    (lambda: LinearBeta().alpha(1.01), r"t must lie in \[0, 1\]"),
+    (lambda: LinearBeta().sigma(f64(0.5, -1e-9)), "t must lie"),
+    (lambda: LinearBeta().drift(f64(math.nan)), "t "),
+    (lambda: Cosine().t_of_log_snr(21.0), "log_snr must lie"),
+    (lambda: Geometric().t_of_rho(51.0), "rho must lie"),
+    (lambda: LinearBeta().t_of_rho(-0.1), "rho must lie"),
     (lambda: FAMILIES[7].drift(0.0), "t must be where"),
     (lambda: time_grid(LinearBeta(), 0), "steps"), (lambda: time_grid(LinearBeta(), 5, 0.0), "t_min"),
-    (lambda: time_grid(LinearBeta(), 5, 0.5, t_max=0.5), "t_min"), (lambda: time_grid(LinearBeta(), 5, t_max=1.1), "t_max"),
-    (lambda: time_grid(LinearBeta(), 5, math.nan), "t_min"), (lambda: time_grid(LinearBeta(), 5, kind="cubic"), "kind"),
-    (lambda: check_grid(f64(0.1, 0.5)), "decrease"), (lambda: check_grid(f64(0.9, 0.5, 0.5)), "decrease"),
-    (lambda: check_grid(f64(1, 0.5, 0)), "denoise=True"), (lambda: check_grid(f64(1.2, 0.5)), r"\(0, 1\]"),
+    (lambda: time_grid(LinearBeta(), 5, 0.5, t_max=0.5), "t_min"),
+    (lambda: time_grid(LinearBeta(), 5, t_max=1.1), "t_max"),
+    (lambda: time_grid(LinearBeta(), 5, math.nan), "t_min"),
+    (lambda: time_grid(LinearBeta(), 5, kind="cubic"), "kind"),
+    (lambda: check_grid(f64(0.1, 0.5)), "decrease"),
+    (lambda: check_grid(f64(0.9, 0.5, 0.5)), "decrease"),
+    (lambda: check_grid(f64(1, 0.5, 0)), "denoise=True"),
+    (lambda: check_grid(f64(1.2, 0.5)), r"\(0, 1\]"),
     (lambda: check_grid(f64(0.5)), "shape"), (lambda: check_grid(f64([1, 0.5])), "shape"),
     (lambda: check_grid(f64(1, math.nan)), "grid"),
     (lambda: diffuse(LinearBeta(), torch.ones(3, 2), f64(0.1, 0.2)), "scalar or have shape"),
     (lambda: diffuse(LinearBeta(), torch.full((3, 2), math.inf), 0.5), "x0"),
-    (lambda: convert(torch.ones(2, 3), torch.ones(3, 2), 1.0, 1.0, "eps", "x0"), "prediction must have shape"),
-    (lambda: convert(torch.ones(3), torch.ones(3, 2), 1.0, 1.0, "eps", "x0"), "prediction must have shape"),
-    (lambda: convert(torch.full((3, 2), math.nan), torch.ones(3, 2), 1.0, 1.0, "eps", "x0"), "prediction"),
-    (lambda: convert(torch.ones(3, 2), torch.ones(3, 2), 1.0, 1.0, "noise", "x0"), "given must be one of"),
+    (lambda: convert(torch.ones(2, 3), torch.ones(3, 2), 1.0, 1.0, "eps", "x0"),
+     "prediction must have shape"),
+    (lambda: convert(torch.ones(3), torch.ones(3, 2), 1.0, 1.0, "eps", "x0"),
+     "prediction must have shape"),
+    (lambda: convert(torch.full((3, 2), math.nan), torch.ones(3, 2), 1.0, 1.0, "eps", "x0"),
+     "prediction"),
+    (lambda: convert(torch.ones(3, 2), torch.ones(3, 2), 1.0, 1.0, "noise", "x0"),
+     "given must be one of"),
     (lambda: convert(torch.ones(3, 2), torch.ones(3, 2), 1.0, 1.0, "eps", "x"), "wanted must be one of"),
-    (lambda: convert(torch.ones(3, 2), torch.ones(3, 2), f64(1, 1), 1.0, "eps", "x0"), "scalar or have shape")])
+    (lambda: convert(torch.ones(3, 2), torch.ones(3, 2), f64(1, 1), 1.0, "eps", "x0"),
+     "scalar or have shape")])
 def test_bad_values(call, message):
     with pytest.raises(ValueError, match=message): call()
 
 
 @pytest.mark.parametrize("call", [
-    lambda: LinearBeta().alpha("0.5"), lambda: LinearBeta().alpha(torch.tensor(1)), lambda: LinearBeta().alpha(None),
-    lambda: LinearBeta().sigma(torch.tensor(0.5, dtype=torch.float16)), lambda: time_grid(LinearBeta(), 5.0),
+    lambda: LinearBeta().alpha("0.5"), lambda: LinearBeta().alpha(torch.tensor(1)),
+    lambda: LinearBeta().alpha(None),
+    lambda: LinearBeta().sigma(torch.tensor(0.5, dtype=torch.float16)),
+    lambda: time_grid(LinearBeta(), 5.0),
     lambda: check_grid([1.0, 0.5]), lambda: check_grid(torch.tensor([1, 0])),
     lambda: diffuse(LinearBeta(), torch.ones(3, 2, dtype=torch.int64), 0.5),
     lambda: convert(torch.ones(3, 2).double(), torch.ones(3, 2), 1.0, 1.0, "eps", "x0")])
@@ -302,8 +358,10 @@ def test_on_cuda():
         t = torch.linspace(0.01, 1, 8, device="cuda")
         for name in methods:
             y = getattr(schedule, name)(t)
-            assert y.device == t.device and torch.allclose(y.cpu(), getattr(schedule, name)(t.cpu()), rtol=1e-6)
+            assert y.device == t.device
+            assert torch.allclose(y.cpu(), getattr(schedule, name)(t.cpu()), rtol=1e-6)
         assert torch.allclose(schedule.t_of_log_snr(schedule.log_snr(t)), t, atol=1e-4)
         x, eps = diffuse(schedule, torch.ones(8, 2, device="cuda"), t)
         for wanted in PREDICTIONS:
-            assert convert(eps, x, schedule.alpha(t), schedule.sigma(t), "eps", wanted).device == t.device
+            assert convert(eps, x, schedule.alpha(t), schedule.sigma(t), "eps",
+                           wanted).device == t.device

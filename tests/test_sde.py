@@ -1,4 +1,6 @@
-"""Linear SDEs against closed forms, schedules and the oracle; the Fokker-Planck grid; the price of a wrong score."""
+"""Linear SDEs against closed forms, schedules and the oracle; the Fokker-Planck grid; the price of a
+wrong score.
+"""
 import math
 
 from hypothesis import given, settings, strategies as st
@@ -7,9 +9,25 @@ import pytest
 import torch
 
 from rbmdiff.diffusion.oracle import Mixture, gaussian, gaussian_flow
-from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, LinearLogSNR, LogSNR, SinusoidalBeta, SubVP
+from rbmdiff.diffusion.schedule import (
+    Cosine,
+    Geometric,
+    LinearBeta,
+    LinearLogSNR,
+    LogSNR,
+    SinusoidalBeta,
+    SubVP,
+)
 from rbmdiff.diffusion.sde import (
-    LinearSDE, chain_marginal, critically_damped_langevin, fokker_planck, path_kl, reverse_sde, scalar_sde, simulate)
+    LinearSDE,
+    chain_marginal,
+    critically_damped_langevin,
+    fokker_planck,
+    path_kl,
+    reverse_sde,
+    scalar_sde,
+    simulate,
+)
 from rbmdiff.foundations.core import Estimate
 
 SCHEDULES = [LinearBeta(), SinusoidalBeta(), SubVP(), Cosine(-9, 9), LinearLogSNR(), Geometric(),
@@ -64,7 +82,8 @@ def test_many_times_are_as_good_as_one():
 def test_volume_changes_with_the_trace():
     sde = wild()
     nodes, w = np.polynomial.legendre.leggauss(20)
-    integral = sum(0.5 * b * sde.F((a + 1) / 2).trace().item() for a, b in zip(nodes.tolist(), w.tolist()))
+    integral = sum(0.5 * b * sde.F((a + 1) / 2).trace().item()
+                   for a, b in zip(nodes.tolist(), w.tolist()))
     assert abs(torch.linalg.slogdet(sde.transition(0.0, 1.0))[1].item() - integral) < 1e-11
 
 
@@ -76,7 +95,8 @@ def test_covariance_splits_into_what_was_and_what_comes(a, b):
     Psi, new = sde.transition(s, t), sde.covariance(s, t)
     whole = sde.covariance(s, t, L @ L.T)
     assert (whole - Psi @ L @ L.T @ Psi.T - new).abs().max() < 1e-9 * whole.abs().max()
-    assert torch.equal(new, new.mT) and torch.linalg.eigvalsh(new).min() > -1e-12 * new.abs().max().clamp(min=1e-3)
+    assert torch.equal(new, new.mT)
+    assert torch.linalg.eigvalsh(new).min() > -1e-12 * new.abs().max().clamp(min=1e-3)
 
 
 def test_covariance_of_a_forgotten_start_solves_the_lyapunov_equation():
@@ -89,7 +109,8 @@ def test_covariance_of_a_forgotten_start_solves_the_lyapunov_equation():
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_every_schedule_is_a_scalar_sde(schedule):
     sde, t = scalar_sde(schedule, 2), steps(0.05, 1, 7)
-    Psi, S = sde.transition(0.05, t), sde.covariance(0.05, t, schedule.sigma(0.05) ** 2 * torch.eye(2, dtype=f64))
+    Psi, S = sde.transition(0.05, t), sde.covariance(0.05, t,
+                                                     schedule.sigma(0.05) ** 2 * torch.eye(2, dtype=f64))
     assert (Psi[:, 0, 0] * schedule.alpha(0.05) / schedule.alpha(t) - 1).abs().max() < 1e-10
     assert (S[:, 1, 1] / schedule.sigma(t) ** 2 - 1).abs().max() < 1e-10
     assert S[:, 0, 1].abs().max() == Psi[:, 1, 0].abs().max() == 0
@@ -101,7 +122,8 @@ def test_the_chain_tends_to_the_schedule_at_first_order(schedule):
     for N in (800, 1600):
         a, s = chain_marginal(schedule, N)
         t = steps(0, 1, N)
-        gaps.append(max((a - schedule.alpha(t)).abs().max().item(), (s - schedule.sigma(t)).abs().max().item()))
+        gaps.append(max((a - schedule.alpha(t)).abs().max().item(),
+                        (s - schedule.sigma(t)).abs().max().item()))
         assert a.shape == s.shape == (N + 1,)
     assert 0.8 < math.log2(gaps[0] / gaps[1]) < 1.2
 
@@ -126,7 +148,8 @@ def test_critical_damping_has_one_eigenvalue_and_the_right_rest(mass, dim):
     rest = torch.diag(torch.tensor([1.0] * dim + [mass] * dim, dtype=f64))
     assert (sde.covariance(0.0, 1.0, rest) - rest).abs().max() < 1e-12
     A, tau = sde.F(0.0) / 2, 2.5
-    closed = math.exp(-tau / mass**0.5) * ((1 + tau / mass**0.5) * torch.eye(2 * dim, dtype=f64) + tau * A)
+    closed = math.exp(-tau / mass**0.5) * ((1 + tau / mass**0.5) * torch.eye(2 * dim, dtype=f64) + tau
+                                           * A)
     assert (sde.transition(0.0, 1.0) - closed).abs().max() < 1e-11
     assert sde.G(0.3)[:dim].abs().max() == 0
 
@@ -140,8 +163,10 @@ def test_every_path_has_its_own_stream():
     for b in range(3):
         alone = simulate(sde.drift, sde.G, x[b:b + 1], times, [4 + b])
         torch.testing.assert_close(paths[:, b:b + 1], alone, rtol=1e-13, atol=1e-13)
-    assert torch.equal(simulate(sde.drift, sde.G, x, times, 8), simulate(sde.drift, sde.G, x, times, seeded(8)))
-    with pytest.raises(ValueError, match="generator must hold"): simulate(sde.drift, sde.G, x, times, [1, 2])
+    assert torch.equal(simulate(sde.drift, sde.G, x, times, 8),
+                       simulate(sde.drift, sde.G, x, times, seeded(8)))
+    with pytest.raises(ValueError, match="generator must hold"):
+        simulate(sde.drift, sde.G, x, times, [1, 2])
 
 
 def test_paths_repeat_with_the_generator_and_keep_dtype_and_shape():
@@ -164,12 +189,13 @@ def test_the_flow_does_not_depend_on_the_batch():
 
 @pytest.mark.parametrize("schedule", [LinearBeta(), SubVP(), Geometric(0.05, 8)], ids=repr)
 def test_the_probability_flow_tends_to_that_of_the_oracle(schedule):
-    data = gaussian(torch.tensor([1.0, -0.5], dtype=f64), torch.tensor([[0.5, 0.2], [0.2, 0.3]], dtype=f64))
+    data = gaussian(torch.tensor([1.0, -0.5], dtype=f64),
+                    torch.tensor([[0.5, 0.2], [0.2, 0.3]], dtype=f64))
     x = data.sample(20, seeded(0)) * schedule.alpha(0.8) + schedule.sigma(0.8)
-    wanted, gaps = gaussian_flow(data, schedule, x, 0.8, 0.1), []
+    wanted = gaussian_flow(data, schedule, x, 0.8, 0.1)
     process = reverse_sde(scalar_sde(schedule, 2), data.predictor(schedule, "score"), 0.0)
-    for N in (200, 400):
-        gaps.append((simulate(*process, x, steps(0.8, 0.1, N))[-1] - wanted).abs().max().item())
+    gaps = [(simulate(*process, x, steps(0.8, 0.1, N))[-1] - wanted).abs().max().item()
+            for N in (200, 400)]
     assert gaps[1] < 0.03 and 0.85 < math.log2(gaps[0] / gaps[1]) < 1.15
 
 
@@ -180,8 +206,11 @@ def test_the_way_back_ends_in_the_data(eta):
     n, ends = 4000, []
     for N in (150, 300):
         x0 = mixture.sample(n, seeded(4))
-        x = x0 * schedule.alpha(1.0) + schedule.sigma(1.0) * torch.randn(n, 2, dtype=f64, generator=seeded(5))
-        x = simulate(*reverse_sde(scalar_sde(schedule, 2), score, eta), x, steps(1, 0.02, N), seeded(6 + N))[-1]
+        x = x0 * schedule.alpha(1.0) + schedule.sigma(1.0) * torch.randn(
+            n, 2, dtype=f64, generator=seeded(5)
+        )
+        x = simulate(*reverse_sde(scalar_sde(schedule, 2), score, eta), x, steps(1, 0.02, N),
+                     seeded(6 + N))[-1]
         ends.append(Estimate.of(mixture.log_prob(x, schedule.alpha(0.02), schedule.sigma(0.02))))
     exact = mixture.sample(200_000, seeded(7))
     z = torch.randn(exact.shape, dtype=f64, generator=seeded(8))
@@ -231,15 +260,18 @@ def test_the_price_grows_with_the_square_of_the_error_and_with_eta(eta, slope):
     sde, x = scalar_sde(LinearBeta(), 2), torch.randn(50, 2, dtype=f64, generator=seeded(0))
     cost = path_kl(sde, lambda x, t: -x, lambda x, t: -slope * x, lambda t: x, eta, 8)
     wanted = ((1 + eta**2) / (2 * eta)) ** 2 / 2 * (1 - slope) ** 2 * 10.05 * x.square().sum(1)
-    assert abs(cost.value - wanted.mean().item()) < 1e-10 and abs(cost.stderr - Estimate.of(wanted).stderr) < 1e-10
+    assert abs(cost.value - wanted.mean().item()) < 1e-10
+    assert abs(cost.stderr - Estimate.of(wanted).stderr) < 1e-10
 
 
 def test_the_bound_is_exact_for_the_scores_of_another_mixture():
     schedule, n = LinearBeta(), 4000
     mixture, score = ring(schedule)
-    other = Mixture(torch.tensor([1.0], dtype=f64), torch.zeros(1, 2, dtype=f64), torch.eye(2, dtype=f64)[None])
+    other = Mixture(torch.tensor([1.0], dtype=f64), torch.zeros(1, 2, dtype=f64),
+                    torch.eye(2, dtype=f64)[None])
     x0, z = mixture.sample(n, seeded(1)), torch.randn(n, 2, dtype=f64, generator=seeded(2))
-    cost = path_kl(scalar_sde(schedule, 2), score, lambda x, t: other.score(x, schedule.alpha(t), schedule.sigma(t)),
+    cost = path_kl(scalar_sde(schedule, 2), score,
+                   lambda x, t: other.score(x, schedule.alpha(t), schedule.sigma(t)),
                    lambda t: schedule.alpha(t) * x0 + schedule.sigma(t) * z)
     data = mixture.sample(n, seeded(3))
     direct = Estimate.of(mixture.log_prob(data) - other.log_prob(data))    # KL(p_1 || q_1) is below 1e-4
@@ -264,7 +296,8 @@ def constant(A): return lambda t: A
     (lambda: LinearSDE(constant(EYE.float()), constant(EYE)), TypeError, "float64"),
     (lambda: LinearSDE(constant(EYE * math.nan), constant(EYE)), ValueError, "finite"),
     (lambda: LinearSDE(constant(EYE[0]), constant(EYE)), ValueError, r"F\(t\) must have shape \[D, D\]"),
-    (lambda: LinearSDE(constant(torch.ones(2, 3, dtype=f64)), constant(EYE)), ValueError, r"shape \[D, D\]"),
+    (lambda: LinearSDE(constant(torch.ones(2, 3, dtype=f64)), constant(EYE)), ValueError,
+     r"shape \[D, D\]"),
     (lambda: LinearSDE(constant(EYE), constant(TWO)), ValueError, r"G\(0.5\) must have shape \[1, 1\]"),
     (lambda: LinearSDE(lambda t: EYE if t == 0.5 else TWO, constant(EYE)).transition(0.0, 1.0),
      ValueError, r"F\(.*\) must have shape \[1, 1\]"),
@@ -286,21 +319,27 @@ def constant(A): return lambda t: A
     (lambda: chain_marginal(LinearBeta(), 0), ValueError, "steps"),
     (lambda: chain_marginal(LinearBeta(), 20), ValueError, "steps must exceed 20"),
     (lambda: simulate(VP.drift, VP.G, X, steps(0, 1, 0)), ValueError, "times"),
-    (lambda: simulate(VP.drift, VP.G, X, torch.tensor([0.0, 0.5, 0.4])), ValueError, "rise or fall strictly"),
+    (lambda: simulate(VP.drift, VP.G, X, torch.tensor([0.0, 0.5, 0.4])), ValueError,
+     "rise or fall strictly"),
     (lambda: simulate(VP.drift, VP.G, X.half(), steps(0, 1, 5)), TypeError, "x must be float"),
-    (lambda: simulate(lambda x, t: 1e200 * (x + 1) ** 3, VP.G, X, steps(0, 1, 5)), ValueError, "no longer finite"),
+    (lambda: simulate(lambda x, t: 1e200 * (x + 1) ** 3, VP.G, X, steps(0, 1, 5)), ValueError,
+     "no longer finite"),
     (lambda: reverse_sde(VP, VP.drift, -0.1), ValueError, "eta must be finite and at least 0"),
     (lambda: reverse_sde(VP, lambda x, t: x[:, 0])[0](X, 0.5), ValueError, "score must return shape"),
-    (lambda: simulate(lambda x, t: x[:, 0], VP.G, X, steps(0, 1, 5)), ValueError, "drift must return shape"),
-    (lambda: path_kl(VP, VP.drift, lambda x, t: x[:1], lambda t: X), ValueError, "model must return shape"),
+    (lambda: simulate(lambda x, t: x[:, 0], VP.G, X, steps(0, 1, 5)), ValueError,
+     "drift must return shape"),
+    (lambda: path_kl(VP, VP.drift, lambda x, t: x[:1], lambda t: X), ValueError,
+     "model must return shape"),
     (lambda: fokker_planck(VP, P, [AXIS], steps(1, 0, 2000)), ValueError, "must rise"),
     (lambda: fokker_planck(VP, P, [AXIS, AXIS], steps(0, 1, 2000)), ValueError, "1 dimensions"),
     (lambda: fokker_planck(VP, P[1:], [AXIS], steps(0, 1, 2000)), ValueError, "equal lengths"),
     (lambda: fokker_planck(VP, P, [AXIS**3], steps(0, 1, 2000)), ValueError, "even steps"),
-    (lambda: fokker_planck(VP, P.flip(0), [AXIS.flip(0)], steps(0, 1, 2000)), ValueError, "axes must rise"),
+    (lambda: fokker_planck(VP, P.flip(0), [AXIS.flip(0)], steps(0, 1, 2000)), ValueError,
+     "axes must rise"),
     (lambda: fokker_planck(VP, torch.ones_like(P), [AXIS], steps(0, 1, 2000)), ValueError, "too small"),
     (lambda: fokker_planck(VP, P, [AXIS], steps(0, 1, 20)), ValueError, "times shorter"),
-    (lambda: path_kl(VP, VP.drift, VP.drift, lambda t: X, 0.0), ValueError, "eta must be finite and above 0"),
+    (lambda: path_kl(VP, VP.drift, VP.drift, lambda t: X, 0.0), ValueError,
+     "eta must be finite and above 0"),
     (lambda: path_kl(VP, VP.drift, VP.drift, lambda t: X, nodes=0), ValueError, "nodes"),
     (lambda: path_kl(VP, VP.drift, VP.drift, lambda t: X.repeat(1, 2)), ValueError, r"sample\(t\)"),
 ])
@@ -313,7 +352,8 @@ def test_bad_input_is_refused_by_name(call, error, words):
 def test_states_stay_on_their_device():
     sde = critically_damped_langevin(dim=2)
     x = torch.randn(8, 4, device="cuda")
-    path = simulate(*reverse_sde(sde, lambda x, t: -x), x, steps(1, 0, 20), torch.Generator("cuda").manual_seed(0))
+    path = simulate(*reverse_sde(sde, lambda x, t: -x), x, steps(1, 0, 20),
+                    torch.Generator("cuda").manual_seed(0))
     assert path.device == x.device and path.dtype == x.dtype and sde.drift(x, 0.5).device == x.device
     cost = path_kl(sde, lambda x, t: -x, lambda x, t: -0.9 * x, lambda t: x, nodes=4)
     assert math.isfinite(cost.value)

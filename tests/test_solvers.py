@@ -7,8 +7,7 @@ import math
 import pickle
 import pydoc
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 import pytest
 import torch
 
@@ -37,8 +36,8 @@ from rbmdiff.diffusion.solvers import (
     reverse_diffusion,
     runge_kutta,
     runge_kutta_nodes,
+    solver as as_solver,
 )
-from rbmdiff.diffusion.solvers import solver as as_solver
 
 ONE_CALL = [euler_maruyama, reverse_diffusion, ancestral, ddim]
 CALLS = {euler_maruyama: 1, reverse_diffusion: 1, ancestral: 1, ddim: 1, heun: 2, runge_kutta: 4,

@@ -47,7 +47,8 @@ def data(dtype=torch.float64, device="cpu"):
 
 
 def tensors(state):
-    return [*state.model.state_dict().values(), *state.averages.values(), *state.carry.values(), state.generator.get_state()]
+    return [*state.model.state_dict().values(), *state.averages.values(), *state.carry.values(),
+            state.generator.get_state()]
 
 
 def same(a, b): return all(torch.equal(x, y) for x, y in zip(tensors(a), tensors(b), strict=True))
@@ -102,9 +103,9 @@ def test_linear_decay_resumes_at_its_place(tmp_path):
 
 
 def test_records_count_and_average_the_scalars():
-    state, seen = new(average=0.0), []
-    for record in train(state, data(), noisy, 2, 10): seen.append(record)
-    assert [(r.epoch, r.updates) for r in seen] == [(1, 4), (2, 8)] and seen[1].seconds > seen[0].seconds > 0
+    seen = list(train(new(average=0.0), data(), noisy, 2, 10))
+    assert [(r.epoch, r.updates) for r in seen] == [(1, 4), (2, 8)]
+    assert seen[1].seconds > seen[0].seconds > 0
     assert seen[0].scalars["one"] == pytest.approx(1) and isinstance(seen[0].scalars["loss"], float)
 
 
@@ -129,7 +130,8 @@ def test_averaged_model_is_a_copy():
     state = new(average=0.0)
     copy = state.averaged_model()
     copy.weight.data.zero_()
-    assert state.model.weight.abs().sum() > 0 and state.model.weight.requires_grad and not copy.weight.requires_grad
+    assert state.model.weight.abs().sum() > 0 and state.model.weight.requires_grad
+    assert not copy.weight.requires_grad
 
 
 def test_ascend_climbs():
@@ -194,7 +196,8 @@ def test_bars_are_shown_where_somebody_looks(capsys, monkeypatch):
 def test_divergence_is_an_error_before_the_epoch_is_yielded():
     state = new("sgd", schedule=False)
     state.optimizer.param_groups[0]["lr"] = 1e200
-    with pytest.raises(FloatingPointError, match="learning rate"): list(train(state, data(), noisy, 50, 8))
+    with pytest.raises(FloatingPointError, match="learning rate"):
+        list(train(state, data(), noisy, 50, 8))
 
 
 BAD = {
@@ -205,7 +208,8 @@ BAD = {
     "no examples": (lambda s: next(train(s, data()[:0], noisy, 1)), ValueError, "data"),
     "nan": (lambda s: next(train(s, data() * math.nan, noisy, 1)), ValueError, "data"),
     "list": (lambda s: next(train(s, [[1.0]], noisy, 1)), TypeError, "data"),
-    "average of one": (lambda s: TrainState(s.model, s.optimizer, s.generator, None, 1.0), ValueError, "average"),
+    "average of one": (lambda s: TrainState(s.model, s.optimizer, s.generator, None, 1.0), ValueError,
+                       "average"),
     "no generator": (lambda s: TrainState(s.model, s.optimizer, None), TypeError, "generator"),
     "zero updates": (lambda s: linear_decay(s.optimizer, 0), ValueError, "updates"),
     "negative rate": (lambda s: sgd(s.model, -1.0), ValueError, "learning rate")}
@@ -232,9 +236,12 @@ def headless(path):
     write_tensors(path, "training state", content, {"epoch": meta["epoch"]})
 
 
-DAMAGE = {"truncated": (half, ValueError, "damaged"), "another kind": (foreign, ValueError, "RBM"), "empty": (empty, ValueError, "damaged"),
-          "junk": (junk, ValueError, "damaged"), "tensors missing": (bare, ValueError, "model.bias"), "foreign tensor": (alien, ValueError, "soul"),
-          "header incomplete": (headless, ValueError, "does not fit"), "absent": (gone, FileNotFoundError, "no such file")}
+DAMAGE = {"truncated": (half, ValueError, "damaged"), "another kind": (foreign, ValueError, "RBM"),
+          "empty": (empty, ValueError, "damaged"),
+          "junk": (junk, ValueError, "damaged"), "tensors missing": (bare, ValueError, "model.bias"),
+          "foreign tensor": (alien, ValueError, "soul"),
+          "header incomplete": (headless, ValueError, "does not fit"),
+          "absent": (gone, FileNotFoundError, "no such file")}
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -248,8 +255,10 @@ def test_damaged_checkpoint_is_refused_and_the_state_stays(tmp_path, name):
     assert same(fresh, untouched) and fresh.epoch == 0
 
 
-OTHERS = {"width": (dict(width=4), r"\[4\]"), "precision": (dict(dtype=torch.float32), "float32"), "optimizer": (dict(optimizer="adam"), "SGD"),
-          "no schedule": (dict(schedule=False), "schedule"), "no average": (dict(average=0.0), "average")}
+OTHERS = {"width": (dict(width=4), r"\[4\]"), "precision": (dict(dtype=torch.float32), "float32"),
+          "optimizer": (dict(optimizer="adam"), "SGD"),
+          "no schedule": (dict(schedule=False), "schedule"),
+          "no average": (dict(average=0.0), "average")}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -286,5 +295,6 @@ def test_resume_on_cuda(tmp_path, optimizer):
     resumed.load(tmp_path / "c")
     for _ in train(resumed, x, noisy, 4, 8): pass
     assert same(resumed, whole) and resumed.carry["memory"].is_cuda
-    with pytest.raises(ValueError, match="random.state"): new(optimizer, dtype=torch.float32).load(tmp_path / "c")
+    with pytest.raises(ValueError, match="random.state"):
+        new(optimizer, dtype=torch.float32).load(tmp_path / "c")
     with pytest.raises(ValueError, match="data"): next(train(whole, x.cpu(), noisy, 9, 8))

@@ -1,8 +1,7 @@
 """Weightings of the noise levels against their definitions; weighted losses against exact ones."""
 import math
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 import pytest
 import torch
 

@@ -1,7 +1,9 @@
-from . import comparison as comparison
-from . import gumbel as gumbel
-from . import limit as limit
-from . import meanfield as meanfield
-from . import recovery as recovery
-from . import score as score
-from . import tilted as tilted
+from . import (
+    comparison as comparison,
+    gumbel as gumbel,
+    limit as limit,
+    meanfield as meanfield,
+    recovery as recovery,
+    score as score,
+    tilted as tilted,
+)

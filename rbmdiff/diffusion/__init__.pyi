@@ -1,12 +1,14 @@
-from . import ddpm as ddpm
-from . import deis as deis
-from . import elbo as elbo
-from . import likelihood as likelihood
-from . import matrix as matrix
-from . import networks as networks
-from . import objective as objective
-from . import oracle as oracle
-from . import schedule as schedule
-from . import sde as sde
-from . import solvers as solvers
-from . import weights as weights
+from . import (
+    ddpm as ddpm,
+    deis as deis,
+    elbo as elbo,
+    likelihood as likelihood,
+    matrix as matrix,
+    networks as networks,
+    objective as objective,
+    oracle as oracle,
+    schedule as schedule,
+    sde as sde,
+    solvers as solvers,
+    weights as weights,
+)

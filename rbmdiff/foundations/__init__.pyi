@@ -1,6 +1,8 @@
-from . import core as core
-from . import data as data
-from . import kernels as kernels
-from . import plot as plot
-from . import train as train
-from . import units as units
+from . import (
+    core as core,
+    data as data,
+    kernels as kernels,
+    plot as plot,
+    train as train,
+    units as units,
+)

@@ -1,2 +1,1 @@
-from . import contrastive as contrastive
-from . import partition as partition
+from . import contrastive as contrastive, partition as partition

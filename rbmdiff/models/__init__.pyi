@@ -1,2 +1,1 @@
-from . import energy as energy
-from . import rbm as rbm
+from . import energy as energy, rbm as rbm

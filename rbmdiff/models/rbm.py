@@ -98,7 +98,7 @@ class RBM(Stored):
     @property
     def batch(self) -> torch.Size:
         """Shape [] of one machine, [B] of a batch of machines that share their weights."""
-        if self.b.ndim == self.c.ndim == 1: return torch.Size()     # at once: every step of training asks
+        if not self.shares: return torch.Size()  # at once: training asks at every step
         return torch.broadcast_shapes(self.b.shape[:-1], self.c.shape[:-1])
 
     def _check(self, **layers: Tensor) -> None:
@@ -470,7 +470,8 @@ def check_machine(rbm: Any, kind: Kind | None = None, own: bool = False, batch: 
     if rbm.batch and not batch:
         raise ValueError(f"{name} must be one machine, got a batch of {rbm.batch.numel()} tilted ones")
     if kind: check_kind(name, rbm.visible, kind)
+    W = rbm.W
     for label, x in states.items():
         if x is None: continue
-        check_tensor(label, x, len(rbm.W), like=rbm.W)
+        check_tensor(label, x, W.shape[0], like=W)
         rbm.visible.check(label, x)

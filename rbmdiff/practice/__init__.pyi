@@ -1,2 +1,1 @@
-from . import cli as cli
-from . import runs as runs
+from . import cli as cli, runs as runs

@@ -1,3 +1,1 @@
-from . import diagnostics as diagnostics
-from . import gibbs as gibbs
-from . import means as means
+from . import diagnostics as diagnostics, gibbs as gibbs, means as means
