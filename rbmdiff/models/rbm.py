@@ -98,7 +98,7 @@ class RBM(Stored):
     @property
     def batch(self) -> torch.Size:
         """Shape [] of one machine, [B] of a batch of machines that share their weights."""
-        if not self.shares: return torch.Size()  # at once: training asks at every step
+        if not self._buffers: return torch.Size()  # only parameters: training asks at every step
         return torch.broadcast_shapes(self.b.shape[:-1], self.c.shape[:-1])
 
     def _check(self, **layers: Tensor) -> None:
