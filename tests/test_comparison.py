@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from machines import seeded
 from rbmdiff.bridge import tilted
 from rbmdiff.bridge.comparison import (
     BinaryBound,
@@ -15,22 +16,19 @@ from rbmdiff.bridge.comparison import (
     paired_difference,
 )
 from rbmdiff.diffusion.elbo import elbo, uniform_time
-from rbmdiff.diffusion.networks import MLP, UNet, as_eps
+from rbmdiff.diffusion.networks import MLP, UNet, as_eps, bounded_time
 from rbmdiff.diffusion.objective import denoising_step
 from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, LinearLogSNR
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import base_rate
 from rbmdiff.foundations.train import TrainState, train
-from rbmdiff.foundations.units import as_unit, states
+from rbmdiff.foundations.units import Bernoulli, Binary, Discrete, Spin, as_unit, states
 from rbmdiff.models.rbm import RBM
 
 f64 = torch.float64
 UNITS = "bernoulli", "spin"
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 each_unit = pytest.mark.parametrize("unit", UNITS)
-
-
-def seeded(k): return torch.Generator().manual_seed(k)
 
 
 def machine(unit, D=5, H=3, scale=0.8, dtype=f64, device=None):
@@ -116,6 +114,51 @@ def test_gap_of_an_early_end(unit):
     walked = torch.logsumexp(b.each.log_prob.reshape(200, -1).mean(0), 0).exp().item()
     # a bound of some distribution: no more than one in all
     assert 0.5 < walked < 1.02
+
+
+@pytest.mark.parametrize("unit", (Binary((-2.0, 1.0)), Discrete((0.5, 1.0)), Bernoulli()), ids=str)
+def test_bound_is_exact_for_any_two_levels(unit):
+    schedule = LinearLogSNR(-9, 12)
+    m, v = machine(unit), drawn(machine(unit), 4000, seeded(1))
+    ours = binary_bound(exact(m, schedule), schedule, v, unit, n=8, sets=2, generator=2)
+    gap = Estimate.of(m.log_prob(v).detach() - ours.each.log_prob)
+    assert abs(gap.z(0)) < 4 and gap.stderr < 0.05
+    with pytest.raises(ValueError, match="^v must hold only"):
+        binary_bound(exact(m, schedule), schedule, v, Spin(), n=2, sets=2)
+
+
+def test_a_name_and_an_object_are_the_same_unit():
+    m, schedule = machine("bernoulli"), LinearLogSNR(-8, 6)
+    v = drawn(m, 20, seeded(1))
+    named, made = (binary_bound(exact(m, schedule), schedule, v, unit, n=2, sets=2, generator=3)
+                   for unit in ("bernoulli", Bernoulli()))
+    assert named.value == made.value and named.stderr == made.stderr
+
+
+def test_every_image_has_its_own_stream():
+    m, schedule = machine("spin"), LinearLogSNR(-8, 6)
+    v, seeds = drawn(m, 5, seeded(1)), [31, 32, 33, 34, 35]
+
+    def bound(rows, generator):
+        return binary_bound(exact(m, schedule), schedule, v[rows], n=4, sets=2,
+                            generator=generator).each.log_prob
+
+    together = bound([0, 1, 2, 3, 4], seeds)
+    pair = bound([3, 1], [seeds[3], seeds[1]])
+    torch.testing.assert_close(pair, together[[3, 1]], rtol=1e-10, atol=1e-10)
+    # control: other streams
+    assert not torch.allclose(pair, bound([3, 1], [seeds[1], seeds[3]]))
+    with pytest.raises(ValueError, match="^generator must hold"):
+        bound([0, 1, 2], seeds)
+
+
+def test_the_network_is_told_the_bounded_time():
+    schedule, told = LinearBeta(), []
+    model = BinaryDenoiser(lambda x, u: told.append(u) or x, schedule, torch.zeros(3))
+    t = torch.tensor([0.01, 0.3, 1.0])
+    model(torch.ones(3, 3), t)
+    assert torch.equal(told[0], bounded_time(schedule.alpha(t), schedule.sigma(t)))
+    assert bool((told[0].diff() > 0).all()) and 0 < told[0][0] and told[0][-1] < 1
 
 
 def test_errors_are_true_and_apart():

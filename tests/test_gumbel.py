@@ -6,6 +6,8 @@ import math
 import pytest
 import torch
 
+import machines
+from machines import seeded
 from rbmdiff.bridge.gumbel import (
     concrete,
     concrete_gradient,
@@ -19,21 +21,15 @@ from rbmdiff.bridge.gumbel import (
 from rbmdiff.bridge.meanfield import score
 from rbmdiff.foundations.kernels import draw_bits
 from rbmdiff.foundations.units import Bernoulli, states
-from rbmdiff.models.rbm import RBM
 
 DTYPES = (torch.float32, torch.float64)
 HIDDEN = ("bernoulli", "spin")
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def seeded(k, device="cpu"): return torch.Generator(device).manual_seed(k)
-
-
-def machine(D=5, H=4, visible="bernoulli", hidden="bernoulli", seed=0, dtype=torch.float64):
-    rbm = RBM(D, H, visible, hidden, dtype=dtype)
-    for p in rbm.parameters():
-        p.data = torch.randn(p.shape, dtype=torch.float64, generator=seeded(seed + p.numel())).to(dtype)
-    return rbm.requires_grad_(False)
+def machine(D=5, H=4, **options):
+    """A machine with parameters of size one."""
+    return machines.machine(D, H, scale=1.0, **options)
 
 
 def energies(hidden="bernoulli", dtype=torch.float64):
@@ -267,6 +263,46 @@ def test_a_seed_repeats_the_draws_and_the_argument_is_left_alone():
         x, y, other = (estimators(f, seeded(k))[name](a, 6) for k in (17, 17, 18))
         assert torch.equal(x, y) and not torch.equal(x, other), name
     assert torch.equal(a, before)
+
+
+DRAWS = {"gumbel": lambda rows, g: gumbel_max(some_logits(5, 4)[rows], g),
+         "concrete": lambda rows, g: concrete(some_logits(5, 4)[rows], 0.7, g)}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_every_row_of_logits_has_its_own_stream(draw):
+    rows, seeds = list(range(5)), [21, 22, 23, 24, 25]
+    together = draw(rows, seeds)
+    alone = torch.cat([draw([b], [seeds[b]]) for b in rows])
+    torch.testing.assert_close(together, alone, rtol=1e-14, atol=0)         # but for rounding
+    # control: other streams
+    assert not torch.equal(together, draw(rows, seeds[::-1]))
+    assert torch.equal(draw(rows, 7), draw(rows, seeded(7)))
+    assert not torch.equal(draw(rows, 7), draw(rows, 8))
+    with pytest.raises(ValueError, match="^generator must hold"):
+        draw(rows, seeds[:4])
+
+
+@pytest.mark.parametrize("name", sorted(set(estimators(None)) - {"leave_one_out"}))
+@pytest.mark.parametrize("shape", ((5,), (2, 5)))
+def test_every_sample_of_an_estimator_has_its_own_stream(name, shape):
+    f, a, seeds = energies()[0], some_logits(*shape), [21, 22, 23, 24]
+    estimate = lambda n, g: estimators(f, g)[name](a, n)
+    together = estimate(4, seeds)
+    torch.testing.assert_close(together, torch.cat([estimate(1, [k]) for k in seeds]), rtol=1e-12,
+                               atol=1e-12)
+    # control: other streams
+    assert not torch.allclose(together, estimate(4, seeds[::-1]))
+    assert torch.equal(estimate(4, 7), estimate(4, seeded(7)))
+    with pytest.raises(ValueError, match="^generator must hold"):
+        estimate(4, seeds[:3])
+
+
+def test_leave_one_out_draws_by_the_streams_of_its_samples():
+    f, a = energies()[0], some_logits(5)
+    leave = lambda seeds: score_function_gradient(f, a, len(seeds), seeds, "leave_one_out")
+    torch.testing.assert_close(leave([1, 2, 3]), leave([3, 1, 2])[[1, 2, 0]], rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(leave([1, 2, 3]), leave([1, 2, 4]))
 
 
 @cuda

@@ -1,11 +1,15 @@
 """Mean-field logits: free energy, score, loss, reverse process and repairs against formulas, autograd
 and enumeration.
 """
+import importlib.util
 import math
+import sys
 
 import pytest
 import torch
 
+import machines
+from machines import seeded
 from rbmdiff.bridge.meanfield import (
     TimedRBM,
     asked_field,
@@ -22,7 +26,7 @@ from rbmdiff.bridge.meanfield import (
 )
 from rbmdiff.diffusion.schedule import Geometric, LinearBeta, SubVP
 from rbmdiff.foundations.core import Estimate, logit
-from rbmdiff.foundations.units import states
+from rbmdiff.foundations.units import Binary, Discrete, states
 from rbmdiff.models.rbm import RBM
 
 f64 = torch.float64
@@ -30,17 +34,13 @@ SCHEDULE = LinearBeta()
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def seeded(k): return torch.Generator().manual_seed(k)
+def machine(D=4, H=3, **options):
+    """A machine of bits with parameters of size one."""
+    return machines.machine(D, H, scale=1.0, **options)
 
 
-def machine(D=4, H=3, hidden="bernoulli", dtype=f64, seed=0):
-    rbm = RBM(D, H, hidden=hidden, dtype=dtype).requires_grad_(False)
-    for k, p in enumerate(rbm.parameters()):
-        p.copy_(torch.randn(p.shape, dtype=dtype, generator=seeded(seed + k)))
-    return rbm
-
-
-def normal(*shape, seed=9, dtype=f64): return torch.randn(*shape, dtype=dtype, generator=seeded(seed))
+def normal(*shape, seed=9, dtype=f64):
+    return machines.normal(*shape, seed=seed, dtype=dtype)
 
 
 def bits(n, D, seed=3,
@@ -107,6 +107,54 @@ def test_the_integral_converges_with_the_jacobian_only():
         totals[half] = [torch.trapezoid(w * torch.exp(-free_energy(rbm, a)),
                                         dx=0.005).item() for w in (1, slope)]
     assert totals[200][0] / totals[20][0] > 9 and abs(totals[200][1] / totals[20][1] - 1) < 1e-6
+
+
+class Weighted(Binary):
+    """A bit whose states weigh 1 and e."""
+
+    def log_weights(self, v):
+        return v
+
+    def weight_slope(self, v):
+        return torch.ones_like(v)
+
+
+BITS = Discrete((0.0, 1.0)), Discrete((0.0, 1.0), 0.8), Weighted((0.0, 1.0))
+
+
+@pytest.mark.parametrize("visible", BITS, ids=("levels", "curved", "weighted"))
+@pytest.mark.parametrize("hidden", ("spin", "discrete((-1, 0, 2))", "potts(3)", "gaussian", "relu"))
+def test_bits_of_every_kind_over_hidden_units_of_every_kind(visible, hidden):
+    rbm, a = machine(visible=visible, hidden=hidden), normal(6, 4)
+    z = a.clone().requires_grad_()
+    truth, = torch.autograd.grad(-free_energy(rbm, z).sum(), z)
+    torch.testing.assert_close(score(rbm, a), truth, rtol=1e-11, atol=1e-12)
+    timed = TimedRBM(rbm, SCHEDULE, 3)
+    torch.testing.assert_close(timed(a, 0.2), truth, rtol=1e-11, atol=1e-12)
+    at = timed.at(0.2)
+    assert (at.visible, at.hidden) == (rbm.visible, rbm.hidden)
+    # control: units of equal weights
+    plain = TimedRBM(machine(hidden=hidden), SCHEDULE, 3)
+    assert (visible is BITS[0]) == bool((plain(a, 0.2) - truth).abs().max() < 1e-11)
+
+
+def test_a_machine_of_another_class_is_a_machine():
+    """What a notebook defines has the name and the methods, and is no instance of the class of the
+    package.
+    """
+    spec = importlib.util.spec_from_file_location("rbmdiff.models.again",
+                                                  sys.modules[RBM.__module__].__file__)
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    rbm, a = machine(), normal(3, 4)
+    other = again.RBM(4, 3, dtype=f64).requires_grad_(False)
+    other.load_state_dict(rbm.state_dict())
+    assert not isinstance(other, RBM)
+    assert torch.equal(score(other, a), score(rbm, a))
+    assert torch.equal(free_energy(other, a), free_energy(rbm, a))
+    assert torch.equal(TimedRBM(other, SCHEDULE)(a, 0.3), TimedRBM(rbm, SCHEDULE)(a, 0.3))
+    losses = [dsm_loss(m, bits(9, 4), SCHEDULE, 5, generator=1) for m in (other, rbm)]
+    assert torch.equal(*losses)
 
 
 # Logits of batches
@@ -192,6 +240,34 @@ def test_read_out():
         e = Estimate.of(v[:, i])
         assert abs(e.z(p)) < 4 and e.stderr < 0.004
     assert set(v.unique().tolist()) == {0.0, 1.0} and read_out(a.float()[None, None]).shape == (1, 1, 3)
+
+
+# One stream a sample
+
+DRAWS = {"batches": lambda rows, g: batch_logits(bits(7, 4), 3, len(rows), generator=g),
+         "loss": lambda rows, g: dsm_loss(machine(), bits(7, 4), SCHEDULE, len(rows), 3, generator=g),
+         "reverse process": lambda rows, g: sample_logits(machine(), SCHEDULE, normal(5, 4)[rows], 20,
+                                                          generator=g),
+         "read-out": lambda rows, g: read_out(normal(5, 4)[rows], g)}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_every_sample_has_its_own_stream(draw):
+    seeds = [11, 12, 13, 14, 15]
+    together = draw(list(range(5)), seeds)
+    alone = torch.cat([draw([b], [seeds[b]]) for b in range(5)])
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+    # control: other streams
+    assert not torch.allclose(together, draw(list(range(5)), seeds[::-1]))
+    with pytest.raises(ValueError, match="^generator must hold"):
+        draw(list(range(5)), seeds[:4])
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_a_seed_is_a_generator(draw):
+    rows = list(range(5))
+    assert torch.equal(draw(rows, 7), draw(rows, seeded(7)))
+    assert not torch.equal(draw(rows, 7), draw(rows, 8))
 
 
 # What is asked, and when couplings grow
@@ -343,6 +419,9 @@ RBM43, A, V = machine(), normal(2, 4), bits(5, 4)
     (lambda: dsm_loss(RBM43, V, SCHEDULE, times=(0.5, 0.2)), ValueError, "^times must"),
     (lambda: dsm_loss(RBM43, V - 0.5, SCHEDULE), ValueError, "^v must hold"),
     (lambda: dsm_loss(RBM43, V.float(), SCHEDULE), TypeError, "^a must be torch.float64"),
+    (lambda: dsm_loss(RBM43, "v", SCHEDULE, generator=1), TypeError, "^v must be a torch.Tensor"),
+    (lambda: score(RBM(4, 3, Binary((0.0, 2.0)), dtype=f64), A), ValueError,
+     "^rbm must have 'bernoulli'"),
     (lambda: dsm_loss(3, V, SCHEDULE), TypeError, "^rbm must be an RBM or a network"),
     (lambda: dsm_loss(RBM(4, 3, "spin", dtype=f64), V, SCHEDULE), ValueError, "^rbm must have"),
     (lambda: sample_logits(RBM43, SCHEDULE, A[0]), ValueError, "^x must have shape"),
