@@ -63,6 +63,14 @@ def test_batches_partition_the_indices(n, size, seed):
     assert max(sizes) <= size and max(sizes) - min(sizes) <= 1 and len(parts) == math.ceil(n / size)
 
 
+def test_batches_of_a_seed():
+    ours = batches(10, 3, torch.Generator().manual_seed(5))
+    assert all(map(torch.equal, batches(10, 3, 5), ours))
+    assert not torch.equal(torch.cat(ours), torch.cat(batches(10, 3, 6)))
+    for bad in ([1, 2], "5", 1.5):
+        with pytest.raises(TypeError, match="^generator must be"): batches(10, 3, bad)
+
+
 @pytest.mark.parametrize("average", [0.0, 0.9])
 @pytest.mark.parametrize("schedule", [False, True])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

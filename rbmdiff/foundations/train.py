@@ -37,7 +37,8 @@ with warnings.catch_warnings():
     from tqdm.auto import tqdm
 
 # %% ../../nbs/foundations/train.ipynb #852a57ee
-def batches(n: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+def batches(n: int, batch_size: int,
+            generator: torch.Generator | int | None = None) -> tuple[Tensor, ...]:
     """A random partition of the indices 0 to `n` - 1 into batches of at most `batch_size`, nearly equal.
 
     Each gives an unbiased estimate of a mean over all [eq-train-minibatch]. On the device of
@@ -45,7 +46,10 @@ def batches(n: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor
     """
     check_count("n", n)
     check_count("batch_size", batch_size)
-    order = torch.randperm(n, generator=generator, device=generator.device)  # [eq-train-minibatch]
+    device = generator.device if isinstance(generator, torch.Generator) else None
+    stream = as_generator(generator, torch.empty(0, device=device))
+    if isinstance(stream, tuple): raise TypeError("generator must be one stream, got a sequence")
+    order = torch.randperm(n, generator=stream, device=device)  # [eq-train-minibatch]
     return order.tensor_split(-(-n // batch_size))
 
 # %% ../../nbs/foundations/train.ipynb #862c9cfe

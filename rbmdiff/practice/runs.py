@@ -328,9 +328,9 @@ def _read(source: str, options: dict, download: bool) -> tuple[Tensor, Tensor | 
 def as_states(x: Tensor, options: dict, generator: Stream = None) -> Tensor:
     """States of the visible units from `x` [N, D]; random bits are always the same if None."""
     if options["binarize"] == "none": return x
-    if options["binarize"] == "threshold": bits = binarize(x, options["threshold"])
-    else: bits = binarize_stochastic(x, options["seed"] if generator is None else generator)
-    return _at_levels(bits, options)
+    if options["binarize"] == "threshold": return _at_levels(binarize(x, options["threshold"]), options)
+    generator = as_generator(options["seed"] if generator is None else generator, x)
+    return _at_levels(binarize_stochastic(x, generator), options)
 
 
 def _at_levels(bits: Tensor, options: dict) -> Tensor:
