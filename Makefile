@@ -29,11 +29,11 @@ lint: .venv/installed  ## ruff on all code, notebooks too; pyright on the packag
 	pyright
 
 test: check  ## linters, export and cleanliness check, notebooks, pytest, import contracts
-	nbdev_test --n_workers 2 --do_print --timing
-	pytest
+	python book/build.py --execute
+	pytest --numprocesses auto
 	lint-imports
 
-book: export  ## execute every notebook, render the book, build sdist and wheel
+book: export  ## every notebook executed, unless `make test` has; the book rendered; sdist and wheel
 	python book/build.py
 	@rm -rf dist && python -m build --outdir dist . > /dev/null && ls dist
 

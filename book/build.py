@@ -1,8 +1,9 @@
 """Build the book: every notebook executed, pages rendered by Jupyter Book, plain notebooks beside them.
 
-`python book/build.py` starts from nothing; `--incremental` keeps book/_build and does only what changed.
-The sources are never written to: executed copies are staged in book/_build/source and rendered from
-there.
+Outputs are kept in book/_build/executed, and used again while the code of the chapter, the package, the
+stored results and the versions stay as they are. `--execute` stops after the notebooks; `--incremental`
+keeps the pages too, and renders only what changed. The sources are never written to: executed copies are
+staged in book/_build/source and rendered from there.
 """
 import argparse
 from concurrent.futures import ThreadPoolExecutor
@@ -38,9 +39,12 @@ KERNEL = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.back
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--incremental", action="store_true",
-                        help="keep book/_build and do only what changed")
-    if not parser.parse_args().incremental: shutil.rmtree(BUILD, ignore_errors=True)
+    parser.add_argument("--execute", action="store_true", help="run the notebooks, render nothing")
+    parser.add_argument("--incremental", action="store_true", help="render only what changed")
+    options = parser.parse_args()
+    if not options.incremental:
+        for place in (STAGE, HTML, BUILD / ".doctrees"):
+            shutil.rmtree(place, ignore_errors=True)
     os.environ.update(KERNEL)
     start, chapters = time.perf_counter(), contents()
     notebooks = {c: json.loads((ROOT / f"nbs/{c}.ipynb").read_text("utf8")) for c in chapters}
@@ -48,6 +52,7 @@ def main() -> None:
     executed = execute_all(notebooks)
     stop_on([problem for c in chapters for problem in output_problems(c, executed[c])])
     timings = {c: executed[c]["seconds"] for c in chapters}
+    if options.execute: return
     stage(notebooks, executed, timings)
     render()
     for chapter, nb in notebooks.items():
@@ -75,9 +80,7 @@ def execute_all(notebooks: dict[str, dict]) -> dict[str, dict]:
 
 
 def execute(chapter: str, nb: dict) -> dict:
-    """Outputs and seconds of one chapter, from the last build if neither its code nor the package has
-    changed.
-    """
+    """Outputs and seconds of one chapter, from the last run if nothing that they rest on has changed."""
     stored, key = BUILD / f"executed/{chapter}.json", code_key(nb)
     if stored.is_file() and (last := json.loads(stored.read_text("utf8")))["key"] == key: return last
     node, start, error = nbformat.from_dict(for_book(nb)), time.perf_counter(), ""
@@ -97,10 +100,12 @@ def execute(chapter: str, nb: dict) -> dict:
 
 
 def code_key(nb: dict) -> str:
-    """Changes with any code cell of the chapter and with any module of the package."""
+    """Changes with a code cell of the chapter, the package, a stored result, a version or the machine."""
     code = [source(c) + json.dumps(c["metadata"]) for c in nb["cells"] if c["cell_type"] == "code"]
-    modules = [path.read_text("utf8") for path in sorted((ROOT / "rbmdiff").rglob("*.py"))]
-    return hashlib.sha256("\0".join(code + modules).encode()).hexdigest()
+    files = [*(ROOT / "rbmdiff").rglob("*.py"), *(ROOT / "benchmarks/results").glob("*"),
+             ROOT / "constraints.txt"]
+    read = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files) if path.is_file()]
+    return hashlib.sha256("\0".join([*code, *read, sys.version, platform.platform()]).encode()).hexdigest()
 
 
 def output_problems(chapter: str, run: dict) -> list[str]:

@@ -129,6 +129,31 @@ def test_incremental_builds_stop_and_recover(small_book):
     )
 
 
+def test_outputs_are_used_again_until_what_they_rest_on_changes(small_book, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(small_book, root, ignore=shutil.ignore_patterns(".doctrees", "html"))
+    results = root / "benchmarks/results"
+    results.mkdir(parents=True)
+
+    def executed():
+        done = build(root, "--execute")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return {line.split()[-1] for line in done.stdout.splitlines() if " s  " in line}
+
+    both = {"foundations/alpha", "models/beta"}
+    assert executed() == set() and not (root / "book/_build/html").exists()
+    (results / "numbers.json").write_text("{}")
+    assert executed() == both and executed() == set()
+    module = root / "rbmdiff/foundations/alpha.py"
+    module.write_text(module.read_text() + "# changed\n")
+    assert executed() == both
+    save(root, "models/beta", [c.replace("by hand", "three doubled") for c in BETA])
+    assert executed() == {"models/beta"}
+    save(root, "models/beta", [c.replace("assert", "assert False, ") for c in BETA])
+    done = build(root, "--execute")
+    assert done.returncode and "nbs/models/beta.ipynb" in done.stderr
+
+
 def test_figure_without_caption_stops(small_book, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(small_book, root, ignore=shutil.ignore_patterns(".doctrees", "html"))
