@@ -145,16 +145,18 @@ def test_without_weights_cd1_is_maximum_likelihood():
 @pytest.mark.parametrize("scale", (0.8, 4))
 def test_clouds_of_the_machine_itself_give_the_exact_gradient(hidden, scale):
     """At scale 4 fields are 14 wide, which takes 511 nodes for bits and 1019 for spins."""
-    rbm, v, S = machine(3, 4, hidden=hidden, scale=scale, seed=4), real(5, 3), states(4, hidden)
-    with torch.no_grad():
-        data = flat(weighted_statistics(rbm, v, rbm.hidden_mean(v),
-                                        torch.full((5,), 0.2, dtype=v.dtype)))
+    ratios = []
+    for seed in range(5):
+        rbm, v, S = machine(3, 4, hidden=hidden, scale=scale, seed=seed), real(5, 3), states(4, hidden)
+        rbm.requires_grad_(False)
+        data = flat(weighted_statistics(rbm, v, rbm.hidden_mean(v), v.new_full((5,), 0.2)))
         p, mu = torch.softmax(-rbm.hidden_free_energy(S), 0), rbm.visible_mean(S)
         model = flat(_smoothed(rbm, mu, rbm.sigma**2, -p))
         centres = flat(weighted_statistics(rbm, mu, rbm.hidden_mean(mu), -p))
-    exact = flat(exact_gradient(rbm, v))
-    gap, control = ((data + x - exact).abs().max() / exact.abs().max() for x in (model, centres))
-    assert gap < 1e-12 < 1e-3 < control
+        exact = flat(exact_gradient(rbm, v))
+        ratios.append([(data + x - exact).abs().max() / exact.abs().max() for x in (model, centres)])
+    gap, control = torch.tensor(ratios).T
+    assert gap.max() < 1e-12 < 1e-4 < control.min() and control.median() > 1e-3
 
 
 # Bits
