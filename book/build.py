@@ -100,12 +100,13 @@ def execute(chapter: str, nb: dict) -> dict:
 
 
 def code_key(nb: dict) -> str:
-    """Changes with a code cell of the chapter, the package, a stored result, a version or the machine."""
+    """Changes with the code of the chapter, the package, a stored result, a version or the machine."""
     code = [source(c) + json.dumps(c["metadata"]) for c in nb["cells"] if c["cell_type"] == "code"]
     files = [*(ROOT / "rbmdiff").rglob("*.py"), *(ROOT / "benchmarks/results").glob("*"),
              ROOT / "constraints.txt"]
     read = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files) if path.is_file()]
-    return hashlib.sha256("\0".join([*code, *read, sys.version, platform.platform()]).encode()).hexdigest()
+    text = "\0".join([*code, *read, sys.version, platform.platform()])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def output_problems(chapter: str, run: dict) -> list[str]:

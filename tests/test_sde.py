@@ -32,6 +32,7 @@ from rbmdiff.foundations.core import Estimate
 
 SCHEDULES = [LinearBeta(), SinusoidalBeta(), SubVP(), Cosine(-9, 9), LinearLogSNR(), Geometric(),
              LogSNR(lambda t: 6 - 12 * t - t**3), LogSNR(lambda t: 4 - 9 * t, "sub-vp")]
+NAMES = [f"{type(schedule).__name__}-{schedule.kind}" for schedule in SCHEDULES]
 f64 = torch.float64
 quick = settings(max_examples=15, deadline=None)
 times = st.floats(0, 1)
@@ -106,7 +107,7 @@ def test_covariance_of_a_forgotten_start_solves_the_lyapunov_equation():
     assert (A @ S + S @ A.T + B @ B.T).abs().max() < 1e-9
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=NAMES)
 def test_every_schedule_is_a_scalar_sde(schedule):
     sde, t = scalar_sde(schedule, 2), steps(0.05, 1, 7)
     Psi, S = sde.transition(0.05, t), sde.covariance(0.05, t,
@@ -116,7 +117,7 @@ def test_every_schedule_is_a_scalar_sde(schedule):
     assert S[:, 0, 1].abs().max() == Psi[:, 1, 0].abs().max() == 0
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=NAMES)
 def test_the_chain_tends_to_the_schedule_at_first_order(schedule):
     gaps = []
     for N in (800, 1600):

@@ -32,10 +32,6 @@ from rbmdiff.foundations.core import (
     write_tensors,
 )
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # a notebook without widgets gets the plain bar
-    from tqdm.auto import tqdm
-
 # %% ../../nbs/foundations/train.ipynb #852a57ee
 def batches(n: int, batch_size: int,
             generator: torch.Generator | int | None = None) -> tuple[Tensor, ...]:
@@ -279,6 +275,11 @@ def _epoch(state: TrainState, data: Data, step: Step, batch_size: int, bar: Any,
     return Record(state.epoch, state.updates, state.seconds, scalars)
 
 # %% ../../nbs/foundations/train.ipynb #b7d739d1
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # a notebook without widgets gets the plain bar
+    from tqdm.auto import tqdm
+
+
 def progress_bar(items: Iterable | None = None, shown: bool | None = None, **options: Any) -> Any:
     """`tqdm` over `items`, or to be moved by hand; None shows it in a terminal or as a widget of a
     notebook."""

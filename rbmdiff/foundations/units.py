@@ -114,6 +114,7 @@ class Unit:
     # %% ../../nbs/foundations/units.ipynb #8d7c8371
     def state(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """States number `index` [..., n] of n units, [..., n], for a kind with `levels`."""
+        if self.levels == (0, 1): return index.to(dtype)
         return torch.tensor(self.levels, dtype=dtype, device=index.device)[index]
 
     # %% ../../nbs/foundations/units.ipynb #cf807efb
@@ -320,11 +321,6 @@ class Bernoulli(Binary):
     def check(self, name: str, v: Tensor) -> None:
         """The values of `v` must be 0 or 1. Raises ValueError that names the argument `name`."""
         if torch.addcmul(v, v, v, value=-1).abs_().sum().item() != 0: self.refuse(name, v)
-
-    # %% ../../nbs/foundations/units.ipynb #8d7c8371
-    def state(self, index: Tensor, dtype: torch.dtype) -> Tensor:
-        """Bits number `index` [...], like `index`: the number is the state."""
-        return index.to(dtype)
 
 # %% ../../nbs/foundations/units.ipynb #41b63f2f
 @dataclass(frozen=True, init=False)
