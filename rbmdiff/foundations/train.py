@@ -260,7 +260,8 @@ def _check_finite(state: TrainState) -> None:
 
 def _epoch(state: TrainState, data: Data, step: Step, batch_size: int, bar: Any, left: int) -> Record:
     """One pass over the data, the first of `left`; `bar` shows it."""
-    start, x = time.perf_counter(), _draw(data, state.generator)
+    start = time.perf_counter()
+    x = _draw(data, state.generator)
     totals: dict[str, Any] = {}
     parts = batches(len(x), batch_size, state.generator)
     bar.total = state.updates + left * len(parts)

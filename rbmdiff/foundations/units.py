@@ -655,7 +655,8 @@ def rectified(s: Tensor) -> tuple[Tensor, Tensor]:
 def positive_normal(s: Tensor, u: Tensor) -> Tensor:
     """The z > 0 of density exp(-(z - s)² / 2) at quantile 1 - `u`, in float64 [eq-units-truncated]."""
     near = s - ndtri(u * ndtr(s.clamp(min=-5)))  # [eq-units-truncated]
-    far, goal = -u.log() / s.abs().clamp(min=1), u.log() + log_ndtr(s)
+    goal = u.log() + log_ndtr(s)
+    far = -u.log() / s.abs().clamp(min=1)
     for _ in range(4):                                                  # Newton, from an exponential
         slope = math.sqrt(2 / math.pi) / erfcx((far - s) / math.sqrt(2))
         far = far + (log_ndtr(s - far) - goal) / slope  # [eq-units-truncated]

@@ -52,7 +52,8 @@ def weighted_statistics(rbm: RBM, v: Tensor, h: Tensor, weights: Tensor,
     Where `v` holds means of units with a width, `variance` [N, D] is their variance in each row.
     [eq-contrastive-rbm] [eq-contrastive-sigma]
     """
-    h, sigma = h * weights[:, None], rbm.sigma
+    h = h * weights[:, None]
+    sigma = rbm.sigma
     seen = rbm.visible.coupled(v, sigma)
     product = affine(seen.T, h.T.to(v.dtype)).to(h.dtype)  # [eq-contrastive-rbm]
     sums = {"W": product, "b": weights @ v.to(h.dtype), "c": h.sum(0)}  # [eq-contrastive-rbm]
@@ -70,7 +71,9 @@ def _model_part(rbm: RBM, S: Tensor, log_Z: Tensor) -> Gradients:
     if not rbm.by_hidden:
         p = torch.exp(-rbm.free_energy(S) - log_Z)
         return weighted_statistics(rbm, S, rbm.hidden_mean(S), -p)  # [eq-contrastive-model-mean]
-    p, y, sigma = torch.exp(-rbm.hidden_free_energy(S) - log_Z), rbm.visible_field(S), rbm.sigma
+    p = torch.exp(-rbm.hidden_free_energy(S) - log_Z)
+    y = rbm.visible_field(S)
+    sigma = rbm.sigma
     mean = rbm.visible.mean(y, sigma)
     variance = None if sigma is None else rbm.visible.variance(y, sigma)
     return weighted_statistics(rbm, mean, S, -p, variance)  # [eq-contrastive-model-mean]
@@ -92,7 +95,8 @@ def exact_gradient(rbm: RBM, v: Tensor) -> Gradients:
     if unit.n_states is None:
         raise ValueError(f"rbm must have a layer with a list of states, got {rbm.extra_repr()}; "
                          "use cd_gradient, or autograd of rbm.log_prob")
-    v, log_Z = v.reshape(-1, D), rbm.log_partition()
+    v = v.reshape(-1, D)
+    log_Z = rbm.log_partition()
     total = weighted_statistics(rbm, v, rbm.hidden_mean(v), v.new_full((len(v),), 1 / len(v)))
     for S in chunks(n, unit, 2**22 // max(D, H), v):
         part = _model_part(rbm, S, log_Z)
@@ -128,7 +132,8 @@ def _contrast(rbm: RBM, v: Tensor, chains: Tensor | None, k: int,
               generator: Stream) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of data and chains, visible [B + N, D] and hidden means [B + N, H], and the last states [N,
     D]."""
-    hidden, mean = rbm.hidden, None
+    hidden = rbm.hidden
+    mean = None
     if chains is not None: h = rbm._draw_hidden(chains, generator)  # [eq-contrastive-cd]
     else:
         x = rbm.hidden_field(v)
@@ -177,7 +182,8 @@ def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, g
     """
     check_machine(rbm, own=True, v=v, chains=chains)
     check_count("k", k)
-    machine, start = _rounded(rbm, products), v if chains is None else chains
+    machine = _rounded(rbm, products)
+    start = v if chains is None else chains
     generator = as_generator(generator, v)
     kept = None if chains is None else _rows(chains, products)
     rows, means, last = _contrast(machine, _rows(v, products), kept, k, generator)

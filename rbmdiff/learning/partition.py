@@ -47,7 +47,8 @@ def _anneal(rbm: RBM, base: Tensor, v: Tensor, betas: Tensor, generator: Stream,
     [eq-partition-weight]
     """
     visible, hidden, sigma = rbm.visible, rbm.hidden, rbm.sigma
-    tilt, no_bias = visible.coupled(rbm.b - base, sigma), torch.zeros_like(rbm.c)
+    tilt = visible.coupled(rbm.b - base, sigma)
+    no_bias = torch.zeros_like(rbm.c)
     log_w = torch.zeros(len(v), dtype=torch.float64, device=v.device)
     steps = progress_bar(pairwise(betas.tolist()), progress, desc="annealing", total=len(betas) - 1)
     for now, new in steps:
@@ -55,7 +56,8 @@ def _anneal(rbm: RBM, base: Tensor, v: Tensor, betas: Tensor, generator: Stream,
         gain = hidden.log_norm(new * x) - hidden.log_norm(now * x)  # [eq-partition-path]
         log_w += (new - now) * (v @ tilt) + gain.sum(-1)  # [eq-partition-path] [eq-partition-weight]
         h = hidden.draw(new * x, no_bias, generator)  # [eq-partition-kernel]
-        y, bias = affine(new * h, rbm.W), torch.lerp(base, rbm.b, new)  # [eq-partition-kernel]
+        bias = torch.lerp(base, rbm.b, new)  # [eq-partition-kernel]
+        y = affine(new * h, rbm.W)  # [eq-partition-kernel]
         v = visible.draw(y, bias, generator, sigma)  # [eq-partition-kernel]
     return log_w, v
 

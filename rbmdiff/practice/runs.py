@@ -354,7 +354,8 @@ class Run:
 
     def fit(self, progress: bool | None = None) -> Iterator[int]:
         """Train to the last epoch of the options, as `fit` does; yields the number of each epoch."""
-        o, v = self.options, as_states(self.x, self.options)
+        o = self.options
+        v = as_states(self.x, o)
         step = contrastive_step(o["k"], o["method"], v[:1000] if o["centre"] else False, o["chains"])
         data = (lambda g: as_states(self.x, o, g)) if o["binarize"] == "stochastic" else v
         yield from fit(self.folder, self.state, data, self.held_out, step, o["epochs"], o["batch_size"],

@@ -36,7 +36,8 @@ def autocorrelation(x: Tensor) -> Tensor:
     Source: Vehtari et al. (2021).
     """
     x = _check_chains(x)
-    n, means = x.shape[-1], x.mean(-1, keepdim=True)
+    n = x.shape[-1]
+    means = x.mean(-1, keepdim=True)
     f = torch.fft.rfft(x - means, 2 * n)
     c = torch.fft.irfft(f.real**2 + f.imag**2, 2 * n)[..., :n].mean(-2) / n
     between = means.var(-2) if x.shape[-2] > 1 else 0.0
@@ -165,7 +166,8 @@ def drift(v: Tensor, p: Tensor, unit: Unit | str = "bernoulli") -> Estimate:
     sum or device. Source: Diaconis and Zabell (1991).
     """
     index = state_numbers(v, unit).flatten()
-    unit, n = as_unit("unit", unit), len(index)
+    unit = as_unit("unit", unit)
+    n = len(index)
     _check_table(p, unit.n_states ** (v.shape[-1] // unit.columns), v)
     q = p.double()
     observed = torch.bincount(index, minlength=len(p)).double() / n

@@ -37,7 +37,8 @@ def _energies(energy: Energy, x: Tensor, i: int, unit: Unit) -> Tensor:
     each = numbered(torch.arange(q, device=x.device), width, unit, x.dtype)
     filled = x.expand(q, *x.shape).clone()
     filled[..., i * width:(i + 1) * width] = each.view(q, *[1] * (x.ndim - 1), width)
-    E, given, wanted = energy(filled), list(filled.shape), filled.shape[:-1]
+    E = energy(filled)
+    given, wanted = list(filled.shape), filled.shape[:-1]
     if E.shape == wanted: return E
     raise ValueError(f"energy must map shape {given} to {list(wanted)}, it gave {list(E.shape)}")
 
@@ -83,7 +84,8 @@ def scan_gibbs(energy: Energy, x: Tensor, sweeps: int = 1, unit: Unit | str = "b
     """
     unit = _listed("x", x, unit)
     check_count("sweeps", sweeps)
-    generator, width = as_generator(generator, x), unit.columns
+    generator = as_generator(generator, x)
+    width = unit.columns
     x = x.clone()
     for _ in range(sweeps):
         for i in range(x.shape[-1] // width):
