@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from rbmdiff.foundations import plot
+from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.plot import (
     COLORS,
     CYCLE,
+    Table,
     band,
     color_distance,
     contrast,
@@ -165,3 +167,25 @@ def test_learning_curve_band():
         edge = area[area[:, 0] == x[k], 1]
         assert edge.min() == pytest.approx(y[k] - 2 * s[k])
         assert edge.max() == pytest.approx(y[k] + 2 * s[k])
+
+
+# Tables
+
+def some_table():
+    return Table(("what", "value", "<b>"), [["a & b", Estimate(1.5, 0.25, 9), 1 / 3],
+                                            ["c", None, torch.tensor(2)]], digits=3)
+
+
+def test_a_table_is_text_markdown_and_html():
+    text = repr(some_table()).split("\n")
+    assert text[0].split() == ["what", "value", "<b>"] and text[2].split()[-1] == "0.333"
+    assert len({len(line) for line in text}) == 1 and "1.50 ± 0.25" in text[2]
+    assert some_table()._repr_markdown_().split("\n")[1].count("|") == 4
+    html = some_table()._repr_html_()
+    assert "a &amp; b" in html and "&lt;b&gt;" in html and "<b>" not in html
+    assert 'tabindex="0"' in html and html.count("text-align: right") == 6 and html.count("<tr>") == 3
+
+
+@pytest.mark.parametrize("rows", ([], [[1]], [[1, 2], [1, 2, 3]]))
+def test_rows_of_another_length_are_refused(rows):
+    with pytest.raises(ValueError, match="^rows must have 2 entries each"): Table(("a", "b"), rows)
