@@ -49,7 +49,7 @@ def test_cells_are_short(chapter):
         lines = source.rstrip().split("\n")
         code = lines[lines.index("---", 1) + 1:] if lines[0] == "---" else lines
         assert len(code) <= 25, f"{len(code)} lines: {code[:3]}"
-        assert max(map(len, lines)) <= 120, max(lines, key=len)
+        assert max(map(len, lines)) <= 105, max(lines, key=len)
 
 
 def test_checks_name_their_equations_and_assert(chapter):
