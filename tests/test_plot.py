@@ -1,20 +1,30 @@
 """Plot: pictures hold what was given, no state remains, bad input is refused."""
+import ast
 from base64 import b64decode
+from importlib.util import module_from_spec, spec_from_file_location
 from io import BytesIO
+import json
 import math
+import re
+import shutil
+import subprocess
 
 from hypothesis import given, settings, strategies as st
 import matplotlib
 from matplotlib.figure import Figure
 import numpy as np
+from PIL import Image
 import pytest
 import torch
 
+from bookmaker import ROOT
+from forms import figure as figure_of, source
 from rbmdiff.foundations import plot
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.plot import (
     COLORS,
     CYCLE,
+    Animation,
     Table,
     band,
     color_distance,
@@ -189,3 +199,133 @@ def test_a_table_is_text_markdown_and_html():
 @pytest.mark.parametrize("rows", ([], [[1]], [[1, 2], [1, 2, 3]]))
 def test_rows_of_another_length_are_refused(rows):
     with pytest.raises(ValueError, match="^rows must have 2 entries each"): Table(("a", "b"), rows)
+
+
+def test_labels_stand_beside_their_images():
+    fig = image_grid(torch.rand(6, 2, 4), columns=3, row_labels=["data", "model"],
+                     column_labels=["1", "2", "3"])
+    ax, (height, width) = fig.axes[0], fig.axes[0].images[0].get_array().shape
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["data", "model"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "3"]
+    # a frame of one pixel, images of 2 by 4 pixels, one apart
+    assert (height, width) == (7, 16)
+    assert list(ax.get_yticks()) == [1.5, 4.5] and list(ax.get_xticks()) == [2.5, 7.5, 12.5]
+
+
+@pytest.mark.parametrize("name", ["row_labels", "column_labels"])
+def test_every_row_or_none_has_a_label(name):
+    with pytest.raises(ValueError, match=f"^{name} must have 2 entries, got 1"):
+        image_grid(torch.rand(4, 9), columns=2, **{name: ["data"]})
+
+
+# Motion
+
+def marks(places):
+    """A figure with a line at each of the places, one after the other."""
+    fig, ax = figure(width=2, height=1)
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    line = ax.axvline(0, color=CYCLE[0], linewidth=3)
+    for x in places:
+        line.set_xdata([x, x])
+        yield fig
+
+
+def moving(alt="A line that moves right.", places=(0.1, 0.5, 0.9), **kwargs):
+    return Animation(marks(places), image_grid(torch.rand(3, 4), columns=3), alt, **kwargs)
+
+
+def test_frames_are_kept_in_order_and_the_last_one_is_held():
+    shown, line = Image.open(BytesIO(moving(milliseconds=80).moving)), []
+    assert shown.format == "WEBP" and shown.n_frames == 3 and shown.info["loop"] == 0
+    times = []
+    for k in range(3):
+        shown.seek(k)
+        shown.load()
+        times.append(shown.info["duration"])
+        blue = np.abs(np.asarray(shown.convert("RGB")).astype(int) - (0, 114, 178)).sum(2) < 30
+        line.append(blue.sum(0).argmax() / shown.width)
+    assert times == [80, 80, 800] and line[0] < 0.35 < line[1] < 0.75 < line[2]
+
+
+def test_axes_do_not_jump():
+    corner = []
+    shown = Image.open(BytesIO(moving(places=(0.1, 0.1, 0.1, 0.2)).moving))
+    for k in range(shown.n_frames):
+        shown.seek(k)
+        corner.append(np.asarray(shown.convert("RGB")))
+    assert all(np.array_equal(corner[0], other) for other in corner[1:-1])
+    assert not np.array_equal(corner[0], corner[-1])
+
+
+def test_motion_has_a_still_and_words_and_needs_no_network():
+    data, size = moving('A "line" & more')._repr_mimebundle_()
+    html = data["text/html"]
+    assert html.count('alt="A &quot;line&quot; &amp; more"') == 2 and not re.search("https?:", html)
+    assert re.findall(r'src="(data:image/\w+)', html) == ["data:image/webp", "data:image/png"]
+    assert Image.open(BytesIO(b64decode(data["image/png"]))).format == "PNG"
+    assert data["image/png"] in html
+    assert size["image/png"]["width"] == 624
+
+
+def test_the_build_asks_for_caption_and_alt_of_what_moves(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book")
+    spec = spec_from_file_location("build_of_the_book", ROOT / "book/build.py")
+    build = module_from_spec(spec)
+    spec.loader.exec_module(build)
+    output = {"output_type": "execute_result", "data": moving()._repr_mimebundle_()[0]}
+
+    def problems(**options):
+        cell = {"id": "a", "metadata": {"mystnb": options}, "outputs": [output]}
+        return build.output_problems("x", {"cells": [cell], "error": ""})
+
+    caption, alt = {"name": "fig-x", "caption": "c"}, {"alt": "a"}
+    assert problems(figure=caption, image=alt) == []
+    assert len(problems()) == 2 and len(problems(figure=caption)) == 1 == len(problems(image=alt))
+
+
+def spoken(text):
+    """The alt texts that the code of a cell gives to animations."""
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)
+             and getattr(node.func, "id", "") == "Animation"]
+    return [" ".join(ast.literal_eval(node.args[2]).split()) for node in calls]
+
+
+def test_an_animation_says_the_same_words_as_its_figure():
+    found = {}
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        cells = json.loads(path.read_text("utf8"))["cells"]
+        for cell in (c for c in cells if c["cell_type"] == "code" and "= Animation(" in source(c)):
+            found[path.stem] = (spoken(source(cell)), [figure_of(cell)[2]])
+    assert {"plot"} <= set(found)
+    for name, (said, alt) in found.items(): assert said == alt, name
+
+
+@pytest.mark.parametrize("call, message", [
+    pytest.param(lambda: moving(places=(0.1,)), "^frames must be two figures or more of one size, got 1",
+                 id="one frame"),
+    pytest.param(lambda: Animation([figure()[0], figure(height=2)[0]], figure()[0], "a"),
+                 "of one size, got 2 of sizes", id="sizes"),
+    pytest.param(lambda: moving(alt=" "), "^alt must describe", id="no words"),
+    pytest.param(lambda: moving(milliseconds=0), "milliseconds must be at least 1", id="time"),
+    pytest.param(lambda: moving(most=100), "^frames must fit into 100 bytes, got", id="size")])
+def test_what_cannot_move_is_refused(call, message):
+    with pytest.raises(ValueError, match=message): call()
+
+
+SHOWN = """<script>document.title = ["moving", "still"].filter(name =>
+getComputedStyle(document.querySelector("." + name)).display != "none").join(" ")</script>"""
+
+
+@pytest.mark.parametrize("flags, box, shown", [((), "", "moving"),
+                                               (("--force-prefers-reduced-motion",), "", "still"),
+                                               ((), "checked", "still")],
+                         ids=["as it is", "less motion", "held"])
+def test_a_browser_shows_the_still_where_it_must(tmp_path, flags, box, shown):
+    chromium = shutil.which("chromium")
+    if chromium is None: pytest.skip("no Chromium")
+    html = moving()._repr_mimebundle_()[0]["text/html"].replace('"checkbox"', f'"checkbox" {box}')
+    (tmp_path / "page.html").write_text(html + SHOWN)
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", *flags, "--dump-dom",
+               f"--user-data-dir={tmp_path}", (tmp_path / "page.html").as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    assert f"<title>{shown}</title>" in dom
