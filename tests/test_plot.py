@@ -264,7 +264,7 @@ def test_motion_has_a_still_and_words_and_needs_no_network():
     assert re.findall(r'src="(data:image/\w+)', html) == ["data:image/webp", "data:image/png"]
     assert Image.open(BytesIO(b64decode(data["image/png"]))).format == "PNG"
     assert data["image/png"] in html
-    assert size["image/png"]["width"] == 624
+    assert size["image/png"]["width"] == 624 and re.findall(r'width="(\d+)"', html) == ["192", "624"]
 
 
 def test_the_build_asks_for_caption_and_alt_of_what_moves(monkeypatch):
@@ -296,7 +296,7 @@ def test_an_animation_says_the_same_words_as_its_figure():
         cells = json.loads(path.read_text("utf8"))["cells"]
         for cell in (c for c in cells if c["cell_type"] == "code" and "= Animation(" in source(c)):
             found[path.stem] = (spoken(source(cell)), [figure_of(cell)[2]])
-    assert {"plot"} <= set(found)
+    assert {"plot", "score"} <= set(found)
     for name, (said, alt) in found.items(): assert said == alt, name
 
 

@@ -335,7 +335,7 @@ def _frame(fig: Figure) -> Image.Image:
 
 
 def _webp(frames: Iterable[Figure], milliseconds: int) -> tuple[bytes, int]:
-    """An endless WebP of `frames`, the last one shown ten times as long, and their number."""
+    """An endless WebP of `frames`, the last one shown ten times as long, and its width on the page."""
     pictures = [_frame(fig) for fig in frames]
     sizes = sorted({picture.size for picture in pictures})
     if len(pictures) < 2 or len(sizes) > 1:
@@ -345,7 +345,7 @@ def _webp(frames: Iterable[Figure], milliseconds: int) -> tuple[bytes, int]:
     file = BytesIO()
     pictures[0].save(file, "WEBP", save_all=True, append_images=pictures[1:], duration=times, loop=0,
                      lossless=True, quality=0, method=4)  # small and quick; still lossless
-    return file.getvalue(), len(pictures)
+    return file.getvalue(), round(96 * pictures[0].width / pictures[0].info["dpi"][0])
 
 # %% ../../nbs/foundations/plot.ipynb #065485c4
 class Animation:
@@ -363,7 +363,7 @@ class Animation:
         check_count("milliseconds", milliseconds)
         self.alt = " ".join(alt.split())
         self.still = still
-        self.moving, self.frames = _webp(frames, milliseconds)
+        self.moving, self.width = _webp(frames, milliseconds)
         if len(self.moving) <= most: return
         raise ValueError(f"frames must fit into {most} bytes, got {len(self.moving)}: "
                          "take fewer, smaller or quieter ones")
@@ -372,13 +372,13 @@ class Animation:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
         """HTML that moves, and the still figure for all that takes none."""
         still = b64encode(_png(self.still)).decode()
-        def image(name: str, kind: str, code: str) -> str:
-            return (f'<img class="{name}" src="data:image/{kind};base64,{code}" '
-                    f'alt="{escape(self.alt, quote=True)}" width="{_size(self.still)["width"]}" '
-                    'style="max-width: 100%; height: auto">')
-        moving = image("moving", "webp", b64encode(self.moving).decode())
+        def image(name: str, kind: str, code: str, width: int) -> str:
+            return (f'<img class="{name}" src="data:image/{kind};base64,{code}" width="{width}" '
+                    f'alt="{escape(self.alt, quote=True)}" style="max-width: 100%; height: auto">')
+        moving = image("moving", "webp", b64encode(self.moving).decode(), self.width)
+        stands = image("still", "png", still, _size(self.still)["width"])
         button = '<br><label><input type="checkbox"> hold still</label>'
-        html = f'<div class="animation">{_MOTION}{moving}{image("still", "png", still)}{button}</div>'
+        html = f'<div class="animation">{_MOTION}{moving}{stands}{button}</div>'
         return {"text/html": html, "image/png": still}, {"image/png": _size(self.still)}
 
 # %% ../../nbs/foundations/plot.ipynb #72f7db79
