@@ -7,6 +7,7 @@ staged in book/_build/source and rendered from there.
 """
 import argparse
 from concurrent.futures import ThreadPoolExecutor
+import copy
 import hashlib
 import json
 import os
@@ -29,10 +30,13 @@ STAGE, HTML = BUILD / "source", BUILD / "html"
 sys.path.insert(0, str(BOOK / "_ext"))
 from forms import figure, for_book, for_jupyter, source
 from labels import collect
+from names import citations, names
 import pages
 
-INSTALL = ("%pip install -q rbmdiff fastcore  "
-           "# fastcore: @patch, which adds a method to a class in a later cell")
+INSTALL = """\
+# Put the wheel of the package, which the page offers, beside this notebook; once the package is
+# published, that is not needed. fastcore has @patch, which adds a method to a class in a later cell.
+%pip install -q --find-links . --find-links .. rbmdiff fastcore"""
 KERNEL = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline",
           "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
@@ -55,9 +59,7 @@ def main() -> None:
     if options.execute: return
     stage(notebooks, executed, timings)
     render()
-    for chapter, nb in notebooks.items():
-        write(HTML / f"notebooks/{chapter}.ipynb",
-              json.dumps(for_jupyter(nb, INSTALL), indent=1, ensure_ascii=False) + "\n")
+    write_notebooks(notebooks, executed)
     report(timings, time.perf_counter() - start)
 
 
@@ -66,6 +68,14 @@ def contents() -> list[str]:
     toc = yaml.safe_load((BOOK / "_toc.yml").read_text("utf8"))
     files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
     return [f for f in files if not (BOOK / f"{f}.md").is_file() and not f.startswith("api/")]
+
+
+def chapter_numbers() -> dict[str, str]:
+    """The number of every chapter in a numbered part of _toc.yml, as on the pages."""
+    toc = yaml.safe_load((BOOK / "_toc.yml").read_text("utf8"))
+    parts = [part for part in toc["parts"] if part.get("numbered")]
+    files = [entry["file"] for part in parts for entry in part["chapters"]]
+    return {file: str(n) for n, file in enumerate(files, 1)}
 
 
 def stop_on(problems: list[str]) -> None:
@@ -137,9 +147,13 @@ def stage(notebooks: dict, executed: dict, timings: dict) -> None:
     """
     own = [p for kind in ("*.md", "*.bib", "*.png", "_static/*") for p in BOOK.glob(kind)]
     files = {p.relative_to(BOOK).as_posix(): p.read_bytes() for p in own}
+    numbers = chapter_numbers()
     for chapter, nb in notebooks.items():
         depth = "../" * chapter.count("/")
-        page = for_book(nb, f"{depth}notebooks/{chapter}.ipynb")
+        links = {"This chapter as a notebook": f"{depth}notebooks/{chapter}.ipynb"}
+        for wheel in wheels():
+            links["the package as a wheel"] = f"{depth}notebooks/{wheel.name}"
+        page = for_book(nb, links, numbers.get(chapter, ""))
         files[f"{chapter}.ipynb"] = json.dumps(with_outputs(page, executed[chapter]), indent=1)
     files["map.html"] = pages.chapter_map(notebooks)
     files["environment-table.txt"] = pages.environment(timings)
@@ -148,6 +162,24 @@ def stage(notebooks: dict, executed: dict, timings: dict) -> None:
     for path in [p for p in STAGE.rglob("*") if p.is_file()
                  and p.relative_to(STAGE).as_posix() not in files]:
         path.unlink()
+
+
+def write_notebooks(notebooks: dict, executed: dict) -> None:
+    """The plain notebooks beside the pages, and the wheel from which they install the package."""
+    numbers = chapter_numbers()
+    labels = names(notebooks, numbers) | citations(BOOK / "references.bib")
+    for chapter, nb in notebooks.items():
+        run = with_outputs(copy.deepcopy(nb), executed[chapter])
+        plain = for_jupyter(run, INSTALL, labels, numbers.get(chapter, ""))
+        text = json.dumps(plain, indent=1, ensure_ascii=False)
+        write(HTML / f"notebooks/{chapter}.ipynb", f"{text}\n")
+    for wheel in wheels():
+        write(HTML / "notebooks" / wheel.name, wheel.read_bytes())
+
+
+def wheels() -> list[Path]:
+    """The wheel of the package, if it has been built."""
+    return sorted((ROOT / "dist").glob("*.whl"))[-1:]
 
 
 def with_outputs(nb: dict, run: dict) -> dict:

@@ -17,7 +17,9 @@ ALPHA = ["code|#| default_exp foundations.alpha",
          'code|#| export\ndef square(x):\n    """The square [eq-alpha-square]."""\n    return x * x  # '
          '[eq-alpha-square]',
          "code|# check [eq-alpha-square]: three squared\nassert square(3) == 9\nprint(square(3))",
-         ":::{admonition} Solution 1\n:class: dropdown\nIt is $9$.\n:::"]
+         "## Exercises\n\n:::{admonition} Exercise 1\nWhat is $3^2$? See Exercise 1.\n:::\n\n"
+         ":::{admonition} Solution 1\n:class: dropdown\nIt is $9$.\n:::",
+         "code solution|nine = square(3)\nprint('nine is', nine)"]
 BETA = ["code|#| default_exp models.beta",
         "markdown|# Beta\n\n> A second one.\n\n**Prerequisites** [Alpha](../foundations/alpha.ipynb)",
         "markdown|$$ z = 2 y $$ (eq-beta-double)\n\nfrom {eq}`eq-alpha-square` in "
@@ -26,23 +28,25 @@ BETA = ["code|#| default_exp models.beta",
         "code|# check [eq-beta-double] and [eq-alpha-square]: by hand\nassert double(3) == 6",
         "code|#| eval: false\nraise SystemExit('not run')",
         "code|#| hide\nhidden = 1",
-        "figure|from matplotlib import pyplot as plt\nplt.plot([0, 1]);"]
+        "figure|from matplotlib import pyplot as plt\nplt.plot([0, 1]);",
+        "code|#| export\ndef _half(y): return y / 2",
+        "code|from pathlib import Path",
+        "code show-input|import json",
+        "code repository|print('stored', 1 + 1)"]
 FIGURE = {"mystnb": {"figure": {"name": "fig-beta-line", "caption": "A line."},
                      "image": {"alt": "A rising line"}}}
 
 
 def notebook(cells: list[str], metadata: dict = FIGURE) -> dict:
-    """A notebook from `kind|source` lines; a `figure` is a code cell with `metadata`. Cell ids are c1,
-    c2, …
+    """A notebook from `kind|source` lines; a `figure` is a code cell with `metadata`, `code TAG` one
+    with a tag. Cell ids are c1, c2, …
     """
     made = []
     for number, cell in enumerate(cells, 1):
-        kind, text = (
-            cell.split("|", 1)
-            if cell.split("|")[0] in ("code", "markdown", "figure")
-            else ("markdown", cell)
-        )
-        base = {"id": f"c{number}", "metadata": metadata if kind == "figure" else {}, "source": text}
+        known = re.match(r"(code|markdown|figure)(?: ([\w-]+))?\|", cell)
+        kind, text = (known[1], cell[known.end():]) if known else ("markdown", cell)
+        given = metadata if kind == "figure" else {"tags": [known[2]]} if known and known[2] else {}
+        base = {"id": f"c{number}", "metadata": given, "source": text}
         made.append({"cell_type": "markdown", **base} if kind == "markdown" else
                     {"cell_type": "code", "outputs": [], "execution_count": None, **base})
     kernel = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
@@ -58,6 +62,7 @@ def save(root: Path, chapter: str, cells: list[str], metadata: dict = FIGURE) ->
     exported = [c for c in nb["cells"] if c["cell_type"] == "code"
                 and c["source"].startswith("#| export\n")]
     names = [c["source"].split("def ")[1].split("(")[0] for c in exported if "def " in c["source"]]
+    names = [name for name in names if name[0] != "_"]
     module.write_text(f'"""Summary of {chapter}."""\n\n# %% auto #0\n__all__ = {names}\n\n' + "".join(
         f"# %% ../../nbs/{chapter}.ipynb #{c['id']}\n{c['source'].split(chr(10), 1)[1]}\n\n"
         for c in exported))
@@ -75,6 +80,8 @@ def make_book(root: Path) -> None:
     index, lost = root / "book/index.md", r"\[([^\]]+)\]\((?:\w+/\w+\.ipynb|errata\.md)\)"
     index.write_text(re.sub(lost, r"\1", index.read_text()))
     (root / "book/errata.md").write_text("# Errata of the sources\n\nThe small book has none.\n")
+    (root / "dist").mkdir()
+    (root / "dist/rbmdiff-1.0-py3-none-any.whl").write_bytes(b"wheel")
     save(root, "foundations/alpha", ALPHA)
     save(root, "models/beta", BETA)
 

@@ -7,7 +7,16 @@ import shutil
 import subprocess
 import sys
 
-from bookmaker import BETA, build, make_book, save
+import pytest
+import yaml
+
+from bookmaker import BETA, ROOT, build, make_book, save
+import folds
+from forms import source
+from names import names
+from test_book_offline import browse
+
+CLOSED = '<details class="admonition hide above-input">'
 
 
 def page(root: Path, name: str) -> str:
@@ -79,6 +88,44 @@ def test_timings_and_environment(small_book):
     ).replace("</span>", "<")
 
 
+def test_folded_code_is_closed_and_its_output_open(small_book):
+    alpha, beta = page(small_book, "foundations/alpha"), page(small_book, "models/beta")
+    check = alpha[alpha.index('id="cell-c5"'):]
+    fold, rest = check.split("</details>", 1)
+    assert CLOSED in fold and "Show the check: three squared" in fold
+    assert "assert" in fold and "cell_output" not in fold
+    assert rest.index('class="cell_output') < rest.index("Exercises")     # the verdict stays
+    for words in ("figure", "private", "imports", "files"):
+        words = folds.CONTENT[words]
+        assert beta.count(f">Show {words}<") == beta.count(f">Hide {words}<") == 1
+    assert alpha.count(CLOSED) == 2 and beta.count(CLOSED) == 5
+    assert 'src="../_static/folds.js' in beta and 'href="../_static/forms.css' in beta
+
+
+def test_a_folded_check_is_run_and_indexed(small_book):
+    assert "three squared" in page(small_book, "equations")
+    done = json.loads((small_book / "book/_build/executed/foundations/alpha.json").read_text())
+    assert done["cells"][4]["outputs"][0]["text"] == "9\n" and done["cells"][6]["outputs"]
+
+
+def test_exercises_are_numbered_and_look_like_exercises(small_book):
+    alpha = page(small_book, "foundations/alpha")
+    assert '<div class="exercise admonition">' in alpha
+    assert '<div class="dropdown solution admonition">' in alpha
+    assert ">Exercise 1.1<" in alpha and ">Solution 1.1<" in alpha and "See Exercise 1.1." in alpha
+    solved = alpha[alpha.index(">Solution 1.1<"):]
+    fold = re.search(r"<details.*?</details>", solved, re.DOTALL)[0]
+    assert "Show the code of the solution" in fold and "nine is 9" in fold
+    assert not re.search(r"(Exercise|Solution) \d+(?![.\d])", re.sub("<[^>]*>", "", alpha))
+
+
+def test_a_link_opens_the_fold_it_leads_to(small_book, tmp_path):
+    address = (small_book / "book/_build/html/foundations/alpha.html").as_uri()
+    opened = {cell: browse(f"{address}#{cell}", tmp_path)[0].count(f"{CLOSED[:-1]} open")
+              for cell in ("cell-c5", "cell-c4", "exercises")}
+    assert opened == {"cell-c5": 1, "cell-c4": 0, "exercises": 0}
+
+
 def test_map_is_drawn_from_prerequisites(small_book):
     drawn = page(small_book, "map")
     assert (
@@ -90,8 +137,43 @@ def test_map_is_drawn_from_prerequisites(small_book):
 
 def test_plain_notebook_stands_beside_the_page(small_book):
     plain = json.loads((small_book / "book/_build/html/notebooks/models/beta.ipynb").read_text())
-    assert plain["cells"][0]["source"].startswith("%pip install -q rbmdiff fastcore")
-    assert 'href="../notebooks/models/beta.ipynb"' in page(small_book, "models/beta")
+    install = "%pip install -q --find-links . --find-links .. rbmdiff fastcore"
+    assert plain["cells"][0]["source"].endswith(install)
+    wheel = "rbmdiff-1.0-py3-none-any.whl"
+    for file in ("models/beta.ipynb", wheel):
+        assert f'href="../notebooks/{file}"' in page(small_book, "models/beta")
+    assert (small_book / f"book/_build/html/notebooks/{wheel}").read_bytes() == b"wheel"
+    text = "\n".join(source(cell) for cell in plain["cells"])
+    for wanted in ("from (1.1) in A square, (Hinton 2002); see Fig. 2.1.", r"z = 2 y \tag{2.1}$$",
+                   "*Fig. 2.1. A line.*", "print('stored', 1 + 1)\n```\n\n```text\nstored 2\n```"):
+        assert wanted in text
+
+
+def numbers_on(text: str) -> dict[str, str]:
+    """The numbers that a page shows beside its equations and figures."""
+    equations = r'id="equation-(eq-[\w-]+)">\s*<span class="eqno">(\([\d.]+\))'
+    figures = r'id="(fig-[\w-]+)">(?:(?!<figure).)*?<span class="caption-number">(Fig\. [\d.]+) '
+    return dict(re.findall(equations, text) + re.findall(figures, text, re.DOTALL))
+
+
+def check_numbers(root: Path) -> None:
+    """The numbers of plain notebooks are those of the built pages."""
+    toc = yaml.safe_load((root / "book/_toc.yml").read_text())
+    chapters = [c["file"] for p in toc["parts"] if p.get("numbered") for c in p["chapters"]]
+    books = {c: json.loads((root / f"nbs/{c}.ipynb").read_text("utf8")) for c in chapters}
+    shown = {k: v for c in chapters for k, v in numbers_on(page(root, c)).items()}
+    made = names(books, {c: str(n) for n, c in enumerate(chapters, 1)})
+    assert shown == {k: v for k, v in made.items() if not k.startswith("sec-")}
+
+
+def test_plain_notebooks_have_the_numbers_of_the_pages(small_book):
+    check_numbers(small_book)
+
+
+def test_plain_notebooks_have_the_numbers_of_the_book():
+    if not (ROOT / "book/_build/html/index.html").is_file():
+        pytest.skip("the book has not been built: make book")
+    check_numbers(ROOT)
 
 
 def test_incremental_builds_stop_and_recover(small_book):
