@@ -248,12 +248,14 @@ def likelihood(predict=EPS, x=X, **options):
     (likelihood(steps=0), ValueError, "steps"),
     (likelihood(tolerance=0.0), ValueError, "tolerance"),
     (likelihood(tolerance=math.nan), ValueError, "tolerance"),
+    (likelihood(tolerance=1e-18), ValueError, "tolerance"),
     (likelihood(trace="hutchinson"), ValueError, "trace must be one of"),
     (likelihood(trace="gaussian", probes=1), ValueError, "probes"),
     (likelihood(trace="gaussian", generator=[1, 2, 3]), ValueError, "it holds 3"),
     (likelihood(trace="gaussian", generator=[torch.Generator()] * 2), ValueError, "generator must hold "
                                                                                   "different"),
     (likelihood(trace="gaussian", generator="0"), TypeError, "generator must be"),
+    (lambda: transport(EPS, LinearBeta(), X[0], 0.5, 1.0), ValueError, r"x must have shape \[B"),
     (lambda: transport(EPS, LinearBeta(), X, 0.0, 1.0), ValueError, "times must be finite and above 0 "
                                                                     "and at most 1"),
     (lambda: transport(EPS, LinearBeta(), X, 0.5, 1.5), ValueError, "times must be finite and above 0 "
