@@ -445,6 +445,7 @@ BAD = {
                           "chains must hold only 0 or 1"),
     "no chains": (lambda: cd_gradient(m0, V0, chains=V0[:0]), ValueError, "chains must not be empty"),
     "tilted": (lambda: cd_gradient(m0.tilt(V0[3]), V0), ValueError, "tilted"),
+    "tilted, exactly": (lambda: exact_gradient(m0.tilt(V0[3]), V0), ValueError, "tilted"),
     "no machine": (lambda: exact_gradient(torch.nn.Linear(4, 3), V0), TypeError, "rbm must be an RBM"),
     "too large": (lambda: exact_gradient(RBM(30, 26), torch.zeros(1, 30)), ValueError, "25"),
     "too large for a table": (lambda: expected_cd_gradient(RBM(12, 9), torch.zeros(1, 12)), ValueError,

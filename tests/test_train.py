@@ -269,6 +269,12 @@ OTHERS = {"width": (dict(width=4), r"\[4\]"), "precision": (dict(dtype=torch.flo
           "no average": (dict(average=0.0), "average")}
 
 
+def test_checkpoint_without_an_average_is_refused_by_a_run_with_one(tmp_path):
+    path = tmp_path / "c.safetensors"
+    new(average=0.0).save(path)
+    with pytest.raises(ValueError, match="average"): new().load(path)
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_checkpoint_of_another_run_is_refused(tmp_path, name):
     arguments, words = OTHERS[name]
