@@ -33,6 +33,7 @@ BETA = ["code|#| default_exp models.beta",
         "code|from pathlib import Path",
         "code show-input|import json",
         "code repository|print('stored', 1 + 1)"]
+SHOWN = "{shown} models/beta fig-beta-line"
 FIGURE = {"mystnb": {"figure": {"name": "fig-beta-line", "caption": "A line."},
                      "image": {"alt": "A rising line"}}}
 
@@ -74,11 +75,15 @@ def make_book(root: Path) -> None:
     toc = (root / "book/_toc.yml").read_text()
     chapters = ("- caption: Rooms\n  numbered: true\n  chapters:\n"
                 "  - file: foundations/alpha\n  - file: models/beta\n")
-    start, end = toc.index("- caption: Foundations"), toc.index("- caption: Reference")
-    (root / "book/_toc.yml").write_text(toc[:start] + chapters + toc[end:])
+    start, end = toc.index("- caption: Models"), toc.index("- caption: Reference")
+    front = toc[:start].replace("  - file: start/ten_minutes\n", "")
+    (root / "book/_toc.yml").write_text(front + chapters + toc[end:])
     # chapters that it does not have
-    index, lost = root / "book/index.md", r"\[([^\]]+)\]\((?:\w+/\w+\.ipynb|errata\.md)\)"
-    index.write_text(re.sub(lost, r"\1", index.read_text()))
+    lost = r"\[([^\]]+)\]\((?:\w+/\w+\.ipynb|errata\.md)\)"
+    for page in (root / "book/index.md", root / "book/how-to-read.md"):
+        text = re.sub(lost, r"\1", page.read_text())
+        text = re.sub(r"\{minutes\}`[^`]+`", "{minutes}`foundations/alpha, models/beta`", text)
+        page.write_text(text.replace("{shown} bridge/score fig-score-frames", SHOWN))
     (root / "book/errata.md").write_text("# Errata of the sources\n\nThe small book has none.\n")
     (root / "dist").mkdir()
     (root / "dist/rbmdiff-1.0-py3-none-any.whl").write_bytes(b"wheel")
