@@ -65,6 +65,7 @@ def rows(needs: dict[str, list[str]]) -> list[list[str]]:
 
 def chapter_map(notebooks: dict[str, dict]) -> str:
     """The map as an inline SVG figure: boxes are links, colours are rooms, arrows are prerequisites."""
+    notebooks = {c: nb for c, nb in notebooks.items() if c.split("/")[0] in ROOMS}
     needs, colours = direct(prerequisites(notebooks)), palette()
     levels = rows(needs)
     width = max([len(row) for row in levels] + [3]) * (BOX[0] + GAP) + GAP
