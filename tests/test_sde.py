@@ -322,6 +322,8 @@ def constant(A): return lambda t: A
     (lambda: simulate(VP.drift, VP.G, X, steps(0, 1, 0)), ValueError, "times"),
     (lambda: simulate(VP.drift, VP.G, X, torch.tensor([0.0, 0.5, 0.4])), ValueError,
      "rise or fall strictly"),
+    (lambda: simulate(VP.drift, VP.G, X, torch.tensor([0.0, 0.5, 0.5])), ValueError,
+     "rise or fall strictly"),
     (lambda: simulate(VP.drift, VP.G, X.half(), steps(0, 1, 5)), TypeError, "x must be float"),
     (lambda: simulate(lambda x, t: 1e200 * (x + 1) ** 3, VP.G, X, steps(0, 1, 5)), ValueError,
      "no longer finite"),
