@@ -3,6 +3,7 @@ contents.
 """
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -236,6 +237,42 @@ def test_no_form_is_left_over(path):
         assert not left
     assert not any(line.startswith("#|") for text in texts(for_jupyter(nb, "", LABELS))
                    for line in text.split("\n"))
+
+
+def as_quarto_reads(nb):
+    """The text that Quarto hands to pandoc: markdown cells, and code in fences."""
+    return "\n\n".join(source(c) if c["cell_type"] == "markdown" else f"```python\n{source(c)}\n```"
+                       for c in for_quarto(nb)["cells"])
+
+
+def pandoc(text):
+    """What pandoc makes of a text, and its warnings, but for the labels that are Quarto's to resolve."""
+    if not shutil.which("pandoc"): pytest.skip("no pandoc on this machine")
+    works = f"--bibliography={ROOT / 'book/references.bib'}"
+    done = subprocess.run(["pandoc", "--from=markdown", "--to=html", "--mathml", "--citeproc", works],
+                          input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"\[WARNING\] (.*(?:\n  .*)*)", done.stderr)
+    label = re.compile(r"Citeproc: citation (eq|fig|sec)-\S+ not found")
+    return done.stdout, [warning for warning in found if not label.match(warning)]
+
+
+FORMS = re.compile(r"\{[\w:-]+\}<code|:::|:class:|\{#(?!eq-)|\$\$|\{\.callout|\((eq|sec)-[\w-]+\)")
+
+
+@pytest.mark.parametrize("chapter", BOOKS)
+def test_pandoc_leaves_no_form_over(chapter):
+    made, warnings = pandoc(as_quarto_reads(BOOKS[chapter]))
+    assert not warnings
+    text = re.sub(r"<pre.*?</pre>|<annotation.*?</annotation>", "", made, flags=re.DOTALL)
+    assert not FORMS.findall(text)
+
+
+@pytest.mark.parametrize("wrong", ["by {cite:x}`hinton2002`", "::: {.callout-note\nSo.\n:::",
+                                   "$$ a $$ (eq-a-b)", "$$ \\frac{a $$", "by @nobody1999"])
+def test_pandoc_finds_a_form_that_is_left_over(wrong):
+    made, warnings = pandoc(wrong)
+    assert warnings or FORMS.search(made)
 
 
 def test_plain_notebook_runs_from_top_to_bottom(tmp_path):
