@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHELL = ("practice/cli", "practice/runs", "start/ten_minutes")
 """Pages that print as a terminal does."""
-NOT_YET = ("foundations/kernels", "foundations/plot")
+NOT_YET = ("foundations/plot",)
 CHAPTERS = [path for path in sorted((ROOT / "nbs").glob("*/*.ipynb"))
             if f"{path.parent.name}/{path.stem}" not in SHELL + NOT_YET]
 
