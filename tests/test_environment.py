@@ -36,5 +36,6 @@ def test_every_run_is_named_once():
 
 
 def test_readers_are_the_chapters_whose_code_reads_the_file():
-    assert readers(ROOT, "recovery") == ["bridge/comparison", "bridge/recovery"]
+    assert {"bridge/comparison", "bridge/recovery"} <= set(readers(ROOT, "recovery"))
+    assert "bridge/gumbel" not in readers(ROOT, "recovery")
     assert readers(ROOT, "nothing") == []
