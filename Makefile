@@ -7,7 +7,7 @@ export MPLBACKEND := Agg
 # Notebooks and test workers run side by side, one thread each; two pools on two cores fight.
 test book: export OMP_NUM_THREADS := 1
 
-.PHONY: help book test export check lint serve bench clean
+.PHONY: help book pdf test export check lint serve bench clean
 .DEFAULT_GOAL := help
 
 help:  ## print the targets
@@ -33,9 +33,12 @@ test: check  ## linters, export and cleanliness check, notebooks, pytest, import
 	pytest --numprocesses auto
 	lint-imports
 
-book: export  ## every notebook executed, unless `make test` has; the book rendered; sdist and wheel
-	python book/build.py
+book: export  ## sdist and wheel; every notebook executed, unless `make test` has; the book rendered
 	@rm -rf dist && python -m build --outdir dist . > /dev/null && ls dist
+	python book/build.py
+
+pdf: .venv/installed  ## the built book as one PDF, printed by Chromium
+	python book/pdf.py
 
 serve: .venv/installed  ## the built book on http://localhost:8000
 	python -m http.server --directory book/_build/html 8000
