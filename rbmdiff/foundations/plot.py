@@ -121,7 +121,7 @@ def _size(fig: Figure) -> dict[str, int]:
     width, height = (round(96 * inches) for inches in fig.get_size_inches())
     return {"width": width, "height": height}
 
-
+# %% ../../nbs/foundations/plot.ipynb #3b59e685
 class _NotebookFigure(Figure):
     """A figure outside pyplot that a notebook shows as PNG, whatever the backend."""
 
@@ -181,7 +181,7 @@ def _show(canvas: np.ndarray, ax: Any, width: float, title: str | None, cmap: An
     if title: ax.set_title(title)
     return ax.imshow(canvas, interpolation="nearest", **kwargs, cmap=cmap.with_extremes(bad=_GAP))
 
-
+# %% ../../nbs/foundations/plot.ipynb #e297f90f
 def _name(ax: Any, images: np.ndarray, row_labels: Sequence[str], column_labels: Sequence[str]) -> None:
     """Names beside the rows and above the columns of a grid of images [N, h, w]."""
     rows, columns = ((size - 1) // (side + 1) for size, side in
@@ -333,7 +333,7 @@ def _frame(fig: Figure) -> Image.Image:
     fig.set_layout_engine("none")
     return picture
 
-
+# %% ../../nbs/foundations/plot.ipynb #5193d3b5
 def _webp(frames: Iterable[Figure], milliseconds: int) -> tuple[bytes, int]:
     """An endless WebP of `frames`, the last one shown ten times as long, and its width on the page."""
     pictures = [_frame(fig) for fig in frames]
