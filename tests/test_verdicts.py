@@ -35,6 +35,14 @@ def text(call):
                    if isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
+def headings(source):
+    """The column names that are written out, of every `Table` of a cell."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Table" and node.args:
+            names = getattr(node.args[0], "elts", [])
+            yield [name.value for name in names if isinstance(name, ast.Constant)]
+
+
 def flaws(source):
     """What is wrong with the prints of a cell, in words; empty if nothing."""
     calls = prints(source)
@@ -42,6 +50,8 @@ def flaws(source):
     found = ["a check prints one line"] if check and len(calls) != 1 else []
     if check and not all(text(call).startswith("✓ ") and "control" in text(call) for call in calls):
         found.append("the line of a check starts with ✓ and names its control")
+    if any(len(set(names)) < len(names) for names in headings(source)):
+        found.append("two columns of one name")
     for call in calls:
         widths = [text(node.format_spec) for node in ast.walk(call)
                   if isinstance(node, ast.FormattedValue) and node.format_spec]
@@ -63,6 +73,7 @@ def test_checks_end_in_a_verdict_and_results_stand_in_tables(chapter):
     ("# check [eq-a]: x\nprint(f'✓ a: {1}; control: 2')\nprint('b')", "one line"),
     ("# check [eq-a]: x\nprint('gap 1e-3, control 2')", "✓"),
     ("# check [eq-a]: x\nprint('✓ gap 1e-3')", "control"),
+    ("Table(('a', 'b', 'a'), rows)", "one name"), ("Table(('a', 'b', *more), rows)", ""),
     ("print(f'{name:12} {x:.3f}')", "padded"), ("print(f'{x:9.3f}')", "padded"),
     ("print('a', {'b': 1})", "several"),
     ("print('a\\nb')", "several"), ("print(f'{x:.3f}')", ""),
