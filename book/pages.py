@@ -4,12 +4,16 @@ from html import escape
 from importlib.metadata import version
 from importlib.util import find_spec
 import inspect
+import itertools
+import json
 import os
 from pathlib import Path
 import platform
 import re
 import sys
 import textwrap
+
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 from forms import source
@@ -18,7 +22,7 @@ from labels import module_of
 ROOMS = {"foundations": "blue", "models": "vermilion", "sampling": "green", "learning": "purple",
          "diffusion": "orange", "bridge": "sky",
          "practice": "yellow"}
-BOX, GAP, ROW = (178, 46), 26, 96
+BOX, LANE = 250, 9  # width of a box of the map, distance of its lines
 
 
 def title(nb: dict) -> str:
@@ -26,6 +30,12 @@ def title(nb: dict) -> str:
     text = next(source(c) for c in nb["cells"] if c["cell_type"] == "markdown"
                 and source(c).startswith("# "))
     return text.split("\n")[0][2:].strip()
+
+
+def stored_title(chapter: str) -> str:
+    """The title of a chapter by its name."""
+    path = Path(__file__).parent.parent / f"nbs/{chapter}.ipynb"
+    return title(json.loads(path.read_text("utf8")))
 
 
 def prerequisites(notebooks: dict[str, dict]) -> dict[str, list[str]]:
@@ -48,48 +58,83 @@ def direct(needs: dict[str, list[str]]) -> dict[str, list[str]]:
             for c, ps in needs.items()}
 
 
-def rows(needs: dict[str, list[str]]) -> list[list[str]]:
-    """Chapters by depth: each row needs only rows above it. Within a row, near the chapters that it
-    needs.
+def chapter_map(notebooks: dict[str, dict]) -> str:
+    """The map as an inline SVG figure: a column of boxes in reading order under the names of their
+    parts; beside it one vertical line a chapter, from which arrows lead to all that build on it.
     """
-    def depth(chapter):
-        return 1 + max(map(depth, needs[chapter]), default=-1)
+    notebooks = {c: nb for c, nb in notebooks.items() if c.split("/")[0] in ROOMS}
+    needs, colours = direct(prerequisites(notebooks)), palette()
+    titles = {c: title(nb) for c, nb in notebooks.items()}
+    places, heads, height = column(titles, parts())
+    lane = lanes(needs, list(places))
+    width = BOX + 12 + LANE * (1 + max(lane.values(), default=0))
+    colour = {c: colours[ROOMS[c.split("/")[0]]] for c in needs}
+    lines = "".join(line(c, needs, places, lane[c], colour[c]) for c in lane)
+    boxes = "".join(box(c, places[c], colour[c]) for c in needs)
+    words = "".join(f'<text class="part" x="2" y="{y}">{escape(name)}</text>' for name, y in heads)
+    short = {c: name.split(":")[0] for c, name in titles.items()}
+    said = ". ".join(f"{short[c]} needs {' and '.join(short[p] for p in needs[c]) or 'nothing'}"
+                     for c in needs)
+    return (
+        f'<figure class="chapter-map"><div><svg viewBox="0 0 {width} {height}" width="{width}">'
+        f"<desc>{escape(said)}.</desc>"
+        f'<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+        f'orient="auto"><path d="M0 0L8 4L0 8z" fill="context-stroke"/></marker></defs>'
+        f"{words}{lines}{boxes}</svg></div>"
+        f"<figcaption>Chapters in the order of the book. An arrow leads from a chapter to one that "
+        f"builds on it; what an earlier arrow already implies is left out.</figcaption></figure>\n"
+    )
 
-    found = [[c for c in needs if depth(c) == d] for d in range(1 + max(map(depth, needs), default=-1))]
-    place = {}
-    for row in found:
-        row.sort(key=lambda c: sum(place[p] for p in needs[c]) / max(len(needs[c]), 1))
-        place |= {c: (i + 0.5) / len(row) for i, c in enumerate(row)}
+
+def parts() -> dict[str, str]:
+    """Chapter to the part of the book in which it stands."""
+    toc = yaml.safe_load((Path(__file__).parent / "_toc.yml").read_text("utf8"))
+    return {entry["file"]: part["caption"] for part in toc["parts"] for entry in part["chapters"]
+            if "file" in entry}
+
+
+def column(titles: dict[str, str], part: dict[str, str]) -> tuple[dict, list, int]:
+    """Top, height and text of every box, the headings with their places, and the whole height."""
+    places, heads, y = {}, [], 0
+    for chapter, name in titles.items():
+        head = part.get(chapter, chapter.split("/")[0].capitalize())
+        if not heads or heads[-1][0] != head:
+            y += 34 if heads else 18
+            heads.append((head, y))
+            y += 10
+        wrapped = textwrap.wrap(name, 32)
+        places[chapter] = (y, 16 * len(wrapped) + 12, wrapped)
+        y += places[chapter][1] + 8
+    return places, heads, y
+
+
+def lanes(needs: dict[str, list[str]], order: list[str]) -> dict[str, int]:
+    """A vertical line for every chapter that others need: the nearest one that is free all the way."""
+    users = {c: [d for d in needs if c in needs[d]] for c in order}
+    span = {c: [order.index(d) for d in [c, *users[c]]] for c in order if users[c]}
+    found = {}
+    for c in sorted(span, key=lambda c: max(span[c]) - min(span[c])):
+        taken = {found[d] for d in found
+                 if min(span[d]) <= max(span[c]) and min(span[c]) <= max(span[d])}
+        found[c] = next(n for n in itertools.count() if n not in taken)
     return found
 
 
-def chapter_map(notebooks: dict[str, dict]) -> str:
-    """The map as an inline SVG figure: boxes are links, colours are rooms, arrows are prerequisites."""
-    notebooks = {c: nb for c, nb in notebooks.items() if c.split("/")[0] in ROOMS}
-    needs, colours = direct(prerequisites(notebooks)), palette()
-    levels = rows(needs)
-    width = max([len(row) for row in levels] + [3]) * (BOX[0] + GAP) + GAP
-    at = {c: (width * (i + 0.5) / len(row), 8 + r * ROW) for r, row in enumerate(levels)
-          for i, c in enumerate(row)}
-    arrows = "".join(arrow(at[p], at[c]) for c in needs for p in needs[c])
-    boxes = "".join(box(c, title(notebooks[c]), colours[ROOMS[c.split("/")[0]]], *at[c]) for c in needs)
-    names = {c: title(nb).split(":")[0] for c, nb in notebooks.items()}
-    alt = ". ".join(f"{names[c]} needs {' and '.join(names[p] for p in needs[c]) or 'nothing'}"
-                    for c in needs)
-    rooms = [r for r in ROOMS if any(c.startswith(r + "/") for c in needs)]
-    legend = " ".join(f'<span style="border-left: .5em solid {colours[ROOMS[r]]}">{r}</span>'
-                      for r in rooms)
-    return (
-        f'<figure class="chapter-map"><div><svg viewBox="0 0 {width} '
-        f'{len(levels) * ROW - ROW + BOX[1] + 16}" width="{width}" role="img" '
-        f'aria-label="{escape(alt)}."><defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" '
-        f'markerWidth="7" markerHeight="7" '
-        f'orient="auto"><path d="M0 0L8 4L0 8z" '
-        f'fill="context-stroke"/></marker></defs>{arrows}{boxes}</svg></div>'
-        f"<figcaption>Chapters and what they need. An arrow leads from a chapter to one that builds on "
-        f"it; what an earlier arrow already "
-        f"implies is left out. Rooms: {legend}</figcaption></figure>\n"
-    )
+def line(chapter: str, needs: dict, places: dict, lane: int, colour: str) -> str:
+    """From the foot of a box along its lane to the boxes of all chapters that need it."""
+    x, y = BOX + 12 + LANE * lane, foot(places[chapter])
+    drawn = ""
+    for user in [c for c in needs if chapter in needs[c]]:
+        top, height, _ = places[user]
+        share = (needs[user].index(chapter) + 1) / (len(needs[user]) + 1)
+        end = top + round((height - 8) * share)
+        drawn += f'<path d="M{BOX} {y}H{x}V{end}H{BOX + 2}" marker-end="url(#head)"/>'
+    return f'<g style="stroke: {colour}">{drawn}</g>'
+
+
+def foot(place: tuple[int, int, list[str]]) -> int:
+    """Where the line of a box begins: below all arrows that end at it."""
+    return place[0] + place[1] - 4
 
 
 def palette() -> dict[str, str]:
@@ -99,25 +144,15 @@ def palette() -> dict[str, str]:
                 and ast.unparse(n.targets[0]) == "COLORS")
 
 
-def arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
-    """A curve from the bottom of one box to the top of another."""
-    (x0, y0), (x1, y1) = (start[0], start[1] + BOX[1]), end
-    bend = (y1 - y0) / 2
-    curve = f"M{x0:.0f} {y0:.0f}C{x0:.0f} {y0 + bend:.0f} {x1:.0f} {y1 - bend:.0f} {x1:.0f} {y1 - 2:.0f}"
-    return f'<path d="{curve}" marker-end="url(#head)"/>'
-
-
-def box(chapter: str, name: str, colour: str, x: float, y: float) -> str:
-    """A chapter: a link with its title in at most two lines."""
-    left = x - BOX[0] / 2
-    lines = textwrap.wrap(name.split(":")[0], 22, max_lines=2, placeholder=" …")
-    text = "".join(f'<tspan x="{x + 4:.0f}" dy="{18 if i else 0}">{escape(line)}</tspan>'
-                   for i, line in enumerate(lines))
+def box(chapter: str, place: tuple[int, int, list[str]], colour: str) -> str:
+    """A chapter: a link with its whole title."""
+    y, height, wrapped = place
+    text = "".join(f'<tspan x="16" y="{y + 18 + 16 * i}">{escape(part)}</tspan>'
+                   for i, part in enumerate(wrapped))
     return (
-        f'<a href="{chapter}.html"><rect x="{left:.0f}" y="{y}" width="{BOX[0]}" height="{BOX[1]}" '
-        f'rx="4"/>'
-        f'<rect class="room" x="{left:.0f}" y="{y}" width="7" height="{BOX[1]}" style="fill: {colour}"/>'
-        f'<text x="{x + 4:.0f}" y="{y + (28 if len(lines) == 1 else 19)}">{text}</text></a>'
+        f'<a href="{chapter}.html"><rect x="0.5" y="{y}" width="{BOX - 1}" height="{height}" rx="4"/>'
+        f'<rect class="room" x="0.5" y="{y}" width="7" height="{height}" style="fill: {colour}"/>'
+        f"<text>{text}</text></a>"
     )
 
 
@@ -128,7 +163,7 @@ def environment(timings: dict[str, float]) -> str:
             ("processor", f"{platform.machine()}, {os.cpu_count()} cores"),
             ("threads a chapter", os.environ.get("OMP_NUM_THREADS", "default"))]
     table = "| what | value |\n|---|---|\n" + "".join(f"| {a} | {b} |\n" for a, b in rows)
-    seconds = "".join(f"| [{c}]({c}.ipynb) | {s:.1f} |\n" for c, s in timings.items())
+    seconds = "".join(f"| [{stored_title(c)}]({c}.ipynb) | {s:.1f} |\n" for c, s in timings.items())
     total = f"| **all, one after the other** | **{sum(timings.values()):.1f}** |\n"
     return f"{table}\n| chapter | seconds |\n|---|---:|\n{seconds}{total}"
 

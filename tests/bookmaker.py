@@ -34,6 +34,17 @@ BETA = ["code|#| default_exp models.beta",
         "code show-input|import json",
         "code repository|print('stored', 1 + 1)"]
 SHOWN = "{shown} models/beta fig-beta-line"
+GLOSSARY = """# Glossary
+
+```{glossary}
+square
+second power
+  A number times itself. Chapter: [Alpha](foundations/alpha.ipynb).
+
+straight line
+  It has one slope. Chapter: [Beta](models/beta.ipynb).
+```
+"""
 FIGURE = {"mystnb": {"figure": {"name": "fig-beta-line", "caption": "A line."},
                      "image": {"alt": "A rising line"}}}
 
@@ -87,6 +98,7 @@ def make_book(root: Path) -> None:
     (root / "book/errata.md").write_text("# Errata of the sources\n\nThe small book has none.\n")
     (root / "dist").mkdir()
     (root / "dist/rbmdiff-1.0-py3-none-any.whl").write_bytes(b"wheel")
+    (root / "book/glossary.md").write_text(GLOSSARY)
     save(root, "foundations/alpha", ALPHA)
     save(root, "models/beta", BETA)
 

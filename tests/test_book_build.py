@@ -81,9 +81,8 @@ def test_index_lists_number_label_statement_function_check(small_book):
 def test_timings_and_environment(small_book):
     timings = json.loads((small_book / "book/_build/timings.json").read_text())
     assert set(timings["chapters"]) == {"foundations/alpha", "models/beta"} and timings["total"] > 0
-    assert ">numpy<" in page(small_book, "environment") and ">models/beta<" in page(
-        small_book, "environment"
-    ).replace("</span>", "<")
+    environment = page(small_book, "environment").replace("</span>", "<")
+    assert ">numpy<" in environment and ">Beta<" in environment and ">models/beta<" not in environment
 
 
 def test_folded_code_is_closed_and_its_output_open(small_book):

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from bookmaker import ALPHA, BETA, ROOT, save
-from labels import collect, enclosing
+from labels import collect, enclosing, hidden, public_name, users
 
 sys.path[:0] = [str(ROOT / "book"), str(ROOT / "scripts")]
 
@@ -133,3 +133,41 @@ def test_outputs_that_stop():
 def test_the_book_itself_has_no_problems():
     from build import contents
     assert collect(ROOT, contents())[1] == []
+
+
+CALLERS = '''
+def _helper(x): return x
+def _deep(x): return _helper(x)
+def first(x):
+    """Some function."""
+    return _deep(x)
+def second(x):
+    """The one [eq-a-b]."""
+    return _deep(x)
+def _solver(x): return x
+solver = wrap(_solver)
+class _Base:
+    def _step(self): return 1
+class Child(_Base):
+    def __init__(self): pass
+    def _inner(self): return 2
+    def outer(self): return self._inner()
+    def _asked(self): return 3
+def _lost(x): return x
+'''
+
+
+@pytest.mark.parametrize("function, label, public", [
+    ("first", "eq-a-b", "first"), ("_helper", "eq-a-b", "second"), ("_helper", "eq-c-d", "first"),
+    ("_solver", "eq-a-b", "solver"), ("_Base._step", "eq-a-b", "Child"),
+    ("Child.__init__", "eq-a-b", "Child"), ("Child._inner", "eq-a-b", "Child.outer"),
+    ("Child._asked", "eq-a-b", "Child"), ("_lost", "eq-a-b", "")])
+def test_private_code_is_named_after_the_public_function_that_runs_it(function, label, public):
+    assert public_name(users(CALLERS), function, label) == public
+
+
+def test_no_private_name_stands_under_an_equation_of_the_book():
+    from build import contents
+    table, _ = collect(ROOT, contents())
+    names = [code.public for e in table.values() for code in e.code]
+    assert not [name for name in names if not name or hidden(name)]

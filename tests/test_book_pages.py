@@ -1,6 +1,7 @@
 """The pages that the build writes: map, reference of the package; the front matter and the references.
 """
 import ast
+from html import unescape
 import json
 import re
 import sys
@@ -10,6 +11,7 @@ from forms import source
 
 sys.path.insert(0, str(ROOT / "book"))
 import build
+import glossary
 import pages
 
 MODULE = '''"""Summary line."""
@@ -50,21 +52,84 @@ def chapters(**prerequisites):
             for name, needs in prerequisites.items()}
 
 
-def test_prerequisites_and_rows():
+def test_prerequisites():
     books = chapters(a=[], b=["a"], c=["a", "b"], d=["a", "../other/none"])
     needs = pages.prerequisites(books)
     assert needs == {"models/a": [], "models/b": ["models/a"], "models/c": ["models/a", "models/b"],
                      "models/d": ["models/a"]}
     assert pages.direct(needs)["models/c"] == ["models/b"]
-    assert pages.rows(pages.direct(needs)) == [["models/a"], ["models/b", "models/d"], ["models/c"]]
 
 
 def test_map_has_a_link_a_caption_and_words_for_every_chapter():
     drawn = pages.chapter_map(chapters(a=[], b=["a"]))
-    assert (
-        drawn.count("<a href=") == 2 and 'role="img" aria-label="A needs nothing. B needs A."' in drawn
-    )
+    assert drawn.count("<a href=") == 2 and "<desc>A needs nothing. B needs A.</desc>" in drawn
     assert "<figcaption>" in drawn and drawn.count("marker-end") == 1
+    assert "role=" not in drawn  # a picture may not hold links
+
+
+def the_map() -> tuple[str, list[str]]:
+    """The map of the book, and its chapters in order."""
+    order = build.contents()
+    return pages.chapter_map({c: json.loads((ROOT / f"nbs/{c}.ipynb").read_text("utf8"))
+                              for c in order}), order
+
+
+def test_map_shows_whole_titles_in_the_order_of_the_book():
+    drawn, order = the_map()
+    links = re.findall(r'<a href="([^"]+)\.html">.*?<text>(.*?)</text></a>', drawn)
+    assert [chapter for chapter, _ in links] == [c for c in order if c.split("/")[0] in pages.ROOMS] and "…" not in drawn
+    for chapter, words in links:
+        shown = " ".join(re.findall(r"<tspan[^>]*>(.*?)</tspan>", words))
+        assert unescape(shown) == pages.stored_title(chapter)
+    tops = [float(y) for y in re.findall(r'<rect class="room" x="0.5" y="(\d+)"', drawn)]
+    assert tops == sorted(tops)
+
+
+def behind_a_box(drawn: str) -> list[str]:
+    """The paths that enter the column of the boxes."""
+    width = int(re.search(r'<rect x="0.5" y="\d+" width="(\d+)"', drawn)[1])
+    paths = re.findall(r'<path d="([^"]+)" marker-end', drawn)
+    return [path for path in paths if any(float(x) < width for x in re.findall(r"[MH](\d+)", path))]
+
+
+def test_no_line_of_the_map_is_behind_a_box_and_no_two_lie_on_each_other():
+    drawn, _ = the_map()
+    assert behind_a_box(drawn) == [] and behind_a_box(drawn.replace("H252", "H100", 1))
+    lanes = {}
+    for group in re.findall(r'<g style="stroke[^>]*>(.*?)</g>', drawn):
+        for y, x, end in re.findall(r'M\d+ (\d+)H(\d+)V(\d+)', group):
+            near = [lane for lane in lanes.get(x, []) if lane[0] != y
+                    and min(int(y), int(end)) < lane[2] and lane[1] < max(int(y), int(end))]
+            assert not near
+            lanes.setdefault(x, []).append((y, min(int(y), int(end)), max(int(y), int(end))))
+
+
+def test_lanes_that_would_overlap_stand_side_by_side():
+    needs = {"a": [], "b": [], "c": ["a"], "d": ["b"], "e": ["d"]}
+    found = pages.lanes(needs, list(needs))
+    assert found["a"] != found["b"] and set(found) == {"a", "b", "d"}
+
+
+def test_runtimes_stand_under_the_titles_of_chapters():
+    shown = pages.environment({"models/rbm": 3.0})
+    assert "| [The restricted Boltzmann machine](models/rbm.ipynb) | 3.0 |" in shown
+
+
+def glossary_entries():
+    return glossary.read((ROOT / "book/glossary.md").read_text("utf8"))
+
+
+def test_every_term_of_the_glossary_has_one_sentence_and_a_chapter():
+    entries, order = glossary_entries(), build.contents()
+    names = [name for terms, _ in entries for name in terms]
+    assert len(entries) >= 60 and len(names) == len(set(names))
+    assert [terms for terms, chapter in entries if chapter not in order] == []
+    assert [t[0].lower() for t, _ in entries] == sorted(t[0].lower() for t, _ in entries)
+
+
+def test_a_term_without_a_link_has_no_chapter():
+    text = "```{glossary}\na\nb\n  Of [B](models/b.ipynb), [C](models/c.ipynb).\n\nc\n  None.\n```\n"
+    assert glossary.read(text) == [(["a", "b"], "models/b"), (["c"], "")]
 
 
 def files_of(folder, module):

@@ -17,6 +17,11 @@ from sphinx.util.docutils import SphinxDirective
 from labels import LABEL, Cell, Equation, collect
 
 logger = logging.getLogger(__name__)
+FILTER = """<form class="equation-filter" hidden>
+<label for="equation-filter">Show only equations with</label>
+<input type="search" id="equation-filter" placeholder="name, label, function or check">
+<output for="equation-filter"></output>
+</form>"""  # works, and shows itself, by book.js
 
 
 class equation_index(nodes.General, nodes.Element):
@@ -27,8 +32,10 @@ class EquationIndex(SphinxDirective):
     """`{equation-index}`: number, label, statement, functions and checks of every labelled equation."""
 
     def run(self) -> list[nodes.Node]:
+        if not hasattr(self.env, "equation_indexes"): self.env.equation_indexes = set()
+        self.env.equation_indexes.add(self.env.docname)
         # the maths inside makes Sphinx load MathJax on this page
-        return [equation_index("", nodes.math_block())]
+        return [nodes.raw("", FILTER, format="html"), equation_index("", nodes.math_block())]
 
 
 def update(app, env) -> list[str]:
@@ -42,6 +49,7 @@ def update(app, env) -> list[str]:
     state = (table, env.toc_fignumbers, env.toc_secnumbers)
     moved = getattr(env, "equations_state", None) != state
     env.equations, env.equations_state = table, state
+    contents(env)
     return sorted(env.found_docs) if moved else []
 
 
@@ -50,6 +58,24 @@ def reading_order(env) -> list[str]:
     def below(doc):
         return [doc] + [d for child in env.toctree_includes.get(doc, []) for d in below(child)]
     return list(dict.fromkeys(below(env.config.root_doc)))
+
+
+def contents(env) -> None:
+    """The chapters of the index in its right-hand contents."""
+    for doc in getattr(env, "equation_indexes", set()):
+        page = env.tocs[doc][0]
+        heads = [nodes.reference("", title, internal=True, refuri=doc, anchorname=f"#{anchor}")
+                 for anchor, title in headings(env).values()]
+        items = [nodes.list_item("", addnodes.compact_paragraph("", "", head)) for head in heads]
+        page[:] = [page[0], nodes.bullet_list("", *items)]
+
+
+def headings(env) -> dict[str, tuple[str, str]]:
+    """Chapter with equations to anchor and heading of its part of the index, in reading order."""
+    chapters = dict.fromkeys(e.cell.chapter for e in env.equations.values())
+    number = {c: ".".join(map(str, env.toc_secnumbers.get(c, {}).get("", ()))) for c in chapters}
+    return {c: (nodes.make_id(f"equations-{c}"), f"{number[c]} {env.titles[c].astext()}".strip())
+            for c in chapters}
 
 
 class EquationLinks(SphinxPostTransform):
@@ -66,37 +92,52 @@ class EquationLinks(SphinxPostTransform):
         for node in list(self.document.findall(nodes.math_block)):
             if node.get("label") in self.table:
                 node.parent.insert(node.parent.index(node) + 1, self.links(self.table[node["label"]]))
+        for node in list(self.document.findall(nodes.emphasis)):
+            if node.astext() == "Notation": node.replace_self(self.page("notation", node))
         for node in list(self.document.findall(equation_index)):
-            node.replace_self([entry for e in self.table.values() for entry in self.entry(e)])
+            node.replace_self([self.chapter(*where) for where in headings(self.env).items()])
 
-    def link(self, cell: Cell, child: nodes.Node) -> nodes.reference:
-        """Reference to a code cell of any page."""
+    def link(self, cell: Cell, child: nodes.Node, title: str = "") -> nodes.reference:
+        """Reference to a code cell of any page; `title` shows where the pointer rests."""
         page = (
             "" if cell.chapter == self.doc else self.app.builder.get_relative_uri(self.doc, cell.chapter)
         )
-        return nodes.reference("", "", child, internal=True, refuri=f"{page}#cell-{cell.id}")
+        more = {"reftitle": title} if title else {}
+        return nodes.reference("", "", child, internal=True, refuri=f"{page}#cell-{cell.id}", **more)
+
+    def page(self, name: str, child: nodes.Node) -> nodes.Node:
+        """The child as a link to another page."""
+        if name == self.doc or name not in self.env.found_docs: return child.deepcopy()
+        uri = self.app.builder.get_relative_uri(self.doc, name)
+        return nodes.reference("", "", child.deepcopy(), internal=True, refuri=uri)
 
     def links(self, equation: Equation) -> nodes.paragraph:
-        """`code f file:lines, check what`: one line."""
+        """`code f · check what`: one line; file and lines are the titles of the links."""
         line = nodes.paragraph("", "", nodes.strong("", "code "), classes=["equation-links"])
-        for function in dict.fromkeys(code.function for code in equation.code):
-            places = [code for code in equation.code if code.function == function]
-            lines = ", ".join(str(code.line) for code in places)
-            line += [self.link(places[0].cell, nodes.literal("", function)),
-                     nodes.Text(f" {places[0].file}:{lines} · ")]
-        line += nodes.strong("", "check ")
+        for i, name in enumerate(dict.fromkeys(code.public for code in equation.code)):
+            places = [code for code in equation.code if code.public == name]
+            where = f"{places[0].file}:{', '.join(str(code.line) for code in places)}"
+            shown = nodes.literal("", name) if name else nodes.Text("cell")
+            line += [nodes.Text(", " if i else ""), self.link(places[0].cell, shown, where)]
+        line += [nodes.Text(" · "), nodes.strong("", "check ")]
         for i, check in enumerate(equation.checks):
             line += [nodes.Text("; " if i else ""), self.link(check.cell, nodes.Text(check.text))]
         return line
 
-    def entry(self, equation: Equation) -> list[nodes.Node]:
+    def chapter(self, chapter: str, heading: tuple[str, str]) -> nodes.section:
+        """The equations of one chapter under its heading."""
+        entries = [self.entry(e) for e in self.table.values() if e.cell.chapter == chapter]
+        return nodes.section("", nodes.title("", heading[1]), *entries, ids=[heading[0]],
+                             classes=["equation-chapter"])
+
+    def entry(self, equation: Equation) -> nodes.container:
         """One equation of the index: number and label, statement, links."""
         number = addnodes.pending_xref("", nodes.literal("", equation.label), refdomain="math",
                                        reftype="eq",
                                        reftarget=equation.label, refdoc=self.doc, refwarn=True)
         head = nodes.paragraph("", "", number, nodes.Text(" "), nodes.literal("", equation.label))
         statement = nodes.math_block(equation.statement, equation.statement, nowrap=False, number=None)
-        return [nodes.container("", head, statement, self.links(equation), classes=["equation-entry"])]
+        return nodes.container("", head, statement, self.links(equation), classes=["equation-entry"])
 
 
 def link_labels(app, page: str, template: str, context: dict, doctree) -> None:

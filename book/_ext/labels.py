@@ -5,7 +5,7 @@ It is read from the notebooks alone, in milliseconds, so it is always right: the
 executes anything, and the Sphinx extension `equations` reads it again and shows it on the pages.
 """
 import ast
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import json
 from pathlib import Path
 import re
@@ -31,11 +31,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Code:
-    """The exported line that implements an equation."""
+    """The exported line that implements an equation, in `function`; `public` is what a reader can call
+    for it.
+    """
     cell: Cell
     function: str
     file: str
     line: int
+    public: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def collect(root: Path, chapters: list[str]) -> tuple[dict[str, Equation], list[
     for chapter, nb in books:
         for cell, data in cells(chapter, nb, "code"):
             problems += read_code(root, module_of(nb), cell, source(data), table)
+    with_public(root, table)
     for e in table.values():
         if not e.code:
             problems.append(
@@ -94,6 +98,58 @@ def module_of(nb: dict) -> str:
     names = [split(source(c))[0].get("default_exp") for c in nb["cells"] if c["cell_type"] == "code"]
     name = next(filter(None, names), None)
     return f"rbmdiff/{name.replace('.', '/')}.py" if name else ""
+
+
+def with_public(root: Path, table: dict[str, Equation]) -> None:
+    """Name beside each line of code the public function that runs it."""
+    modules = {}
+    for e in table.values():
+        for i, code in enumerate(e.code):
+            if code.file not in modules: modules[code.file] = users((root / code.file).read_text("utf8"))
+            e.code[i] = replace(code, public=public_name(modules[code.file], code.function, e.label))
+
+
+def users(module: str) -> dict[str, tuple[set[str], str]]:
+    """Functions, methods, classes and variables of a module: the names that each uses, its docstring."""
+    found = {}
+
+    def enter(name: str, nodes: list[ast.AST], docstring: str = "") -> None:
+        inside = [n for node in nodes for n in ast.walk(node)]
+        names = {n.id for n in inside if isinstance(n, ast.Name)}
+        found[name] = (names | {n.attr for n in inside if isinstance(n, ast.Attribute)}, docstring)
+
+    for node in ast.parse(module).body:
+        if isinstance(node, ast.FunctionDef): enter(node.name, [node], ast.get_docstring(node) or "")
+        if isinstance(node, ast.Assign): enter(ast.unparse(node.targets[0]), [node.value])
+        if not isinstance(node, ast.ClassDef): continue
+        enter(node.name, node.bases, ast.get_docstring(node) or "")
+        for part in node.body:
+            if isinstance(part, ast.FunctionDef):
+                enter(f"{node.name}.{part.name}", [part], ast.get_docstring(part) or "")
+    return found
+
+
+def public_name(module: dict[str, tuple[set[str], str]], function: str, label: str) -> str:
+    """The public name nearest to a function: itself, or one that uses it, first of all one whose
+    docstring names the label; of a class, its constructor and `__call__`, the class.
+    """
+    near, seen = [function.replace(".__init__", "").replace(".__call__", "")], set()
+    while near:
+        public = [name for name in near if not hidden(name)]
+        named = [name for name in public if f"[{label}]" in module.get(name, ((), ""))[1]]
+        if public: return (named or public)[0]
+        seen |= set(near)
+        wanted = {next(part for part in name.split(".") if hidden(part)) for name in near}
+        own = [name.split(".")[0] for name in near if "." in name]
+        callers = [name for name, (uses, _) in module.items() if uses & wanted]
+        near = [name.replace(".__init__", "").replace(".__call__", "") for name in [*callers, *own]]
+        near = [name for name in dict.fromkeys(near) if name not in seen]
+    return ""
+
+
+def hidden(name: str) -> bool:
+    """Is a name, or the class of a method, private?"""
+    return any(part.startswith("_") for part in name.split("."))
 
 
 def read_code(root: Path, module: str, cell: Cell, text: str, table: dict[str, Equation]) -> list[str]:

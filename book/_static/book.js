@@ -1,0 +1,67 @@
+// What the pages of the book do by themselves, without a network: everything that scrolls can be reached by
+// the keyboard, a link into a fold opens it, and the index of equations has a filter.
+"use strict";
+
+// Whatever is wider than its place scrolls; it takes the focus, so that arrow keys move it.
+const SCROLLING = "pre, mjx-container[display], .pst-scrollable-table-container, .result-table, .chapter-map > div";
+
+const reachable = () => {
+  for (const element of document.querySelectorAll(SCROLLING)) {
+    const scrolls = element.scrollWidth > element.clientWidth + 1 && element.clientWidth > 0;
+    if (scrolls) element.tabIndex = 0;
+    else if (!element.matches(".result-table")) element.removeAttribute("tabindex");
+  }
+};
+
+const openFolds = () => {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  for (let fold = target.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  if (target.matches(".cell")) for (const fold of target.querySelectorAll("details.hide")) fold.open = true;
+  target.scrollIntoView();
+};
+
+// Every word typed must stand in an entry, or in the heading of its chapter.
+const filterEquations = (form) => {
+  const words = form.elements["equation-filter"].value.toLowerCase().split(/\s+/).filter(Boolean);
+  let shown = 0;
+  for (const chapter of document.querySelectorAll(".equation-chapter")) {
+    const heading = chapter.querySelector("h2").textContent;
+    const entries = [...chapter.querySelectorAll(".equation-entry")];
+    for (const entry of entries) {
+      const text = `${heading} ${entry.textContent}`.toLowerCase();
+      entry.hidden = !words.every((word) => text.includes(word));
+    }
+    const left = entries.filter((entry) => !entry.hidden).length;
+    chapter.hidden = left === 0;
+    shown += left;
+  }
+  form.querySelector("output").textContent = words.length ? `${shown} equations` : "";
+};
+
+const startFilter = () => {
+  const form = document.querySelector(".equation-filter");
+  if (!form) return;
+  form.hidden = false;
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", () => filterEquations(form));
+};
+
+// The button that opens the contents of a part is a summary without words: it is named after its part.
+const nameSummaries = () => {
+  for (const summary of document.querySelectorAll("nav summary:not([aria-label])")) {
+    const item = summary.closest("li");
+    summary.setAttribute("aria-label", `Pages of ${item ? item.querySelector("a").textContent.trim() : "this part"}`);
+  }
+};
+
+document.addEventListener("DOMContentLoaded", () => {
+  nameSummaries();
+  startFilter();
+  openFolds();
+  reachable();
+  if (window.MathJax && MathJax.startup && MathJax.startup.promise) MathJax.startup.promise.then(reachable);
+});
+window.addEventListener("hashchange", openFolds);
+window.addEventListener("resize", reachable);
+window.addEventListener("load", reachable);

@@ -1,0 +1,19 @@
+// What axe-core finds on a page in one of the two themes, as a list of texts "rule (impact): places".
+"use strict";
+
+async function ask(view, job) {
+  const page = view.document;
+  if (view.MathJax && view.MathJax.startup) await view.MathJax.startup.promise;
+  page.documentElement.dataset.theme = job.theme;
+  page.documentElement.dataset.mode = job.theme;
+  const still = page.head.appendChild(page.createElement("style"));
+  still.textContent = "* { transition: none !important; animation: none !important; }";
+  view.dispatchEvent(new view.Event("resize"));
+  await new Promise((done) => setTimeout(done, 100));
+  const script = page.createElement("script");
+  script.textContent = AXE;
+  page.head.append(script);
+  const {violations} = await view.axe.run(page);
+  return violations.map((v) => `${v.id} (${v.impact}): ${v.nodes.map((n) => n.target.join(" ")).slice(0, 4).join(" | ")}`
+    + ` [${v.nodes.length}]`);
+}

@@ -1,0 +1,136 @@
+"""All pages in Chromium, on a wide screen and on a phone: nothing is cut, nothing is squashed, no page
+scrolls sideways; what scrolls inside itself shows a bar and can be reached by the keyboard. And axe-core
+finds nothing.
+"""
+from importlib.util import find_spec
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from bookmaker import ROOT
+from browser import TESTS, ask, pages
+
+WIDE, PHONE = 1400, 420
+TEN = ["index.html", "map.html", "equations.html", "glossary.html", "environment.html", "search.html",
+       "api/index.html", "api/models.rbm.html", "models/rbm.html", "bridge/comparison.html",
+       "foundations/alpha.html", "models/beta.html"]  # the last two are those of the small book
+FITS_ALWAYS = {"output", "squashed", "outside", "page", "no bar", "no focus"}
+FITS = {WIDE: FITS_ALWAYS | {"code", "equation"}, PHONE: FITS_ALWAYS}
+LONG = "x" * 300
+RED = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' width='400' height='100'/>"
+SCROLL = "overflow-x: auto; white-space: pre"
+DEFECTS = {"code": f'<pre style="{SCROLL}">{LONG}</pre>',
+           "output": f'<div class="cell_output"><pre style="{SCROLL}">{LONG}</pre></div>',
+           "equation": f'<mjx-container style="display: block; {SCROLL}">{LONG}</mjx-container>',
+           "table": f'<div class="result-table" style="{SCROLL}">{LONG}</div>',
+           "squashed": f'<img src="{RED}" style="width: 200px; height: 200px">',
+           "outside": f'<p style="white-space: pre">{LONG}</p>',
+           "page": '<div style="width: 2000px; height: 1px"></div>',
+           "no bar": "<style>pre::-webkit-scrollbar { height: 0 }</style>"
+                     f'<pre style="{SCROLL}">{LONG}</pre>',
+           "no focus": f'<pre style="{SCROLL}">{LONG}</pre>'}
+GOOD = f"""<pre style="white-space: pre-wrap; overflow-wrap: anywhere">{LONG}</pre><p>{'x ' * 900}</p>
+<img src="{RED}" style="width: 200px">"""
+
+
+@pytest.fixture(scope="module", params=["small", "real"])
+def html(request):
+    """The pages of a small book and, if it has been built, of the book itself."""
+    if request.param == "small": return request.getfixturevalue("small_book") / "book/_build/html"
+    if not (ROOT / "book/_build/html/index.html").is_file():
+        pytest.skip("the book has not been built: make book")
+    return ROOT / "book/_build/html"
+
+
+def article(body: str) -> str:
+    """A page with this body."""
+    head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>x</title>'
+    return f"{head}<article>{body}</article>"
+
+
+def kinds(found: list[str]) -> set[str]:
+    """The kinds of what was found."""
+    return {text.split(":")[0] for text in found}
+
+
+def test_each_defect_is_found(tmp_path):
+    for name, body in {**DEFECTS, "good": GOOD}.items():
+        (tmp_path / f"{name}.html").write_text(article(body))
+    jobs = [{"page": f"{name}.html", "width": width} for name in [*DEFECTS, "good"] for width in FITS]
+    for answer in ask(tmp_path, jobs, [TESTS / "measure.js"], tmp_path / "profile"):
+        name = answer["page"].removesuffix(".html")
+        if name == "good": assert answer["found"] == []
+        else: assert name in kinds(answer["found"]), answer
+
+
+def test_nothing_is_cut_or_squashed_on_a_wide_screen_and_on_a_phone(html, tmp_path):
+    jobs = [{"page": page, "width": width} for page in pages(html) for width in FITS]
+    answers = ask(html, jobs, [TESTS / "measure.js"], tmp_path / "profile")
+    wrong = [f"{a['page']} at {a['width']}: {text}" for a in answers for text in a["found"]
+             if text.split(":")[0] in FITS[a["width"]]]
+    assert not wrong, "\n".join(wrong)
+
+
+def axe() -> str:
+    """The script of axe-core, from whichever package brings it; without one the test is skipped."""
+    for name in ("axe_core_python", "axe_playwright_python"):
+        spec = find_spec(name)
+        path = Path(spec.origin).with_name("axe.min.js") if spec and spec.origin else None
+        if path and path.is_file(): return path.read_text("utf8")
+    pytest.skip("no axe-core on this machine: pip install axe-core-python")
+
+
+def violations(folder: Path, names: list[str], tmp_path: Path) -> list[str]:
+    """What axe-core finds on pages, in both themes."""
+    script = tmp_path / "axe.js"
+    script.write_text(f"const AXE = {json.dumps(axe())};\n" + (TESTS / "axe.js").read_text())
+    jobs = [{"page": page, "width": WIDE, "theme": theme} for page in names
+            for theme in ("light", "dark")]
+    answers = ask(folder, jobs, [script], tmp_path / "profile")
+    return [f"{a['page']}, {a['theme']}: {text}" for a in answers for text in a["found"]]
+
+
+def test_axe_finds_a_picture_without_words(tmp_path):
+    (tmp_path / "bad.html").write_text(article(f'<h1>x</h1><img src="{RED}">'))
+    assert "image-alt" in "".join(violations(tmp_path, ["bad.html"], tmp_path))
+
+
+def test_axe_finds_nothing(html, tmp_path):
+    wanted = [page for page in TEN if (html / page).is_file()]
+    assert len(wanted) >= 4
+    wrong = violations(html, wanted, tmp_path)
+    assert not wrong, "\n".join(wrong)
+
+
+QUERIES = {"annealed importance sampling": "learning/partition", "AIS": "learning/partition",
+           "partition function": "learning/partition",
+           "contrastive divergence": "learning/contrastive", "PCD": "learning/contrastive",
+           "probability flow": "diffusion/likelihood", "mean field": "sampling/means",
+           "effective sample size": "sampling/diagnostics", "R-hat": "sampling/diagnostics",
+           "dequantisation": "diffusion/networks", "gibbs sampling": "sampling/gibbs",
+           "score matching": "bridge/limit", "denoising score matching": "diffusion/objective",
+           "ELBO": "diffusion/elbo", "DEIS": "diffusion/deis", "DDIM": "diffusion/ddpm",
+           "tweedie": "diffusion/schedule", "free energy": "models/rbm", "gumbel": "bridge/gumbel",
+           "recovery likelihood": "bridge/recovery"}
+
+
+def first(folder: Path, queries: list[str], tmp_path: Path) -> dict[str, str]:
+    """The page that the search of a book puts first for each query."""
+    jobs = [{"page": f"search.html?q={quote(query)}", "query": query, "width": WIDE}
+            for query in queries]
+    answers = ask(folder, jobs, [TESTS / "search.js"], tmp_path / "profile")
+    return {a["query"]: a["found"][0].removesuffix(".html") if a["found"] else "" for a in answers}
+
+
+def test_the_search_puts_the_chapter_of_a_term_first(small_book, tmp_path):
+    html = small_book / "book/_build/html"
+    assert first(html, ["straight line", "no such words"], tmp_path) == {
+        "straight line": "models/beta", "no such words": ""}
+
+
+def test_the_search_puts_the_right_chapter_first(tmp_path):
+    html = ROOT / "book/_build/html"
+    if not (html / "searchindex.js").is_file(): pytest.skip("the book has not been built: make book")
+    assert first(html, list(QUERIES), tmp_path) == QUERIES
