@@ -24,13 +24,14 @@ const loaded = (frame, job) => new Promise((done) => {
   frame.style.width = `${job.width}px`;
   frame.src = job.page;
 });
+const late = (what) => new Promise((_, fail) => setTimeout(() => fail(new Error(`no ${what} in 40 s`)), 40000));
 const worker = async () => {
   const frame = document.body.appendChild(document.createElement("iframe"));
   frame.style.height = "900px";
   for (let job = jobs.shift(); job; job = jobs.shift()) {
     try {
-      await loaded(frame, job);
-      answers.push({...job, found: await ask(frame.contentWindow, job)});
+      await Promise.race([loaded(frame, job), late("page")]);
+      answers.push({...job, found: await Promise.race([ask(frame.contentWindow, job), late("answer")])});
     } catch (error) { answers.push({...job, error: String(error)}); }
   }
   frame.remove();
@@ -98,7 +99,7 @@ def ask(folder: Path, jobs: list[dict], scripts: list[Path], profile: Path,
             running.terminate()
             running.wait()
     assert len(found) == len(jobs)
-    assert not [f for f in found if "error" in f]
+    assert not [f for f in found if "error" in f], found
     return found
 
 

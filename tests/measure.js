@@ -1,7 +1,7 @@
 // What does not fit on a page, as a list of texts "kind: place". Folded parts are opened first.
 "use strict";
 
-const SCROLLERS = "pre, mjx-container, .pst-scrollable-table-container, .result-table, .chapter-map > div";
+const SCROLLERS = "pre, mjx-container[display], .pst-scrollable-table-container, .result-table, .chapter-map > div";
 const PARTS = "p, li, dt, dd, table, img, pre, mjx-container, svg, h1, h2, h3, figcaption, input";
 const settled = () => new Promise((done) => setTimeout(done, 60));
 

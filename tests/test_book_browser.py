@@ -23,7 +23,7 @@ RED = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' width='400' he
 SCROLL = "overflow-x: auto; white-space: pre"
 DEFECTS = {"code": f'<pre style="{SCROLL}">{LONG}</pre>',
            "output": f'<div class="cell_output"><pre style="{SCROLL}">{LONG}</pre></div>',
-           "equation": f'<mjx-container style="display: block; {SCROLL}">{LONG}</mjx-container>',
+           "equation": f'<mjx-container display style="display: block; {SCROLL}">{LONG}</mjx-container>',
            "table": f'<div class="result-table" style="{SCROLL}">{LONG}</div>',
            "squashed": f'<img src="{RED}" style="width: 200px; height: 200px">',
            "outside": f'<p style="white-space: pre">{LONG}</p>',

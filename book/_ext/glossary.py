@@ -58,7 +58,13 @@ class ChapterTerms(SphinxPostTransform):
         if terms: self.document.insert(0, addnodes.index(entries=[index_entry(t) for t in terms]))
 
 
+def rank(app, config) -> None:
+    """How the search ranks pages."""
+    config.html_search_scorer = str(Path(__file__).with_name("scorer.js"))
+
+
 def setup(app) -> dict:
+    app.connect("config-inited", rank)
     app.add_post_transform(ChapterTerms)
     app.connect("env-get-updated", update, priority=910)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
