@@ -88,7 +88,8 @@ def make_book(root: Path) -> None:
                 "  - file: foundations/alpha\n  - file: models/beta\n")
     start, end = toc.index("- caption: Models"), toc.index("- caption: Reference")
     front = toc[:start].replace("  - file: start/ten_minutes\n", "")
-    (root / "book/_toc.yml").write_text(front + chapters + toc[end:])
+    back = re.sub(r" *- glob: api/(?!models|foundations).*\n", "", toc[end:])
+    (root / "book/_toc.yml").write_text(front + chapters + back)
     # chapters that it does not have
     lost = r"\[([^\]]+)\]\((?:\w+/\w+\.ipynb|errata\.md)\)"
     for page in (root / "book/index.md", root / "book/how-to-read.md"):

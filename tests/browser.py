@@ -24,7 +24,8 @@ const loaded = (frame, job) => new Promise((done) => {
   frame.style.width = `${job.width}px`;
   frame.src = job.page;
 });
-const late = (what) => new Promise((_, fail) => setTimeout(() => fail(new Error(`no ${what} in 40 s`)), 40000));
+const late = (what) => new Promise((_, fail) =>
+  setTimeout(() => fail(new Error(`no ${what} in 60 s`)), 60000));
 const worker = async () => {
   const frame = document.body.appendChild(document.createElement("iframe"));
   frame.style.height = "900px";

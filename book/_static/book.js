@@ -1,5 +1,5 @@
 // What the pages of the book do by themselves, without a network: everything that scrolls can be reached by
-// the keyboard, a link into a fold opens it, and the index of equations has a filter.
+// the keyboard, and the index of equations has a filter.
 "use strict";
 
 // Whatever is wider than its place scrolls; it takes the focus, so that arrow keys move it.
@@ -11,14 +11,6 @@ const reachable = () => {
     if (scrolls) element.tabIndex = 0;
     else if (!element.matches(".result-table")) element.removeAttribute("tabindex");
   }
-};
-
-const openFolds = () => {
-  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  if (!target) return;
-  for (let fold = target.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
-  if (target.matches(".cell")) for (const fold of target.querySelectorAll("details.hide")) fold.open = true;
-  target.scrollIntoView();
 };
 
 // Every word typed must stand in an entry, or in the heading of its chapter.
@@ -47,8 +39,14 @@ const startFilter = () => {
   form.addEventListener("input", () => filterEquations(form));
 };
 
-// The button that opens the contents of a part is a summary without words: it is named after its part.
-const nameSummaries = () => {
+// The theme leaves two things without a name: the place of the logo, and the buttons that open a part of the
+// contents, which are named after the part.
+const nameParts = () => {
+  const logo = document.querySelector(".sidebar-primary-item:has(.navbar-brand)");
+  if (logo) {
+    logo.setAttribute("role", "navigation");
+    logo.setAttribute("aria-label", "Home");
+  }
   for (const summary of document.querySelectorAll("nav summary:not([aria-label])")) {
     const item = summary.closest("li");
     summary.setAttribute("aria-label", `Pages of ${item ? item.querySelector("a").textContent.trim() : "this part"}`);
@@ -56,12 +54,11 @@ const nameSummaries = () => {
 };
 
 document.addEventListener("DOMContentLoaded", () => {
-  nameSummaries();
+  nameParts();
   startFilter();
-  openFolds();
   reachable();
   if (window.MathJax && MathJax.startup && MathJax.startup.promise) MathJax.startup.promise.then(reachable);
 });
-window.addEventListener("hashchange", openFolds);
+document.addEventListener("toggle", reachable, true);
 window.addEventListener("resize", reachable);
 window.addEventListener("load", reachable);
