@@ -50,13 +50,14 @@ def main() -> None:
     if browser is None: raise SystemExit(f"ERROR: no browser to print with: {', '.join(BROWSERS)}")
     book = joined(parts(BOOK / "_toc.yml"))
     with tempfile.TemporaryDirectory() as folder:
-        page = HTML / "whole-book.html"
+        page, printed = HTML / "whole-book.html", Path(folder) / "book.pdf"
         try:
             for _ in range(2):  # the second time with the numbers of pages
                 page.write_text(str(book), "utf8")
-                print_page(browser, page, PDF, Path(folder))
-                enter_pages(book, starts(PDF.read_bytes()))
+                print_page(browser, page, printed, Path(folder))
+                enter_pages(book, starts(printed.read_bytes()))
         finally: page.unlink(missing_ok=True)
+        shutil.move(printed, PDF)
     size = PDF.stat().st_size / 2**20
     print(f"{PDF}: {count_pages(PDF.read_bytes())} pages, {size:.1f} MB")
 
