@@ -81,14 +81,15 @@ def below(entry: dict) -> list[str]:
 
 
 def joined(contents: list[tuple[str, list[str]]]) -> BeautifulSoup:
-    """One page with all of them, after a title and contents."""
+    """One page with all of them, the contents after the first."""
     pages = {name: read(HTML / f"{name}.html") for _, names in contents for name in names}
     book = BeautifulSoup(FRAME, "html.parser")
     fill_head(book, pages)
     articles = {name: article(page, name, set(pages)) for name, page in pages.items()}
     article_of_book = book.select_one("article")
-    article_of_book.append(list_of_contents(book, contents, articles))
-    for name in pages: article_of_book.append(articles[name])
+    first, *rest = articles.values()
+    for section in (first, list_of_contents(contents, articles), *rest):
+        article_of_book.append(section)
     return book
 
 
@@ -159,16 +160,18 @@ def linked(value: str, key: str, name: str, names: set[str]) -> str:
     return value if re.match(r"(https?|mailto):", value) else ""
 
 
-def list_of_contents(book: BeautifulSoup, contents: list, articles: dict[str, Tag]) -> Tag:
-    """Title of the book, parts, chapters and sections with room for the numbers of their pages."""
-    lines = ["<section class='book-contents'><h1>Contents</h1>"]
+def list_of_contents(contents: list, articles: dict[str, Tag]) -> Tag:
+    """Parts, chapters and sections with room for the numbers of their pages."""
+    lines = ["<section class='book-page book-contents'><h1>Contents</h1>"]
     for caption, names in contents:
         if caption: lines.append(f"<p class='part'>{caption}</p>")
         for name in names:
-            for heading in articles[name].find_all(["h1", "h2"]):
-                place = slug(name) if heading.name == "h1" else heading.parent["id"]
-                lines.append(f"<p class='{heading.name}'><a href='#{place}'>{heading.decode_contents()}"
-                             "</a><span class='page'></span></p>")
+            levels = ["h1"] if name.startswith("api/") else ["h1", "h2"]
+            for heading in articles[name].find_all(levels):
+                kind, place = ("chapter", slug(name)) if heading.name == "h1" else (
+                    "part-of-chapter", heading.parent["id"])
+                lines.append(f"<p class='{kind}'><a href='#{place}'>{heading.decode_contents()}</a>"
+                             "<span class='page'></span></p>")
     return BeautifulSoup("".join([*lines, "</section>"]), "html.parser").section
 
 
