@@ -3,7 +3,7 @@
 
 const SCROLLERS = "pre, mjx-container[display], .pst-scrollable-table-container, .result-table, .chapter-map > div";
 const PARTS = "p, li, dt, dd, table, img, pre, mjx-container, svg, h1, h2, h3, figcaption, input";
-const settled = () => new Promise((done) => setTimeout(done, 60));
+const settled = () => new Promise((done) => setTimeout(done, 250));
 
 const place = (element) => {
   const near = element.closest("[id]");

@@ -13,6 +13,36 @@ const reachable = () => {
   }
 };
 
+// A formula a little wider than its place is set smaller: one of its own line by a quarter at most, for it can
+// scroll; one inside a line by a half.
+const fit = () => {
+  const formulas = [...document.querySelectorAll("article mjx-container")].filter((f) => !f.closest("table"));
+  for (const formula of formulas) formula.style.removeProperty("font-size");
+  const shares = formulas.map((formula) => {
+    const display = formula.hasAttribute("display"), around = display ? formula : formula.closest("p, li, dd, figcaption");
+    if (!around || !around.clientWidth) return 1;
+    return around.clientWidth / (display ? formula.scrollWidth : 1 + Math.max(formula.getBoundingClientRect().width, formula.scrollWidth));
+  });
+  const sizes = formulas.map((formula, i) => shares[i] < 1 ? parseFloat(getComputedStyle(formula).fontSize) : 0);
+  formulas.forEach((formula, i) => {
+    if (shares[i] >= 1) return;
+    const size = sizes[i] * Math.max(0.99 * shares[i], formula.hasAttribute("display") ? 0.75 : 0.5);
+    formula.style.setProperty("font-size", `${size}px`, "important");
+  });
+};
+
+// Many events at once, of folds that open together, are answered once.
+let waiting = false;
+const settle = () => {
+  if (waiting) return;
+  waiting = true;
+  setTimeout(() => {
+    waiting = false;
+    fit();
+    reachable();
+  }, 20);
+};
+
 // Every word typed must stand in an entry, or in the heading of its chapter.
 const filterEquations = (form) => {
   const words = form.elements["equation-filter"].value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -56,9 +86,10 @@ const nameParts = () => {
 document.addEventListener("DOMContentLoaded", () => {
   nameParts();
   startFilter();
-  reachable();
-  if (window.MathJax && MathJax.startup && MathJax.startup.promise) MathJax.startup.promise.then(reachable);
+  settle();
+  if (window.MathJax && MathJax.startup && MathJax.startup.promise) MathJax.startup.promise.then(settle);
 });
-document.addEventListener("toggle", reachable, true);
-window.addEventListener("resize", reachable);
-window.addEventListener("load", reachable);
+document.addEventListener("toggle", settle, true);
+document.addEventListener("click", (event) => { if (event.target.closest(".admonition-title")) settle(); });
+window.addEventListener("resize", settle);
+window.addEventListener("load", settle);
