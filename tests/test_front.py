@@ -1,4 +1,5 @@
 """The way in: the first page, the book in ten minutes, the README, and the numbers that they state."""
+from copy import deepcopy
 import json
 import re
 import sys
@@ -86,11 +87,12 @@ def test_words_that_are_read():
 
 
 def test_picture_of_an_executed_chapter():
-    nb = notebook(["figure|plot()"])
+    nb = deepcopy(notebook(["figure|plot()"]))
     assert front.picture(nb, "fig-beta-line") == ""                                # not executed
     nb["cells"][0]["outputs"] = [{"data": {"image/png": "AA==\n"}}]
     assert 'src="data:image/png;base64,AA=="' in front.picture(nb, "fig-beta-line")
-    assert 'alt="A rising line"' in front.picture(nb, "fig-beta-line")
+    nb["cells"][0]["metadata"]["mystnb"]["image"] = {"alt": 'A "rising" line'}
+    assert 'alt="A &quot;rising&quot; line"' in front.picture(nb, "fig-beta-line")
     nb["cells"][0]["outputs"] = [{"data": {"image/png": "AA==", "text/html": ["<p>", "moves"]}}]
     assert front.picture(nb, "fig-beta-line") == "<p>moves"                    # what moves goes first
     assert front.picture(nb, "fig-other") == ""

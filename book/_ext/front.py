@@ -4,6 +4,7 @@ The role ``{minutes}`models/energy, models/rbm` `` becomes a whole number. Words
 at the usual 200 a minute; code, displayed equations and what is folded away do not. The directive
 `{shown} bridge/score fig-score-frames` shows a figure of an executed chapter, with its own caption.
 """
+from html import escape
 import json
 import math
 from pathlib import Path
@@ -35,7 +36,7 @@ def picture(nb: dict, name: str) -> str:
     if not shown: return ""
     alt = next(figure(c)[2] for c in nb["cells"] if figure(c)[0] == name)
     code = "".join(shown[0]["image/png"]).replace("\n", "")
-    still = (f'<img src="data:image/png;base64,{code}" alt="{nodes.unescape(alt)}" '
+    still = (f'<img src="data:image/png;base64,{code}" alt="{escape(alt)}" '
              'style="max-width: 100%; height: auto">')
     return "".join(shown[0].get("text/html", still))
 
