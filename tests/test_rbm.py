@@ -1,5 +1,6 @@
 """The restricted Boltzmann machine against enumeration, integration, scikit-learn and bad input."""
 import copy
+import gc
 import math
 import pickle
 
@@ -13,6 +14,7 @@ import torch
 from machines import machine, some_states
 from rbmdiff.foundations.core import read_tensors, write_tensors
 from rbmdiff.foundations.units import Bernoulli, Discrete, Poisson, Potts, Spin, states
+from rbmdiff.models import rbm as rbm_module
 from rbmdiff.models.rbm import RBM, check_machine
 
 cumulant = Bernoulli().log_norm
@@ -1006,3 +1008,28 @@ def test_check_machine_accepts_what_has_the_parts():
     check_machine(Stranger(4, 3), "binary", own=True, v=torch.zeros(2, 4), chains=None)
     check_machine(RBM(4, 3).tilt(torch.zeros(2, 4)), batch=True)
     check_machine(RBM(6, 3, Potts(3)), "finite")
+
+
+# Memory
+
+def held(m):
+    """Numbers in tensors that are alive after log Z and before its gradient."""
+    gc.collect()
+    tensors = lambda: [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
+    before = {id(x) for x in tensors()}
+    log_z = m.log_partition()
+    gc.collect()
+    made = [x for x in tensors() if id(x) not in before]
+    log_z.backward()
+    return sum(x.numel() for x in made)
+
+
+def test_log_partition_keeps_no_table_for_its_gradient(monkeypatch):
+    m, kept = machine(40, 16, dtype=torch.float32).requires_grad_(), []
+    assert held(m) < 2**16 * 16 / 100
+
+    def wasteful(part, first, last, **options):
+        kept.append(states(16, m.hidden, first, last, dtype=torch.float32))
+        return part(first, last)
+    monkeypatch.setattr(rbm_module, "checkpoint", wasteful)
+    assert held(m) >= 2**16 * 16                                             # control: tables kept

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LIMIT', 'NEEDED', 'Unit', 'Discrete', 'Binary', 'Bernoulli', 'Spin', 'Potts', 'Binomial',
            'Poisson', 'poisson_rows', 'Gaussian', 'log_erfcx', 'ReLU', 'rectified', 'positive_normal',
-           'bent', 'bits_of', 'numbered', 'states', 'chunks', 'as_unit', 'check_layer']
+           'bent', 'bits_of', 'numbered', 'states', 'spans', 'chunks', 'as_unit', 'check_layer']
 
 # %% ../../nbs/foundations/units.ipynb #57d60c65
 from abc import abstractmethod
@@ -703,11 +703,17 @@ def states(n: int, unit: Unit | str = "bernoulli", first: int = 0, last: int | N
     return numbered(torch.arange(first, total if last is None else last, device=device), n, unit, dtype)
 
 # %% ../../nbs/foundations/units.ipynb #b6c174f2
-def chunks(n: int, unit: Unit, size: int, like: Tensor) -> Iterator[Tensor]:
-    """All states of `n` columns in tables of at most `size` rows, of the dtype and device of `like`."""
+def spans(n: int, unit: Unit, size: int) -> Iterator[tuple[int, int]]:
+    """First number, and the one behind the last, of pieces of at most `size` states of `n` columns."""
     total = unit.n_states ** (n // unit.columns)
     for first in range(0, total, max(1, size)):
-        yield states(n, unit, first, min(first + max(1, size), total), like.dtype, like.device)
+        yield first, min(first + max(1, size), total)
+
+
+def chunks(n: int, unit: Unit, size: int, like: Tensor) -> Iterator[Tensor]:
+    """All states of `n` columns in tables of at most `size` rows, of the dtype and device of `like`."""
+    for first, last in spans(n, unit, size):
+        yield states(n, unit, first, last, like.dtype, like.device)
 
 # %% ../../nbs/foundations/units.ipynb #1c810570
 NEEDED = "log_norm", "mean", "variance", "draw", "check", "energy", "slope"

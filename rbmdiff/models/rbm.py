@@ -28,7 +28,17 @@ from rbmdiff.foundations.core import (
     uniform,
 )
 from ..foundations.kernels import affine
-from ..foundations.units import LIMIT, Unit, as_unit, bits_of, check_layer, chunks, numbered
+from rbmdiff.foundations.units import (
+    LIMIT,
+    Unit,
+    as_unit,
+    bits_of,
+    check_layer,
+    chunks,
+    numbered,
+    spans,
+    states,
+)
 
 # %% ../../nbs/models/rbm.ipynb #e7c0ebec
 class RBM(Stored):
@@ -244,16 +254,17 @@ class RBM(Stored):
         if unit.n_states is None: return self._log_partition_of_wells()
         free_energy = self.hidden_free_energy if self.by_hidden else self.free_energy
 
-        def part(S: Tensor) -> Tensor:
+        def part(first: int, last: int) -> Tensor:
+            S = states(n, unit, first, last, self.W.dtype, self.W.device)
             F = free_energy(S[:, None] if self.batch else S)
             return torch.logsumexp(-F, 0)  # [eq-rbm-log-partition]
 
-        def recomputed(S: Tensor) -> Any:
-            return checkpoint(part, S, use_reentrant=False, preserve_rng_state=False)
+        def recomputed(first: int, last: int) -> Any:                    # keeps two numbers, no table
+            return checkpoint(part, first, last, use_reentrant=False, preserve_rng_state=False)
 
         run = recomputed if torch.is_grad_enabled() else part
         size = 2**22 // (max(D, H) * max(1, self.batch.numel()))
-        return torch.logsumexp(torch.stack([run(S) for S in chunks(n, unit, size, self.W)]), 0)
+        return torch.logsumexp(torch.stack([run(*span) for span in spans(n, unit, size)]), 0)
 
     # %% ../../nbs/models/rbm.ipynb #b131124e
     def log_prob(self, v: Tensor) -> Tensor:
