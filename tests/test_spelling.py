@@ -35,3 +35,8 @@ def test_prose_has_one_spelling(path):
 def test_the_other_spelling_is_seen():
     assert american("We minimize and normalized the color of normalizing flows, *Minimizing color*, "
                     "`optimizer`, $\\text{color}$, of one size.") == ["minimize", "normalized", "color"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_sigmoid_is_written_in_one_way(path):
+    assert "varsigma" not in path.read_text("utf8")
