@@ -6,6 +6,7 @@ be one for the package all the same: the package checks what an object has, not 
 the exported cells are run, which define the classes, and then the lines below. With RBMDIFF_PLAIN=full
 in the environment every cell of every chapter is run first.
 """
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 import json
 import os
@@ -273,7 +274,8 @@ def script(chapter: str, full: bool) -> str:
     nb = json.loads((ROOT / f"nbs/{chapter}.ipynb").read_text("utf8"))
     wanted = {c["id"] for c in nb["cells"] if c["cell_type"] == "code" and (
         full or exported(split(source(c))[0]) or "import patch" in source(c))}
-    cells = [c for c in for_jupyter(nb, "")["cells"] if c["cell_type"] == "code" and c["id"] in wanted]
+    plain = for_jupyter(nb, "", defaultdict(str))["cells"]
+    cells = [c for c in plain if c["cell_type"] == "code" and c["id"] in wanted]
     display = "from IPython.display import display\n" if full else ""
     return display + "\n\n".join(source(c) for c in cells)
 
