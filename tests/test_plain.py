@@ -274,7 +274,7 @@ def script(chapter: str, full: bool) -> str:
     nb = json.loads((ROOT / f"nbs/{chapter}.ipynb").read_text("utf8"))
     wanted = {c["id"] for c in nb["cells"] if c["cell_type"] == "code" and (
         full or exported(split(source(c))[0]) or "import patch" in source(c))}
-    plain = for_jupyter(nb, "", defaultdict(str))["cells"]
+    plain = for_jupyter(nb, "", defaultdict(lambda: "Hinton 2002"))["cells"]
     cells = [c for c in plain if c["cell_type"] == "code" and c["id"] in wanted]
     display = "from IPython.display import display\n" if full else ""
     return display + "\n\n".join(source(c) for c in cells)
