@@ -8,6 +8,7 @@ staged in book/_build/source and rendered from there.
 import argparse
 from concurrent.futures import ThreadPoolExecutor
 import copy
+from functools import cache
 import hashlib
 import json
 import os
@@ -112,11 +113,16 @@ def execute(chapter: str, nb: dict) -> dict:
 def code_key(nb: dict) -> str:
     """Changes with the code of the chapter, the package, a stored result, a version or the machine."""
     code = [source(c) + json.dumps(c["metadata"]) for c in nb["cells"] if c["cell_type"] == "code"]
+    return hashlib.sha256("\0".join([*code, *surroundings()]).encode()).hexdigest()
+
+
+@cache
+def surroundings() -> tuple[str, ...]:
+    """What the outputs of every chapter rest on beside its own code."""
     files = [*(ROOT / "rbmdiff").rglob("*.py"), *(ROOT / "benchmarks/results").glob("*"),
              ROOT / "constraints.txt"]
     read = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files) if path.is_file()]
-    text = "\0".join([*code, *read, sys.version, platform.platform()])
-    return hashlib.sha256(text.encode()).hexdigest()
+    return *read, sys.version, platform.platform()
 
 
 def output_problems(chapter: str, run: dict) -> list[str]:

@@ -1,12 +1,13 @@
 """What every chapter has, and the limits of its cells (CONTRIBUTING, "What a chapter is")."""
-import ast
 import json
-from pathlib import Path
 import re
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+import bookmaker  # puts book/_ext on the path
+from folds import only_imports
+
+ROOT = bookmaker.ROOT
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 
 
@@ -52,10 +53,6 @@ def test_exercises_have_folded_solutions(chapter):
     )
     assert len(re.findall(r"^:::\{admonition\} Solution \d\n:class: dropdown$", text,
                           re.M)) == len(solutions)
-
-
-def only_imports(code):
-    return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(code).body)
 
 
 def test_cells_are_short(page):

@@ -7,7 +7,7 @@ checks, the code of figures, cells that read files of the repository, code of so
 import ast
 import re
 
-CHECK = re.compile(r"# check (?:(?:,| and)?\s*\[eq-[\w-]+\])+\s*:\s*(.*(?:(?<=[;,:])\n#.*)*)")
+CHECK = re.compile(r"# check ((?:(?:,| and)?\s*\[eq-[\w-]+\])+)\s*:\s*(.*(?:(?<=[;,:])\n#.*)*)")
 SOLUTION = re.compile(r"# (?:Exercise|Solution) [\d.]+\b")
 PUBLIC = "__call__"   # of the methods between two underscores, the one that a caller knows
 CONTENT = {"check": "the check", "imports": "the imports", "private": "the helpers",
@@ -30,7 +30,7 @@ def kind(code: str, exported: bool, tags: list[str], figure: bool) -> str:
 def prompts(code: str, what: str) -> tuple[str, str]:
     """The words of a closed and of an open fold; those of a check say what is compared."""
     check = CHECK.match(code)
-    text = f": {' '.join(check[1].replace(chr(10) + '#', ' ').split())}" if check else ""
+    text = f": {' '.join(check[2].replace(chr(10) + '#', ' ').split())}" if check else ""
     return f"Show {CONTENT[what]}{text}", f"Hide {CONTENT[what]}"
 
 

@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 import re
 
+from folds import CHECK, owner
 from forms import MATH, exported, skipped, source, split
 
 LABEL = re.compile(r"\[(eq-[\w-]+)\]")
 MARK = re.compile(r"#((?:,?\s*\[eq-[\w-]+\])+)\s*$")
-CHECK = re.compile(r"# check ((?:(?:,| and)?\s*\[eq-[\w-]+\])+)\s*:\s*(.*)")
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def read_code(root: Path, module: str, cell: Cell, text: str, table: dict[str, E
     else: problems = []
     if check and not exported(directives) and not skipped(directives) and "hide" not in directives:
         for label in LABEL.findall(check[1]):
-            if label in table: table[label].checks.append(Check(cell, check[2].strip()))
+            if label in table: table[label].checks.append(Check(cell, check[2].split("\n")[0].strip()))
     return problems + [f"{cell}: label {label} is unknown: no equation of the book defines it"
                        for label in unknown]
 
@@ -210,5 +210,5 @@ def qualified(node: ast.FunctionDef | ast.ClassDef) -> str:
     """Name of a function or class; that of a method added by `@patch` with the class that its first
     argument names.
     """
-    patch = any(ast.unparse(d).split("(")[0] == "patch" for d in node.decorator_list)
-    return f"{ast.unparse(node.args.args[0].annotation)}.{node.name}" if patch else node.name
+    patched = "" if isinstance(node, ast.ClassDef) else owner(node)
+    return f"{patched}.{node.name}" if patched else node.name
