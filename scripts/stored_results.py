@@ -50,7 +50,7 @@ def table(root: Path) -> str:
     """The table in Markdown, a row for each run; results that no chapter reads are left out."""
     text = HEAD
     for path in sorted((root / "benchmarks/results").glob("*.json")):
-        chapters = ", ".join(f"`{chapter}`" for chapter in readers(root, path.stem))
+        chapters = ", ".join(f"[{chapter}]({chapter}.ipynb)" for chapter in readers(root, path.stem))
         if not chapters: continue
         for k, (command, device, torch) in enumerate(runs(json.loads(path.read_text("utf8")))):
             first = (f"`{path.name}`", chapters) if k == 0 else ("", "")

@@ -92,7 +92,7 @@ def make_book(root: Path) -> None:
     (root / "book/_toc.yml").write_text(front + chapters + back)
     # chapters that it does not have
     lost = r"\[([^\]]+)\]\((?:\w+/\w+\.ipynb|errata\.md)\)"
-    for page in (root / "book/index.md", root / "book/how-to-read.md"):
+    for page in (root / f"book/{name}.md" for name in ("index", "how-to-read", "environment")):
         text = re.sub(lost, r"\1", page.read_text())
         text = re.sub(r"\{minutes\}`[^`]+`", "{minutes}`foundations/alpha, models/beta`", text)
         page.write_text(text.replace("{shown} bridge/score fig-score-frames", SHOWN))

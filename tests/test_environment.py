@@ -21,10 +21,11 @@ def test_another_device_changes_the_table(tmp_path):
     cell = {"cell_type": "code", "source": ['x = load("benchmarks/results/a.json")']}
     (tmp_path / "nbs/room/x.ipynb").write_text(json.dumps({"cells": [cell]}))
     (tmp_path / "benchmarks/results/a.json").write_text(json.dumps(stored))
-    assert table(tmp_path) == HEAD + "| `a.json` | `python a.py` | cpu | 2.0 | `room/x` |\n"
+    link = "[room/x](room/x.ipynb)"
+    assert table(tmp_path) == HEAD + f"| `a.json` | `python a.py` | cpu | 2.0 | {link} |\n"
     stored["rows"] = [{"device": "card", "torch": "3.0"}]
     (tmp_path / "benchmarks/results/a.json").write_text(json.dumps(stored))
-    assert table(tmp_path) == HEAD + "| `a.json` | `python a.py` | card | 3.0 | `room/x` |\n"
+    assert table(tmp_path) == HEAD + f"| `a.json` | `python a.py` | card | 3.0 | {link} |\n"
 
 
 def test_every_run_is_named_once():
