@@ -134,3 +134,13 @@ def test_the_search_puts_the_right_chapter_first(tmp_path):
     html = ROOT / "book/_build/html"
     if not (html / "searchindex.js").is_file(): pytest.skip("the book has not been built: make book")
     assert first(html, list(QUERIES), tmp_path) == QUERIES
+
+
+def test_the_filter_of_the_index_shows_what_is_asked_for(small_book, tmp_path):
+    square, double = "eq-alpha-square", "eq-beta-double"
+    wanted = {"": ["", square, double], "double": ["1 equation", double],
+              "Alpha": ["1 equation", square], "BETA double": ["1 equation", double],
+              "qwxyz": ["0 equations"]}
+    jobs = [{"page": "equations.html", "width": WIDE, "query": query} for query in wanted]
+    answers = ask(small_book / "book/_build/html", jobs, [TESTS / "filter.js"], tmp_path / "profile")
+    assert {a["query"]: a["found"] for a in answers} == wanted

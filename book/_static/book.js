@@ -58,7 +58,7 @@ const filterEquations = (form) => {
     chapter.hidden = left === 0;
     shown += left;
   }
-  form.querySelector("output").textContent = words.length ? `${shown} equations` : "";
+  form.querySelector("output").textContent = words.length ? `${shown} equation${shown === 1 ? "" : "s"}` : "";
 };
 
 const startFilter = () => {
