@@ -35,13 +35,32 @@ GOOD = f"""<pre style="white-space: pre-wrap; overflow-wrap: anywhere">{LONG}</p
 <img src="{RED}" style="width: 200px">"""
 
 
+ROOMS = ["", "api", "start", "models", "sampling", "learning", "diffusion", "bridge", "practice",
+         "foundations"]
+
+
+def whole_book() -> Path:
+    """The pages of the book itself; the test is skipped if it has not been built."""
+    html = ROOT / "book/_build/html"
+    if not (html / "index.html").is_file(): pytest.skip("the book has not been built: make book")
+    return html
+
+
 @pytest.fixture(scope="module", params=["small", "real"])
 def html(request):
     """The pages of a small book and, if it has been built, of the book itself."""
-    if request.param == "small": return request.getfixturevalue("small_book") / "book/_build/html"
-    if not (ROOT / "book/_build/html/index.html").is_file():
-        pytest.skip("the book has not been built: make book")
-    return ROOT / "book/_build/html"
+    if request.param == "real": return whole_book()
+    return request.getfixturevalue("small_book") / "book/_build/html"
+
+
+@pytest.fixture(scope="module", params=["small", *(f"{room}/" for room in ROOMS)])
+def part(request):
+    """A folder and the names of pages in it: all of a small book; then those of the book, room by room."""
+    if request.param == "small":
+        html = request.getfixturevalue("small_book") / "book/_build/html"
+        return html, pages(html)
+    html = whole_book()
+    return html, [page for page in pages(html) if f"{page.rpartition('/')[0]}/" == request.param]
 
 
 def article(body: str) -> str:
@@ -65,8 +84,15 @@ def test_each_defect_is_found(tmp_path):
         else: assert name in kinds(answer["found"]), answer
 
 
-def test_nothing_is_cut_or_squashed_on_a_wide_screen_and_on_a_phone(html, tmp_path):
-    jobs = [{"page": page, "width": width} for page in pages(html) for width in FITS]
+def test_the_rooms_are_the_whole_book():
+    html = whole_book()
+    assert {page.rpartition("/")[0] for page in pages(html)} == set(ROOMS)
+
+
+def test_nothing_is_cut_or_squashed_on_a_wide_screen_and_on_a_phone(part, tmp_path):
+    html, names = part
+    jobs = [{"page": page, "width": width} for page in names for width in FITS]
+    assert jobs
     answers = ask(html, jobs, [TESTS / "measure.js"], tmp_path / "profile")
     wrong = [f"{a['page']} at {a['width']}: {text}" for a in answers for text in a["found"]
              if text.split(":")[0] in FITS[a["width"]]]
@@ -131,9 +157,7 @@ def test_the_search_puts_the_chapter_of_a_term_first(small_book, tmp_path):
 
 
 def test_the_search_puts_the_right_chapter_first(tmp_path):
-    html = ROOT / "book/_build/html"
-    if not (html / "searchindex.js").is_file(): pytest.skip("the book has not been built: make book")
-    assert first(html, list(QUERIES), tmp_path) == QUERIES
+    assert first(whole_book(), list(QUERIES), tmp_path) == QUERIES
 
 
 def test_the_filter_of_the_index_shows_what_is_asked_for(small_book, tmp_path):
