@@ -55,7 +55,7 @@ def html(request):
 
 @pytest.fixture(scope="module", params=["small", *(f"{room}/" for room in ROOMS)])
 def part(request):
-    """A folder and the names of pages in it: all of a small book; then those of the book, room by room."""
+    """A folder and the names of pages in it: all of a small book; then the book, room by room."""
     if request.param == "small":
         html = request.getfixturevalue("small_book") / "book/_build/html"
         return html, pages(html)
