@@ -61,7 +61,8 @@ async function ask(view, job) {
   for (const image of article.querySelectorAll("img")) if (squashed(image)) found.push(`squashed: ${place(image)}`);
   for (const element of article.querySelectorAll(PARTS)) {
     const scroller = element.closest(SCROLLERS), own = element.getBoundingClientRect();
-    const right = scroller ? own.right : Math.max(own.right, own.left + element.scrollWidth);
+    const inline = element.matches("mjx-container");  // its scrollWidth counts the hidden words for screen readers
+    const right = scroller || inline ? own.right : Math.max(own.right, own.left + element.scrollWidth);
     if ((!scroller || scroller === element) && own.width > 0 && right > edge + 2) found.push(`outside: ${place(element)}`);
   }
   const root = page.documentElement;
