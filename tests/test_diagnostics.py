@@ -9,11 +9,13 @@ import torch
 from machines import machine, seeded
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.units import Discrete, Potts, states
+from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling.diagnostics import (
     autocorrelation,
     chain_estimate,
     drift,
     effective_sample_size,
+    gibbs_r_hat,
     integrated_time,
     r_hat,
     state_numbers,
@@ -106,6 +108,29 @@ def test_measures_do_not_depend_on_the_rest_of_the_batch():
 def test_chains_that_stand_still_apart_have_infinite_r_hat():
     x = torch.arange(4.0)[:, None].expand(4, 100)
     assert r_hat(x).item() == math.inf and effective_sample_size(x).item() < 8
+
+
+def two_modes(weight):
+    """A machine of 50 spins that all lean to one hidden spin."""
+    rbm = RBM(50, 1, "spin", "spin").requires_grad_(False)
+    rbm.W.fill_(weight)
+    return rbm
+
+
+def test_steps_that_are_not_enough_are_seen_from_free_starts():
+    v = torch.ones(20, 50)
+    assert gibbs_r_hat(two_modes(0.6), v, 100, 0) > 1.3              # no chain changes its mode
+    assert gibbs_r_hat(two_modes(0.05), v, 200, 0) < 1.01
+    rbm = machine(12, 4, scale=0.3)
+    assert gibbs_r_hat(rbm, rbm.sample(50, generator=1), 200, 0) < 1.01
+
+
+def test_chains_of_gibbs_r_hat_have_streams_of_their_own():
+    rbm, v = machine(6, 3), machine(6, 3).sample(3, generator=1)
+    assert gibbs_r_hat(rbm, v, 40, range(6)) == gibbs_r_hat(rbm, v, 40, [seeded(k) for k in range(6)])
+    with pytest.raises(ValueError, match="^generator"): gibbs_r_hat(rbm, v, 40, range(3))
+    with pytest.raises(ValueError, match="^steps must be at least 32"): gibbs_r_hat(rbm, v, 31)
+    with pytest.raises(ValueError, match="^v must have shape"): gibbs_r_hat(rbm, v[0], 40)
 
 
 def test_chain_estimate_of_independent_draws_is_the_plain_one():

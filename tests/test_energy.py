@@ -103,6 +103,19 @@ def test_gaussian_product_in_a_batch():
             torch.testing.assert_close(a[i], b, rtol=1e-14, atol=1e-14)
 
 
+def test_a_product_of_gaussians_does_not_depend_on_the_zero():
+    mu, sigma = torch.tensor([[0.25], [-0.5], [1.0]]), torch.tensor([[0.5], [1.0], [0.25]])
+    near, far = gaussian_product(mu, sigma), gaussian_product(mu + 8192, sigma)
+    torch.testing.assert_close(far[0], near[0] + 8192, rtol=1e-7, atol=0)
+    torch.testing.assert_close(far[1:], near[1:], rtol=1e-6, atol=0)
+
+
+def test_entropy_does_not_depend_on_the_zero_of_the_energy():
+    x = bits(4).float()
+    plain, raised = entropy(ring, x), entropy(lambda x: ring(x) + 65536, x)
+    torch.testing.assert_close(raised, plain, rtol=0, atol=0.02)
+
+
 def test_scores_add_and_match_central_differences():
     a, b = lambda x: (x**4).sum(-1), lambda x: torch.cos(x).prod(-1)
     both = product(a, b, tempered(a, 2.0))

@@ -193,3 +193,11 @@ LARGE = RBM(30, 30, dtype=torch.float64)
 ))
 def test_bad_input(call, kind, match):
     with pytest.raises(kind, match=match): call()
+
+
+@pytest.mark.parametrize("method", ["exact", "gibbs", "mean_field", "tap"])
+def test_parameters_that_are_no_numbers_are_named(method):
+    rbm = machine(4, 3)
+    rbm.c[1] = math.nan
+    with pytest.raises(ValueError, match=r"^rbm must have finite parameters, .*\['c'\]"):
+        mean(rbm, method)

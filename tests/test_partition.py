@@ -16,8 +16,11 @@ from rbmdiff.learning import partition
 from rbmdiff.learning.partition import (
     LogZ,
     ais,
+    bracket,
+    default_base,
     free_energy_gap,
     log_likelihood,
+    log_mass,
     reverse_ais,
     temperatures,
 )
@@ -308,7 +311,7 @@ def test_widths_that_are_no_numbers(value):
     rbm = RBM(4, 3, "gaussian")
     rbm.log_sigma.data[1] = value
     for call in (lambda: ais(rbm, 5, 5), lambda: reverse_ais(rbm, torch.zeros(5, 4), 5)):
-        with pytest.raises(ValueError, match="rbm.log_sigma must be finite"): call()
+        with pytest.raises(ValueError, match=r"^rbm must .* infinity in \['log_sigma'\]"): call()
 
 
 def test_pairs_that_cannot_be_normalised():
@@ -345,6 +348,83 @@ def test_chains_draw_from_streams_of_their_own():
     back, other = (reverse_ais(rbm, v, 6, generator=g) for g in ([4, 5, 6], [7, 5, 8]))
     assert back.log_weights[1] == other.log_weights[1]
     assert ais(rbm, 3, 6, generator=9) == ais(rbm, 3, 6, generator=torch.Generator().manual_seed(9))
+
+
+@pytest.mark.parametrize("visible", ["bernoulli", "spin", "gaussian", "relu", "potts(5)", "binomial(3)"])
+def test_the_default_base_halves_the_error_of_fair_coins(visible):
+    rbm = any_machine(20, 8, visible, scale=0.4)
+    rbm.b *= 4
+    log_z = rbm.log_partition().item()
+    coins = ais(rbm, 400, 200, noise(), base=torch.zeros_like(rbm.b))
+    ours = ais(rbm, 400, 200, noise())
+    assert abs(ours.z(log_z)) < 4 and ours.stderr < coins.stderr / 2
+    torch.testing.assert_close(default_base(rbm), rbm.b + rbm.W.sum(1) / 2, rtol=1e-12, atol=0)
+
+
+def test_ais_of_real_units_far_from_zero_needs_no_data():
+    rbm = any_machine(20, 8, "gaussian", scale=0.3, dtype=torch.float32)
+    rbm.b += 1e4
+    rbm.c.copy_(-(rbm.b / rbm.sigma**2) @ rbm.W)
+    log_z = ais(rbm, 1000, 300, noise())
+    assert abs(log_z.z(rbm.log_partition().item())) < 4 and log_z.stderr < 0.05
+
+
+def test_mixed_precision_does_not_reach_annealing():
+    rbm = any_machine(8, 4, dtype=torch.float32)
+    both = lambda: (ais(rbm, 10, 20, 1), reverse_ais(rbm, v, 20, 1))
+    v = rbm.sample(9, generator=0)
+    with torch.autocast("cpu", torch.bfloat16): inside = both()
+    assert inside == both()
+
+
+# ------------------------------------------------------------------ brackets that are none
+
+@pytest.mark.parametrize("visible", ["bernoulli", "spin", "potts(2)", "binomial(2)"])
+def test_the_mass_of_all_states_is_z_however_often_they_stand_there(visible):
+    rbm = any_machine(4, 3, visible)
+    V, log_z = states(4, visible), rbm.log_partition().item()
+    assert abs(log_mass(rbm, torch.cat([V, V[:3], V])) - log_z) < 1e-12
+    assert log_mass(rbm, V[1:]) < log_z - 1e-4
+
+
+def test_real_numbers_have_no_mass_and_counts_have():
+    assert log_mass(any_machine(4, 3, "gaussian"), torch.zeros(3, 4).double()) == -math.inf
+    counts = any_machine(2, 3, "poisson", scale=0.3)
+    v = torch.cartesian_prod(*2 * [torch.arange(40.0)]).double()
+    assert abs(log_mass(counts, v) - counts.log_partition().item()) < 1e-10
+
+
+def stuck():
+    """A machine of 50 bits that is nowhere near its data, all 0 and all 1, and those."""
+    rbm = RBM(50, 22, dtype=torch.float64).requires_grad_(False)
+    rbm.W.copy_(0.3 * torch.randn(50, 22, dtype=torch.float64, generator=noise()))
+    return rbm, torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, 50).repeat(20, 1)
+
+
+def test_log_z_below_the_mass_of_the_data_is_refused():
+    rbm, v = stuck()
+    mass = log_mass(rbm, v)
+    with pytest.raises(ValueError, match="^log_z must be at least .* mass of the states v alone"):
+        log_likelihood(rbm, v, Estimate(mass - 22, 0.28, 100))
+    found = log_likelihood(rbm, v, Estimate(mass - 0.3, 0.2, 100))
+    assert found.value <= 0 and found.value == pytest.approx((-rbm.free_energy(v)).mean().item() - mass)
+
+
+def test_no_log_likelihood_of_bits_is_positive():
+    rbm, v = stuck()
+    exact = rbm.log_partition().item()
+    for log_z in (exact, exact - 0.5):
+        assert log_likelihood(rbm, v, Estimate(log_z, 0.0, 1)).value < 0
+    one = v[:1].expand(5, -1)
+    assert log_likelihood(rbm, one, Estimate(log_mass(rbm, one) - 0.9, 0.0, 1)).value == 0
+
+
+def test_bounds_that_cross_are_named_as_what_they_are():
+    up, down = Estimate(139.65, 0.05, 100), Estimate(81.94, 0.28, 100)
+    with pytest.raises(ValueError, match="^backward must not lie .* are no draws of the machine"):
+        bracket(up, down)
+    assert bracket(Estimate(139.6, 0.05, 100), Estimate(139.7, 0.1, 100)) == (139.6, 139.7)
+    assert bracket(Estimate(139.7, 0.05, 100), Estimate(139.6, 0.1, 100)) == (139.6, 139.7)
 
 
 def test_free_energy_gap():

@@ -1033,3 +1033,23 @@ def test_log_partition_keeps_no_table_for_its_gradient(monkeypatch):
         return part(first, last)
     monkeypatch.setattr(rbm_module, "checkpoint", wasteful)
     assert held(m) >= 2**16 * 16                                             # control: tables kept
+
+
+@pytest.mark.parametrize("log_sigma", [-80.0, 80.0])
+def test_widths_without_a_square_are_refused_with_a_remedy(log_sigma):
+    rbm = RBM(4, 3, "gaussian").requires_grad_(False)
+    rbm.log_sigma[1] = log_sigma
+    for call in (rbm.log_partition, lambda: rbm.log_prob(torch.zeros(2, 4)), lambda: rbm.sample(2)):
+        with pytest.raises(ValueError, match="^rbm must have widths .* standardise the others"): call()
+
+
+def test_no_step_makes_a_width_negative():
+    rbm = RBM(4, 3, "gaussian", generator=0)
+    optimizer = torch.optim.SGD(rbm.parameters(), lr=3.0)
+    v = 0.03 * torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    for _ in range(20):
+        optimizer.zero_grad()
+        (-rbm.log_prob(v)).mean().backward()
+        rbm.log_sigma.grad.clamp_(-0.3, 0.3)
+        optimizer.step()
+    assert bool((rbm.sigma > 0).all())

@@ -552,3 +552,16 @@ X, V = noise(2, 4), states(4)
 ])
 def test_bad_input_is_refused(call, name):
     with pytest.raises((TypeError, ValueError), match=name): call()
+
+
+@pytest.mark.parametrize("method", ["exact", "gibbs", "mean_field", "tap"])
+@pytest.mark.parametrize("bad", ["W", "b", "c"])
+def test_parameters_that_are_no_numbers_are_named(method, bad):
+    rbm = machine(4, 3)
+    getattr(rbm, bad).view(-1)[0] = math.nan
+    x = torch.zeros(2, 4, dtype=torch.float64)
+    calls = [lambda: denoise(rbm, x, 0.5, 0.5, method), lambda: score(rbm, x, 0.5, 0.5, method),
+             lambda: log_prob(rbm, x, 0.5, 0.5), lambda: path_log_z(rbm, x, method=method),
+             lambda: posterior(rbm, x, 0.5, 0.5)]
+    for call in calls:
+        with pytest.raises(ValueError, match=rf"^rbm must have finite parameters, .*\['{bad}'\]"): call()

@@ -6,6 +6,7 @@ from hypothesis import given, settings, strategies as st
 import pytest
 import torch
 
+from machines import seeded
 from rbmdiff.foundations.core import write_tensors
 from rbmdiff.foundations.train import (
     TrainState,
@@ -15,7 +16,6 @@ from rbmdiff.foundations.train import (
     progress_bar,
     sgd,
     train,
-    update,
 )
 
 OPTIMIZERS = {"sgd": lambda m: sgd(m, 0.1), "momentum": lambda m: sgd(m, 0.1, 0.9, 1e-3),
@@ -123,14 +123,32 @@ def test_train_stops_at_the_total_and_can_be_extended():
     assert [r.epoch for r in train(state, data(), noisy, 5)] == [4, 5]
 
 
-def test_average_is_the_corrected_weighted_mean():
-    state, history = new(average=0.8), []
-    for _ in range(12):
-        update(state, data(), noisy)
-        history.append(state.model.weight.detach().clone())
-    p = 0.8 ** torch.arange(11, -1, -1, dtype=torch.float64)
-    mean = torch.einsum("r,rij->ij", p / p.sum(), torch.stack(history))
-    assert torch.allclose(state.averaged_model().weight, mean, atol=1e-14, rtol=0)
+def averaged(updates, average):
+    """A state that went through random parameters [updates, 3, 3], and those."""
+    state = new(average=average)
+    history = torch.randn(updates, 3, 3, dtype=torch.float64, generator=seeded())
+    for weight in history:
+        state.model.weight.data.copy_(weight)
+        state.updates += 1
+        state.update_average()
+    return state, history
+
+
+def test_average_of_a_short_run_has_a_memory_of_an_eleventh_of_it():
+    state, history = averaged(120, 0.999)
+    r = torch.arange(1, 121, dtype=torch.float64)
+    p = torch.exp(torch.lgamma(r + 9) - torch.lgamma(r))
+    p /= p.sum()
+    mean = torch.einsum("r,rij->ij", p, history)
+    assert torch.allclose(state.averaged_model().weight, mean, atol=1e-13, rtol=0)
+    assert math.isclose((p * (120 - r)).sum().item(), 119 / 11)
+
+
+def test_average_of_a_long_run_forgets_with_its_decay():
+    state, history = averaged(300, 0.8)
+    p = 0.8 ** torch.arange(299, -1, -1, dtype=torch.float64)
+    mean = torch.einsum("r,rij->ij", p / p.sum(), history)
+    assert torch.allclose(state.averaged_model().weight, mean, atol=1e-13, rtol=0)
     assert not torch.allclose(state.averaged_model().weight, history[-1], atol=1e-3)
 
 
@@ -208,11 +226,74 @@ def test_divergence_is_an_error_before_the_epoch_is_yielded():
         list(train(state, data(), noisy, 50, 8))
 
 
+def seen_by(examples, batch_size=10, epochs=1):
+    """The batches that a step is given."""
+    found = []
+
+    def step(state, batch):
+        found.append(batch)
+        return {}
+
+    for _ in train(new(schedule=False), examples, step, epochs, batch_size): pass
+    return found
+
+
+def test_tensors_of_one_length_give_batches_of_the_same_rows():
+    x, y = data(), torch.arange(35)
+    for examples in ((x, y), [x, y], lambda generator: (x, y)):
+        batches_seen = seen_by(examples)
+        rows = torch.cat([labels for _, labels in batches_seen])
+        assert sorted(rows.tolist()) == list(range(35)) and rows.dtype == torch.int64
+        assert all(torch.equal(images, x[labels]) for images, labels in batches_seen)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_whole_numbers_keep_their_dtype_until_the_step(dtype):
+    x = (10 * data()).abs().to(dtype)
+    assert {batch.dtype for batch in seen_by(x)} == {dtype}
+
+
+def test_a_loader_gives_its_batches_as_they_are():
+    x, y = data(), torch.arange(35)
+    dataset = torch.utils.data.TensorDataset(x, y)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=8, shuffle=True, generator=seeded())
+    state = new(schedule=False)
+    lengths = []
+
+    def step(state, batch):
+        images, labels = batch
+        lengths.append(len(labels))
+        assert torch.equal(images, x[labels])
+        return {"loss": images.mean()}
+
+    records = list(train(state, loader, step, 2))
+    assert lengths == 2 * [8, 8, 8, 8, 3] and [r.updates for r in records] == [5, 10]
+    assert math.isfinite(records[0].scalars["loss"])
+
+
 BAD = {
     "zero epochs": (lambda s: next(train(s, data(), noisy, 0)), ValueError, "epochs"),
     "zero batch": (lambda s: next(train(s, data(), noisy, 1, 0)), ValueError, "batch_size"),
     "float batch": (lambda s: next(train(s, data(), noisy, 1, 2.0)), TypeError, "batch_size"),
-    "integers": (lambda s: next(train(s, data().long(), noisy, 1)), TypeError, "data"),
+    "array": (lambda s: next(train(s, data().numpy(), noisy, 1)), TypeError,
+              "data must .*ndarray; convert arrays with torch.as_tensor"),
+    "text": (lambda s: next(train(s, "digits", noisy, 1)), TypeError, "data"),
+    "number": (lambda s: next(train(s, 3.0, noisy, 1)), TypeError, "data"),
+    "no batches": (lambda s: next(train(s, iter([]), noisy, 1)), ValueError, "data .* got none"),
+    "two lengths": (lambda s: next(train(s, (data(), data()[:9]), noisy, 1)), ValueError,
+                    r"data must be tensors of one length, got \[35, 9\]"),
+    "complex": (lambda s: next(train(s, data() + 0j, noisy, 1)), ValueError, "data"),
+    "step without numbers": (lambda s: next(train(s, data(), lambda state, batch: None, 1)), TypeError,
+                             "step must return a dict of numbers by name, got NoneType"),
+    "step with a pair": (lambda s: next(train(s, data(), lambda state, batch: (1, 2), 1)), TypeError,
+                         "step must return a dict of numbers by name, got tuple"),
+    "class of an optimiser": (lambda s: TrainState(s.model, torch.optim.Adam, 0), TypeError,
+                              "optimizer must be an object, got the class Adam"),
+    "optimiser and model swapped": (lambda s: TrainState(s.optimizer, s.model, 0), TypeError,
+                                    "model must have parameters, got SGD"),
+    "rate as text": (lambda s: sgd(s.model, "0.1"), TypeError, "lr must be a number, got str"),
+    "momentum as text": (lambda s: sgd(s.model, 0.1, "0.9"), TypeError, "momentum must be a number"),
+    "model of numbers": (lambda s: sgd([1.0], 0.1), TypeError, "model must be a torch.nn.Module"),
     "no examples": (lambda s: next(train(s, data()[:0], noisy, 1)), ValueError, "data"),
     "nan": (lambda s: next(train(s, data() * math.nan, noisy, 1)), ValueError, "data"),
     "list": (lambda s: next(train(s, [[1.0]], noisy, 1)), TypeError, "data"),
@@ -220,7 +301,7 @@ BAD = {
                        "average"),
     "no generator": (lambda s: TrainState(s.model, s.optimizer, None), TypeError, "generator"),
     "zero updates": (lambda s: linear_decay(s.optimizer, 0), ValueError, "updates"),
-    "negative rate": (lambda s: sgd(s.model, -1.0), ValueError, "learning rate")}
+    "negative rate": (lambda s: sgd(s.model, -1.0), ValueError, "lr must be .* at least 0, got -1")}
 
 
 @pytest.mark.parametrize("name", BAD)

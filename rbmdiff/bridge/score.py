@@ -30,6 +30,7 @@ def as_mixture(rbm: RBM) -> Mixture:
     machines, or means of more than 2^25 numbers.
     """
     check_machine(rbm, "gaussian")
+    rbm.check_parameters()
     D, H = rbm.W.shape
     bits = bits_of(H, rbm.hidden)
     if math.log2(D) + bits > LIMIT:

@@ -44,8 +44,11 @@ def _factor(value: Tensor | float, x: Tensor) -> Tensor:
 def _level(rbm: RBM, x: Tensor, alpha: Tensor | float,
            sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
     """Rows [R, D] of `x` [B, ..., D]; finite alpha >= 0, sigma > 0, numbers or [B], as factors of them.
+
+    In float64: fields are differences of terms of the size 1 / sigma².
     """
     check_machine(rbm)
+    rbm.check_parameters()
     check_batch("x", x)
     check_tensor("x", x, len(rbm.W), like=rbm.W)
     a, s = torch.as_tensor(alpha), torch.as_tensor(sigma)
@@ -53,12 +56,16 @@ def _level(rbm: RBM, x: Tensor, alpha: Tensor | float,
                                     ("sigma", s, s > 0, "be positive")):
         bad = value[~(good & value.isfinite())].tolist()
         if bad: raise ValueError(f"{name} must {wish} and be finite, got {bad[0]:g}")
+    x = x.double()
     return x.reshape(-1, x.shape[-1]), _factor(alpha, x), _factor(sigma, x)
 
 # %% ../../nbs/bridge/tilted.ipynb #cdecedc0
 def _posterior(rbm: RBM, x: Tensor, a: Tensor, s: Tensor) -> RBM:
-    """`posterior` of checked rows `x` [R, D] with factors `a`, `s`."""
-    new = rbm.visible.observed(a * x / s**2, (a / s) ** 2, rbm.W, rbm.b, rbm.sigma)
+    """`posterior` of checked rows `x` [R, D] with factors `a`, `s`, all float64, rounded at the end."""
+    m = rbm.precise()
+    new = m.visible.observed(a * x / s**2, (a / s) ** 2, m.W, m.b, m.sigma)
+    for name, number in new.items():
+        if isinstance(number, Tensor): new[name] = number.to(rbm.W.dtype)
     return rbm.sharing(**new)  # [eq-tilted-posterior] [eq-tilted-gaussian-posterior]
 
 
@@ -92,11 +99,12 @@ def log_prob(rbm: RBM, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) 
     rows, a, s = _level(rbm, x, alpha, sigma)
     check_listable(rbm, "estimate both log Z by learning.partition.ais, or use score(..., "
                         "method='gibbs')")
-    machine = _posterior(rbm, rows, a, s)
-    v = _any_state(rbm).expand_as(rows)
+    m = rbm.precise()
+    machine = _posterior(m, rows, a, s)
+    v = _any_state(m).expand_as(rows)
     log_noise = (-((rows - a * v) / s) ** 2 / 2 - torch.log(s * math.sqrt(2 * math.pi))).sum(-1)
-    log_p = rbm.log_prob(v) + log_noise - machine.log_prob(v)  # [eq-tilted-marginal]
-    return log_p.reshape(x.shape[:-1])
+    log_p = m.log_prob(v) + log_noise - machine.log_prob(v)  # [eq-tilted-marginal]
+    return log_p.reshape(x.shape[:-1]).to(x.dtype)
 
 # %% ../../nbs/bridge/tilted.ipynb #623042bf
 def denoise(rbm: RBM, x: Tensor, alpha: Tensor | float, sigma: Tensor | float, method: Method = "exact",
@@ -212,12 +220,13 @@ def _half_error(v: Tensor, m: Tensor, other: Tensor) -> Tensor:
 def _check_path(rbm: RBM, v: Tensor) -> None:
     """`rbm` must be one machine of two-level units, `v` [N, D] at least two of its states."""
     check_machine(rbm, "binary")
+    rbm.check_parameters()
     check_batch("v", v)
     check_machine(rbm, v=v)
     if v.ndim == 2 and len(v) > 1: return
     raise ValueError(f"v must have shape [N, {len(rbm.W)}], N > 1, got {list(v.shape)}")
 
-
+# %% ../../nbs/bridge/tilted.ipynb #9536ab63
 def _two_means(machine: RBM, v: Tensor, method: Method, steps: int, burn_in: int,
                generator: Stream) -> tuple[Tensor, Tensor]:
     """Two independent means [B, D] of B machines, by chains from `v` [B, D]; or twice a known one."""

@@ -9,9 +9,10 @@ __all__ = ['Step', 'Data', 'batches', 'sgd', 'linear_decay', 'TrainState', 'asce
            'progress_bar', 'train']
 
 # %% ../../nbs/foundations/train.ipynb #2182427a
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+import operator
 from pathlib import Path
 import time
 from typing import Any
@@ -52,8 +53,13 @@ def batches(n: int, batch_size: int,
 def sgd(model: Module, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> torch.optim.SGD:
     """Gradient descent with momentum; parameters with two axes decay, biases do not [eq-train-momentum].
 
-    Raises ValueError for a negative number. Source: Polyak (1964), Hinton (2010).
+    Raises TypeError or ValueError for something else than numbers of at least 0, or than a model with
+    parameters. Source: Polyak (1964), Hinton (2010).
     """
+    for name, x in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
+        check_number(name, x, least=0)
+    if not hasattr(model, "parameters"):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     weights = [p for p in model.parameters() if p.ndim > 1]
     biases = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": weights, "weight_decay": weight_decay}, {"params": biases}]
@@ -69,26 +75,40 @@ def linear_decay(optimizer: Optimizer, updates: int) -> LambdaLR:
     check_count("updates", updates)
     return LambdaLR(optimizer, lambda s: max(0.0, 1 - s / updates))  # [eq-train-decay]
 
+# %% ../../nbs/foundations/train.ipynb #621bdade
+def _check_has(name: str, x: Any, method: str) -> None:
+    """`x` must be an object, and no class, with a `method`. Raises TypeError."""
+    if isinstance(x, type): raise TypeError(f"{name} must be an object, got the class {x.__name__}")
+    if not hasattr(x, method): raise TypeError(f"{name} must have {method}, got {type(x).__name__}")
+
+
+def _one_stream(generator: Any, model: Module) -> torch.Generator:
+    """The generator that `generator` is, or is the seed of, on the device of `model`. TypeError."""
+    if isinstance(generator, torch.Generator): return generator
+    stream = as_generator(generator, next(model.parameters()))
+    if isinstance(stream, torch.Generator): return stream
+    raise TypeError("generator must be a torch.Generator or a seed, got "
+                    f"{type(generator).__name__}")
+
 # %% ../../nbs/foundations/train.ipynb #e07bc372
 class TrainState:
     """Everything that a run needs to go on.
 
     `model`, `optimizer`, `schedule` or None, `generator`, or a seed for one; `average`, decay of a
-    running average (0: none), and its tensors `averages`; `epoch`, `updates`, `seconds` so far; `carry`,
-    tensors that a step keeps. Raises TypeError or ValueError for another generator, or an `average`
-    outside [0, 1).
+    running average (0: none) whose memory is at most an eleventh of the updates so far, and its
+    tensors `averages`; `epoch`, `updates`, `seconds` so far; `carry`,
+    tensors that a step keeps. Raises TypeError or ValueError for a class in place of an object, another
+    generator, or an `average` outside [0, 1).
     """
 
     def __init__(self, model: Module, optimizer: Optimizer, generator: torch.Generator | int,
                  schedule: LRScheduler | None = None, average: float = 0.0):
-        given = isinstance(generator, torch.Generator)
-        stream = generator if given else as_generator(generator, next(model.parameters()))
-        if not isinstance(stream, torch.Generator):
-            kind = type(generator).__name__
-            raise TypeError(f"generator must be a torch.Generator or a seed, got {kind}")
+        for name, x, method in (("model", model, "parameters"), ("optimizer", optimizer, "zero_grad")):
+            _check_has(name, x, method)
         check_number("average", average, least=0, below=1)
         self.model: Any = model                             # a Module; the step of a run knows which
-        self.optimizer, self.schedule, self.generator = optimizer, schedule, stream
+        self.optimizer, self.schedule = optimizer, schedule
+        self.generator = _one_stream(generator, model)
         self.average = average
         self.epoch, self.updates, self.seconds = 0, 0, 0.0
         self.carry: dict[str, Tensor] = {}
@@ -99,7 +119,7 @@ class TrainState:
     def update_average(self) -> None:
         """Take the present parameters into the running average, if there is one [eq-train-average]."""
         if not self.average: return
-        weight = (1 - self.average) / (1 - self.average**self.updates)  # [eq-train-average]
+        weight = max(1 - self.average, 10 / (self.updates + 9))  # [eq-train-average]
         for name, p in self.model.named_parameters():
             self.averages[name].lerp_(p, weight)  # [eq-train-average]
 
@@ -202,7 +222,7 @@ def _as_group(group: dict) -> dict:
     return {key: tuple(value) if key in pairs else value for key, value in group.items()}
 
 # %% ../../nbs/foundations/train.ipynb #6100b789
-Step = Callable[[TrainState, Tensor], dict[str, Any]]
+Step = Callable[[TrainState, Any], Mapping[str, Any]]
 """From the state of a run and a batch: gradients in the parameters, and numbers to show, by name."""
 
 
@@ -218,11 +238,13 @@ def ascend(model: Module, gradients: dict[str, Tensor]) -> None:
         parameters[name].grad = -gradient
 
 # %% ../../nbs/foundations/train.ipynb #4bbe47b7
-def update(state: TrainState, batch: Tensor, step: Step) -> dict[str, Any]:
+def update(state: TrainState, batch: Any, step: Step) -> Mapping[str, Any]:
     """One update of `state` from `batch` [B, ...]: gradient, optimiser, schedule, average. Returns what
-    `step` does."""
+    `step` does; TypeError if that is no dict."""
     state.optimizer.zero_grad()
     scalars = step(state, batch)
+    if not isinstance(scalars, Mapping):
+        raise TypeError(f"step must return a dict of numbers by name, got {type(scalars).__name__}")
     state.optimizer.step()
     if state.schedule is not None: state.schedule.step()
     state.updates += 1
@@ -231,6 +253,7 @@ def update(state: TrainState, batch: Tensor, step: Step) -> dict[str, Any]:
 
 # %% ../../nbs/foundations/train.ipynb #c9875950
 Data = Tensor | Callable[[torch.Generator], Tensor]
+"""Examples [N, ...], or a function of a generator that returns them."""
 
 
 @dataclass
@@ -241,36 +264,71 @@ class Record:
     seconds: float
     scalars: dict[str, float]
 
+# %% ../../nbs/foundations/train.ipynb #951fa2b4
+def _check_examples(tensors: Sequence[Tensor], generator: torch.Generator) -> None:
+    """`tensors` must have one length and the device of `generator`, and hold finite or whole numbers."""
+    for x in tensors:
+        if x.is_floating_point(): check_tensor("data", x)
+        if x.ndim == 0 or x.numel() == 0 or x.is_complex():
+            raise ValueError(f"data must be examples [N, ...], got {x.dtype} {list(x.shape)}")
+        if x.device.type != generator.device.type:
+            raise ValueError(f"data must be on {generator.device} like the generator, got {x.device}")
+    lengths = [len(x) for x in tensors]
+    if len(set(lengths)) > 1: raise ValueError(f"data must be tensors of one length, got {lengths}")
 
-def _draw(data: Data, generator: torch.Generator) -> Tensor:
-    """The examples of one epoch."""
-    x = data(generator) if callable(data) else data
-    check_tensor("data", x)
-    if x.device.type != generator.device.type:
-        raise ValueError(f"data must be on {generator.device} like the generator, got {x.device}")
-    return x
+
+def _tensors(x: Any) -> tuple[Tensor, ...]:
+    """The tensors that `x` is, or holds; none if it is something else."""
+    if isinstance(x, Tensor): return (x,)
+    if isinstance(x, (tuple, list)) and all(isinstance(y, Tensor) for y in x): return tuple(x)
+    return ()
+
+# %% ../../nbs/foundations/train.ipynb #e5b85f50
+def _checked_batch(batch: Any) -> Any:
+    """A batch as it comes, if it is made of tensors. Raises TypeError."""
+    if _tensors(batch) or isinstance(batch, Mapping): return batch
+    raise TypeError(f"data must be tensors, or give batches of tensors, got {type(batch).__name__}; "
+                    "convert arrays with torch.as_tensor")
+
+
+def _pieces(data: Data | Iterable[Any], batch_size: int,
+            generator: torch.Generator) -> tuple[Iterable, int]:
+    """The batches of one epoch, and their number, 0 if it is not known."""
+    x: Any = data(generator) if callable(data) else data
+    tensors = _tensors(x)
+    if tensors:
+        _check_examples(tensors, generator)
+        parts = batches(len(tensors[0]), batch_size, generator)
+        if isinstance(x, Tensor): return (x[part] for part in parts), len(parts)
+        return (tuple(y[part] for y in tensors) for part in parts), len(parts)
+    if isinstance(x, Iterable): return map(_checked_batch, x), operator.length_hint(x)
+    raise TypeError(f"data must be tensors, batches or a function, got {type(x).__name__}")
 
 # %% ../../nbs/foundations/train.ipynb #f0bfbb9a
 def _check_finite(state: TrainState) -> None:
     """FloatingPointError if a parameter is no longer finite."""
     for name, p in state.model.named_parameters():
         if bool(p.isfinite().all()): continue
-        raise FloatingPointError(f"{name} not finite, epoch {state.epoch + 1}: lower the learning rate")
+        raise FloatingPointError(f"{name} not finite, epoch {state.epoch + 1}: lower the learning rate"
+                                 ", or standardise data that are far from 1")
 
-
-def _epoch(state: TrainState, data: Data, step: Step, batch_size: int, bar: Any, left: int) -> Record:
+# %% ../../nbs/foundations/train.ipynb #233d4656
+def _epoch(state: TrainState, data: Data | Iterable[Any], step: Step, batch_size: int, bar: Any,
+           left: int) -> Record:
     """One pass over the data, the first of `left`; `bar` shows it."""
     start = time.perf_counter()
-    x = _draw(data, state.generator)
     totals: dict[str, Any] = {}
-    parts = batches(len(x), batch_size, state.generator)
-    bar.total = state.updates + left * len(parts)
-    for part in parts:
-        for name, value in update(state, x[part], step).items():
-            totals[name] = totals.get(name, 0.0) + torch.as_tensor(value).detach() / len(parts)
+    pieces, n = _pieces(data, batch_size, state.generator)
+    if n: bar.total = state.updates + left * n
+    before = state.updates
+    for batch in pieces:
+        for name, value in update(state, batch, step).items():
+            totals[name] = totals.get(name, 0.0) + torch.as_tensor(value).detach()
         bar.update()
+    count = state.updates - before
+    if count == 0: raise ValueError("data must give at least one batch every epoch, got none")
     _check_finite(state)
-    scalars = {name: float(total) for name, total in totals.items()}
+    scalars = {name: float(total / count) for name, total in totals.items()}
     state.epoch += 1
     state.seconds += time.perf_counter() - start
     return Record(state.epoch, state.updates, state.seconds, scalars)
@@ -289,14 +347,16 @@ def progress_bar(items: Iterable | None = None, shown: bool | None = None, **opt
     return tqdm(items, disable=hidden, **options)
 
 # %% ../../nbs/foundations/train.ipynb #0e3132a4
-def train(state: TrainState, data: Data, step: Step, epochs: int, batch_size: int = 100,
-          progress: bool | None = None) -> Iterator[Record]:
+def train(state: TrainState, data: Data | Iterable[Any], step: Step, epochs: int,
+          batch_size: int = 100, progress: bool | None = None) -> Iterator[Record]:
     """Train `state` until it has seen `epochs` epochs in all; yield a `Record` after each, the time to
     save.
 
-    `data` [N, ...] is a tensor, or a function of a generator called every epoch. `progress` shows a bar
-    (None: in a terminal or a notebook). Raises TypeError or ValueError for bad arguments, when iteration
-    begins.
+    Nothing is trained until someone runs through the records. `data` is a tensor [N, ...], a tuple or
+    list of tensors of one length, which gives tuples as batches, or a function of a generator for
+    either, called every epoch; or batches as they are, such as a `DataLoader`. Numbers keep their dtype.
+    `progress` shows a bar (None: in a terminal or a notebook). Raises TypeError or ValueError for bad
+    arguments, when iteration begins.
     """
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)

@@ -549,12 +549,14 @@ class Gaussian(Unit):
     def log_norm(self, x: Tensor, b: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
         """Log-normaliser for fields `x` [..., D], bias `b` and width [eq-units-relu]."""
         if sigma is None or b is None: return x**2 / 2 + math.log(2 * math.pi) / 2  # [eq-units-relu]
-        return (x**2 - b**2) / (2 * sigma**2) + (math.sqrt(2 * math.pi) * sigma).log()  # [eq-units-relu]
+        log_width = (math.sqrt(2 * math.pi) * sigma).log()  # [eq-units-relu]
+        return (x - b) * (x + b) / (2 * sigma**2) + log_width  # [eq-units-relu]
 
     def mean(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
         """The field itself."""
         return x
 
+    # %% ../../nbs/foundations/units.ipynb #d8829bce
     def spread(self, m: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Variance V of a unit of mean `m`, and V' / 2."""
         V = torch.ones_like(m) if sigma is None else (sigma**2).expand_as(m)

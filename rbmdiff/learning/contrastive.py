@@ -95,13 +95,14 @@ def exact_gradient(rbm: RBM, v: Tensor) -> Gradients:
     if unit.n_states is None:
         raise ValueError(f"rbm must have a layer with a list of states, got {rbm.extra_repr()}; "
                          "use cd_gradient, or autograd of rbm.log_prob")
-    v = v.reshape(-1, D)
-    log_Z = rbm.log_partition()
-    total = weighted_statistics(rbm, v, rbm.hidden_mean(v), v.new_full((len(v),), 1 / len(v)))
-    for S in chunks(n, unit, 2**22 // max(D, H), v):
-        part = _model_part(rbm, S, log_Z)
-        total = {name: total[name] + part[name] for name in total}
-    return total
+    m, x = rbm._accurate(v.reshape(-1, D))
+    with torch.autocast(v.device.type, enabled=False):
+        log_Z = m._log_sum()
+        total = weighted_statistics(m, x, m.hidden_mean(x), x.new_full((len(x),), 1 / len(x)))
+        for S in chunks(n, unit, 2**22 // max(D, H), x):
+            part = _model_part(m, S, log_Z)
+            total = {name: total[name] + part[name] for name in total}
+    return {name: gradient.to(v.dtype) for name, gradient in total.items()}
 
 # %% ../../nbs/learning/contrastive.ipynb #0201c3e2
 def expected_cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None) -> Gradients:

@@ -84,8 +84,8 @@ def entropy(energy: Energy, x: Tensor, cell: float = 1.0) -> Tensor:
     For a grid, the differential entropy. Arguments and errors as in `log_partition`.
     """
     E, log_Z = _table(energy, x, cell)
-    U = (torch.exp(-E - log_Z) * E).sum() * cell
-    return U + log_Z  # [eq-energy-entropy]
+    surprise = E + log_Z                                     # first: both may be large
+    return (torch.exp(-surprise) * surprise).sum() * cell  # [eq-energy-entropy]
 
 # %% ../../nbs/models/energy.ipynb #bcb23598
 def log_ratio(energy: Energy, x: Tensor, y: Tensor) -> Tensor:
@@ -125,11 +125,13 @@ def gaussian_product(mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]
         raise ValueError(f"mu and sigma must have one shape [K, ...], got {shapes}")
     if not bool((sigma > 0).all()):
         raise ValueError(f"sigma must be positive, got {sigma.min().item():g}")
+    first = mu[0]
+    mu = mu - first                                          # or squares of large numbers would cancel
     precision = (1 / sigma**2).sum(0)  # [eq-energy-gaussian-product]
     mean = (mu / sigma**2).sum(0) / precision  # [eq-energy-gaussian-product]
     norm = 0.5 * torch.log(2 * math.pi / precision) - torch.log(math.sqrt(2 * math.pi) * sigma).sum(0)
     overlap = norm - ((mu - mean) ** 2 / (2 * sigma**2)).sum(0)  # [eq-energy-gaussian-product]
-    return mean, precision**-0.5, overlap
+    return first + mean, precision**-0.5, overlap
 
 # %% ../../nbs/models/energy.ipynb #d3566243
 def tempered(energy: Energy, T: float) -> Energy:

@@ -124,6 +124,18 @@ class RBM(Stored):
             raise ValueError(f"{name} must have a batch shape that fits the others, got {shapes} for "
                              f"{', '.join(layers)} and {list(self.batch)} for the machines") from None
 
+    # %% ../../nbs/models/rbm.ipynb #ad8452d6
+    def precise(self) -> Self:
+        """The same machine with its numbers in float64, differentiable; itself, if they are float64."""
+        if self.W.dtype == torch.float64: return self
+        numbers = {name: getattr(self, name) for name in ("W", "b", "c", "log_sigma")}
+        return self.sharing(**{name: x.double() for name, x in numbers.items() if x is not None})
+
+    def _accurate(self, *layers: Tensor) -> tuple:
+        """The machine and states in double precision if its units have widths; else as they are."""
+        if self.log_sigma is None: return self, *layers
+        return self.precise(), *(x.double() for x in layers)
+
     # %% ../../nbs/models/rbm.ipynb #9897ef72
     def energy(self, v: Tensor, h: Tensor) -> Tensor:
         """E(v, h) [...] of `v` [..., D], `h` [..., H], in nats [eq-rbm-energy] [eq-rbm-gaussian-energy].
@@ -132,9 +144,10 @@ class RBM(Stored):
         wrong dtype, width, batch shape or device, or NaN.
         """
         self._check(v=v, h=h)
-        coupling = (affine(self.visible.coupled(v, self.sigma), self.W.T) * h).sum(-1)
-        own = self.visible.energy(v, self.b, self.sigma).sum(-1) + self.hidden.energy(h, self.c).sum(-1)
-        return own - coupling  # [eq-rbm-energy] [eq-rbm-gaussian-energy]
+        m, v2, h2 = self._accurate(v, h)
+        coupling = (affine(m.visible.coupled(v2, m.sigma), m.W.T) * h2).sum(-1)
+        own = m.visible.energy(v2, m.b, m.sigma).sum(-1) + m.hidden.energy(h2, m.c).sum(-1)
+        return (own - coupling).to(v.dtype)  # [eq-rbm-energy] [eq-rbm-gaussian-energy]
 
     # %% ../../nbs/models/rbm.ipynb #ea7f089a
     def hidden_mean(self, v: Tensor) -> Tensor:
@@ -176,19 +189,26 @@ class RBM(Stored):
         In nats. Source: Paquet III, eq. 8, for bits. Raises TypeError or ValueError for a bad tensor.
         """
         self._check(v=v)
-        own = self.visible.energy(v, self.b, self.sigma).sum(-1)
-        return own - self.hidden.log_norm(self.hidden_field(v)).sum(-1)  # [eq-rbm-free-energy]
+        m, x = self._accurate(v)
+        own = m.visible.energy(x, m.b, m.sigma).sum(-1)
+        F = own - m.hidden.log_norm(m.hidden_field(x)).sum(-1)  # [eq-rbm-free-energy]
+        return F.to(v.dtype)
 
     def hidden_free_energy(self, h: Tensor) -> Tensor:
         """F_h(h) = -log sum_v exp(-E(v, h)) [...] of `h` [..., H] [eq-rbm-hidden-free-energy]."""
         self._check(h=h)
-        log_norm = self.visible.log_norm(self.visible_field(h), self.b, self.sigma).sum(-1)
-        return self.hidden.energy(h, self.c).sum(-1) - log_norm  # [eq-rbm-hidden-free-energy]
+        m, x = self._accurate(h)
+        log_norm = m.visible.log_norm(m.visible_field(x), m.b, m.sigma).sum(-1)
+        F = m.hidden.energy(x, m.c).sum(-1) - log_norm  # [eq-rbm-hidden-free-energy]
+        return F.to(h.dtype)
 
+    # %% ../../nbs/models/rbm.ipynb #1e0d0ee6
     def score(self, v: Tensor) -> Tensor:
         """-dF/dv [..., D] of `v` [..., D] [eq-rbm-score]. Source: Paquet III, eq. 10 (Gaussian v)."""
-        y = self.visible_field(self.hidden_mean(v))
-        return self.visible.slope(v, y, self.sigma)  # [eq-rbm-score]
+        self._check(v=v)
+        m, x = self._accurate(v)
+        y = m.visible_field(m.hidden.mean(m.hidden_field(x)))
+        return m.visible.slope(x, y, m.sigma).to(v.dtype)  # [eq-rbm-score]
 
     # %% ../../nbs/models/rbm.ipynb #9b13450c
     @property
@@ -213,11 +233,21 @@ class RBM(Stored):
         return largest_pull(M, self.visible.lowest, self.hidden.lowest) ** 2
 
     # %% ../../nbs/models/rbm.ipynb #32ffae90
-    def check_normalisable(self) -> None:
-        """Raise ValueError if a parameter is NaN or infinite, or the sum over states does not exist."""
+    def check_parameters(self) -> None:
+        """Raise ValueError if a parameter is NaN or infinite, or a width has no square in its dtype."""
         numbers = {"W": self.W, "b": self.b, "c": self.c, "log_sigma": self.log_sigma}
         bad = [name for name, x in numbers.items() if x is not None and not is_finite(x)]
         if bad: raise ValueError(f"rbm must have finite parameters, got NaN or infinity in {bad}")
+        sigma = None if self.sigma is None else self.sigma.detach()
+        if sigma is None: return
+        if is_finite(sigma**2) and is_finite(1 / sigma**2): return
+        raise ValueError("rbm must have widths whose squares are numbers, got sigma in "
+                         f"[{sigma.min():g}, {sigma.max():g}]: leave out columns that are constant, "
+                         "standardise the others, or lower the learning rate")
+
+    def check_normalisable(self) -> None:
+        """ValueError for parameters that are no numbers, or if the sum over states does not exist."""
+        self.check_parameters()
         pull = self.pull()
         if pull < 1: return
         raise ValueError(f"rbm cannot be normalised: its {self.visible} visible and "
@@ -242,13 +272,8 @@ class RBM(Stored):
         return own + (self.hidden.log_norm(pulled) - values.log() / 2).sum(-1)  # [eq-rbm-log-partition]
 
     # %% ../../nbs/models/rbm.ipynb #07105bda
-    def log_partition(self) -> Tensor:
-        """Exact log Z, a scalar ([B] for a batch), summed over the smaller layer [eq-rbm-log-partition].
-
-        Differentiable. ValueError if that layer has more than 2^25 states, or for a machine that cannot
-        be normalised.
-        """
-        self.check_normalisable()
+    def _log_sum(self) -> Tensor:
+        """`log_partition` in the dtype of the machine, unchecked [eq-rbm-log-partition]."""
         D, H = self.W.shape
         n, unit = (H, self.hidden) if self.by_hidden else (D, self.visible)
         if unit.n_states is None: return self._log_partition_of_wells()
@@ -266,15 +291,29 @@ class RBM(Stored):
         size = 2**22 // (max(D, H) * max(1, self.batch.numel()))
         return torch.logsumexp(torch.stack([run(*span) for span in spans(n, unit, size)]), 0)
 
+    # %% ../../nbs/models/rbm.ipynb #79473d84
+    def log_partition(self) -> Tensor:
+        """Exact log Z, a scalar ([B] for a batch), summed over the smaller layer [eq-rbm-log-partition].
+
+        In double precision, rounded at the end; differentiable. ValueError if that layer has more than
+        2^25 states, or for a machine that cannot be normalised.
+        """
+        self.check_normalisable()
+        return self.precise()._log_sum().to(self.W.dtype)  # [eq-rbm-log-partition]
+
     # %% ../../nbs/models/rbm.ipynb #b131124e
     def log_prob(self, v: Tensor) -> Tensor:
         """Exact log p(v) [...] of states `v` [..., D], in nats [eq-rbm-log-partition].
 
-        Raises the errors of `log_partition`, and TypeError or ValueError for a bad tensor or no states.
+        In double precision, rounded at the end. Raises the errors of `log_partition`, and TypeError or
+        ValueError for a bad tensor or no states.
         """
         self._check(v=v)
         self.visible.check("v", v)
-        return -self.free_energy(v) - self.log_partition()  # [eq-rbm-log-partition]
+        self.check_normalisable()
+        m = self.precise()
+        log_p = -m.free_energy(v.double()) - m._log_sum()  # [eq-rbm-log-partition]
+        return log_p.to(v.dtype)
 
     # %% ../../nbs/models/rbm.ipynb #e5ffb059
     @property
@@ -392,11 +431,12 @@ class RBM(Stored):
     def _listed(self, n: int, generator: Stream) -> Tensor:
         """`n` exact draws [n, D], or [n, B, D], through a list of the states of the smaller layer."""
         columns, unit = (self.W.shape[1], self.hidden) if self.by_hidden else (len(self.W), self.visible)
-        free_energy = self.hidden_free_energy if self.by_hidden else self.free_energy
+        m = self.precise()
+        free_energy = m.hidden_free_energy if self.by_hidden else m.free_energy
         batch = max(1, self.batch.numel())
         first = 0
         log_p = self.W.new_empty(batch, unit.n_states ** (columns // unit.columns), dtype=torch.float64)
-        for S in chunks(columns, unit, 2**18 // (max(self.W.shape) * batch), self.W):
+        for S in chunks(columns, unit, 2**18 // (max(self.W.shape) * batch), m.W):
             log_p[:, first:first + len(S)] = -free_energy(S[:, None] if self.batch else S).movedim(0, -1)
             first += len(S)
         below = log_p.softmax(1).cumsum(1)

@@ -6,16 +6,19 @@ alone: autocorrelation, effective sample size, R-hat and drift.
 
 # %% auto #0
 __all__ = ['autocorrelation', 'integrated_time', 'effective_sample_size', 'chain_estimate', 'r_hat',
-           'state_numbers', 'drift']
+           'gibbs_r_hat', 'state_numbers', 'drift']
 
 # %% ../../nbs/sampling/diagnostics.ipynb #ce53da70
+from itertools import islice
 import math
 
 import torch
 from torch import Tensor
 
-from ..foundations.core import Estimate, check_tensor
+from ..foundations.core import Estimate, Stream, as_generator, check_count, check_tensor
 from ..foundations.units import Unit, as_unit, numbered
+from ..models.rbm import RBM, check_machine
+from .gibbs import gibbs_chain
 
 # %% ../../nbs/sampling/diagnostics.ipynb #8db35f4b
 def _check_chains(x: Tensor, least: int = 8) -> Tensor:
@@ -121,6 +124,27 @@ def r_hat(x: Tensor) -> Tensor:
     median = (ordered[..., (S - 1) // 2] + ordered[..., S // 2]) / 2
     folded = (x - median[..., None, None]).abs()
     return torch.maximum(_scale_reduction(x), _scale_reduction(folded))  # [eq-gibbs-rhat]
+
+# %% ../../nbs/sampling/diagnostics.ipynb #34b95241
+@torch.no_grad()
+def gibbs_r_hat(rbm: RBM, v: Tensor, steps: int, generator: Stream = None) -> float:
+    """R-hat of chains from states `v` [M, D] and of M others, by their free energy and along the first
+    singular vector of W, whichever is larger [eq-gibbs-rhat].
+
+    The others start at independent units with the visible biases. Looks at the second half of `steps`
+    block Gibbs steps, at least 32. Above 1.01 the steps are not enough; near 1 they may be. A sequence
+    of generators has one a chain, 2 M. TypeError or ValueError for bad states, counts or machines.
+    """
+    check_machine(rbm, v=v)
+    check_count("steps", steps, 32)
+    if v.ndim != 2: raise ValueError(f"v must have shape [M, {len(rbm.W)}], got {list(v.shape)}")
+    generator = as_generator(generator, v)
+    free = rbm.visible.draw(v.new_zeros(2 * len(v), v.shape[1]), rbm.b, generator, rbm.sigma)
+    start = torch.cat([v, free[len(v):]])
+    axis = torch.linalg.svd(rbm.W, full_matrices=False)[0][:, 0]
+    chain = islice(gibbs_chain(rbm, start, generator), steps - steps // 2, steps)
+    traces = [torch.stack([rbm.free_energy(x), x @ axis]) for x in chain]
+    return r_hat(torch.stack(traces, -1)).max().item()  # [eq-gibbs-rhat]
 
 # %% ../../nbs/sampling/diagnostics.ipynb #daa2f841
 def state_numbers(v: Tensor, unit: Unit | str = "bernoulli") -> Tensor:

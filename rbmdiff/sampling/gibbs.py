@@ -147,6 +147,7 @@ def conditionals(rbm: RBM) -> tuple[Tensor, Tensor]:
     states.
     """
     check_machine(rbm, "finite")
+    rbm.check_parameters()
     D, H = rbm.W.shape
     bits = bits_of(D, rbm.visible) + bits_of(H, rbm.hidden)
     if bits > 24: raise ValueError(f"rbm must have D + H <= 24 bits for tables, got {bits:.4g}")

@@ -59,11 +59,12 @@ def exact_mean(machine: RBM) -> Tensor:
     than 2^25 states.
     """
     check_machine(machine, batch=True)
+    machine.check_parameters()
     check_listable(machine)
-    pieces = [(w.logsumexp(0), _average(w, m)) for w, m in _tables(machine)]
+    pieces = [(w.logsumexp(0), _average(w, m)) for w, m in _tables(machine.precise())]
     log_z, means = (torch.stack(part) for part in zip(*pieces, strict=True))
     mean = (log_z.softmax(0)[..., None] * means).sum(0)  # [eq-tilted-enumeration]
-    return mean if machine.batch else mean[0]
+    return (mean if machine.batch else mean[0]).to(machine.W.dtype)
 
 # %% ../../nbs/sampling/means.ipynb #65f3852d
 def start_chains(machine: RBM, chains: int = 1, v: Tensor | None = None,
