@@ -205,7 +205,8 @@ def entry(node: ast.FunctionDef | ast.ClassDef, module: str, classes: dict[str, 
     inherited ones.
     """
     heading = f"{'###' if owner else '##'} {owner}{node.name}"
-    text = (f"{heading}\n\n```{{code-block}} python\n:class: signature\n\n{signature(node, classes)}\n```\n\n"
+    text = (f"{heading}\n\n```{{code-block}} python\n:class: signature\n\n"
+            f"{signature(node, classes)}\n```\n\n"
             f"{plain(ast.get_docstring(node) or '')}\n\n<small>{module}:{node.lineno}</small>\n\n")
     if isinstance(node, ast.FunctionDef): return text
     own = [m for m in methods(node).values() if public_method(m)]
