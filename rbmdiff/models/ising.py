@@ -284,14 +284,22 @@ def onsager(beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return log_z.to(beta.dtype), u.to(beta.dtype), m.to(beta.dtype)
 
 # %% ../../nbs/models/ising.ipynb #77ba7a6d
-def _free_shape(right: Tensor, down: Tensor) -> tuple[int, int]:
-    """Rows and columns of a free lattice of couplings `right` [R, C-1], `down` [R-1, C]; checked."""
+def _edges(right: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Couplings [E] of a free lattice; tails, heads, directions in quarter turns [2E], there and back.
+
+    Raises TypeError or ValueError for couplings of other shapes than [R, C-1] and [R-1, C].
+    """
     check_tensor("right", right)
     check_tensor("down", down, like=right)
-    if right.ndim == down.ndim == 2 and list(down.shape) == [len(right) - 1, right.shape[1] + 1]:
-        return len(right), down.shape[1]
-    raise ValueError(f"right, down must have shapes [R, C-1], [R-1, C] with R, C > 1, "
-                     f"got {list(right.shape)}, {list(down.shape)}")
+    if right.ndim != 2 or list(down.shape) != [len(right) - 1, right.shape[1] + 1]:
+        raise ValueError(f"right, down must have shapes [R, C-1], [R-1, C] with R, C > 1, "
+                         f"got {list(right.shape)}, {list(down.shape)}")
+    site = torch.arange(len(right) * down.shape[1], device=right.device).view(len(right), -1)
+    tail = torch.cat([site[:, :-1].flatten(), site[:-1].flatten()])
+    head = torch.cat([site[:, 1:].flatten(), site[1:].flatten()])
+    quarter = (torch.arange(len(tail), device=tail.device) >= right.numel()).long()
+    J = torch.cat([right.flatten(), down.flatten()]).double()
+    return J, torch.cat([tail, head]), torch.cat([head, tail]), torch.cat([quarter, quarter + 2])
 
 # %% ../../nbs/models/ising.ipynb #c032550f
 def kac_ward(right: Tensor, down: Tensor) -> Tensor:
@@ -301,14 +309,7 @@ def kac_ward(right: Tensor, down: Tensor) -> Tensor:
     Differentiable; costs (R C)^3. Raises TypeError or ValueError for couplings that do not fit, or so
     strong that the determinant has lost its digits. Source: Kac and Ward (1952).
     """
-    R, C = _free_shape(right, down)
-    site = torch.arange(R * C, device=right.device).view(R, C)
-    tail = torch.cat([site[:, :-1].flatten(), site[:-1].flatten()])
-    head = torch.cat([site[:, 1:].flatten(), site[1:].flatten()])
-    J = torch.cat([right.flatten(), down.flatten()]).double()
-    quarter = torch.cat([torch.zeros_like(site[:, 1:]).flatten(), torch.ones_like(site[1:]).flatten()])
-    quarter = torch.cat([quarter, quarter + 2])                          # back along the same edges
-    start, end = torch.cat([tail, head]), torch.cat([head, tail])
+    J, start, end, quarter = _edges(right, down)
     turn = (quarter - quarter[:, None] + 1) % 4 - 1
     goes_on = (end[:, None] == start) & (turn < 2)
     phase = torch.exp(0.25j * math.pi * turn.to(torch.complex128))
@@ -318,7 +319,8 @@ def kac_ward(right: Tensor, down: Tensor) -> Tensor:
         raise ValueError(f"right, down must be weaker: the determinant has phase {sign:.3g}, not 1, "
                          "its digits are lost; use log_partition instead")
     log_cosh = J.abs() + torch.log1p(torch.exp(-2 * J.abs())) - math.log(2)
-    return (R * C * math.log(2) + log_cosh.sum() + log_det / 2).to(right.dtype)  # [eq-ising-kac-ward]
+    free = len(right) * down.shape[1] * math.log(2) + log_cosh.sum()
+    return (free + log_det / 2).to(right.dtype)  # [eq-ising-kac-ward]
 
 # %% ../../nbs/models/ising.ipynb #b9e39a00
 def halves(rows: int, columns: int) -> tuple[Tensor, Tensor]:
