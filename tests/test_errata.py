@@ -32,9 +32,11 @@ from rbmdiff.diffusion.sde import (
 from rbmdiff.diffusion.solvers import euler_maruyama
 from rbmdiff.diffusion.weights import augmentation, exponential, is_monotone, level_masses, sech
 from rbmdiff.foundations.core import Estimate, logit
+from rbmdiff.foundations.data import binarize, digits
 from rbmdiff.foundations.kernels import draw_bits
 from rbmdiff.foundations.units import states
 from rbmdiff.learning.contrastive import exact_gradient, expected_cd_gradient
+from rbmdiff.models.boltzmann import Boltzmann, couplings
 from rbmdiff.models.energy import grid, log_partition, log_probs, tempered
 from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling.gibbs import gibbs, transition_matrix, unit_field
@@ -597,6 +599,23 @@ def test_planar_normalisation(entry):
     shifted = [u + (softplus(u @ w) - 1 - u @ w) * w / (w @ w) for u in units]
     assert all(1 + u @ w > 0 for u in shifted)
     entry(0, sum(map(singular, units)), sum(map(singular, shifted)))
+
+
+def test_self_weight(entry):
+    W = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=f64)
+    S = states(2, "spin")
+    log_p = torch.log_softmax((S @ W * S).sum(1) / 2, 0).view(2, 2)    # second spin, first spin
+    truth = torch.softmax(log_p, 1)[:, 1].repeat_interleave(2)         # that the first is up
+    listened = Boltzmann(W - torch.eye(2, dtype=f64), torch.zeros(2, dtype=f64)).field(S)[:, 0]
+    entry(truth, torch.sigmoid(2 * (S @ W)[:, 0]), torch.sigmoid(2 * listened))
+
+
+def test_no_bias(entry):
+    middle = torch.arange(64).view(8, 8)[2:6, 2:6].flatten()
+    mean = (2 * binarize(digits()[0], 7.5 / 16)[:, middle].to(f64) - 1).mean(0)
+    J = couplings(torch.randn(120, dtype=f64, generator=torch.Generator().manual_seed(0)))
+    printed = Boltzmann(J, torch.zeros(16, dtype=f64)).moments()[0]
+    entry(mean, printed, Boltzmann(0 * J, torch.atanh(mean)).moments()[0])
 
 
 # Gavves, Lecture 8

@@ -109,6 +109,21 @@ for visible, hidden in (("bernoulli", "bernoulli"), ("spin", "spin"), ("gaussian
     same(tilted.denoise(m, numbers(3, 8), 0.7, 0.7), tilted.denoise(other, numbers(3, 8), 0.7, 0.7))
     own(tilted.posterior(m, numbers(3, 8), 0.7, 0.7))
 """,
+    "models/boltzmann": MACHINES + """
+from rbmdiff.models import boltzmann as package
+from rbmdiff.sampling.gibbs import sweep as package_sweep
+from rbmdiff.sampling.means import approximate as package_approximate
+m = Boltzmann(couplings(numbers(10)), numbers(5))
+own(m)
+other = package.Boltzmann(m.J, m.b)
+x = m.sample(20, seeded())
+same(x, other.sample(20, seeded()))
+same(package_sweep(m, x, 3, seeded()), package_sweep(other, x, 3, seeded()))
+same(package_approximate(m)[0], package_approximate(other)[0])
+same(package_approximate(m.clamp(x, torch.arange(5) < 2), "tap")[1],
+     package_approximate(other.clamp(x, torch.arange(5) < 2), "tap")[1])
+same(m.edge_rbm().log_prob(x), m.log_prob(x))
+""",
     "learning/partition": MACHINES + """
 from rbmdiff.learning.partition import log_likelihood as package_likelihood
 m = filled(package_rbm.RBM(6, 3, dtype=f64))

@@ -5,7 +5,7 @@
 
 # %% auto #0
 __all__ = ['unit_field', 'scan_gibbs', 'gibbs', 'gibbs_chain', 'conditionals', 'transition_matrix',
-           'spectrum']
+           'spectrum', 'sweep']
 
 # %% ../../nbs/sampling/gibbs.ipynb #cd3387bf
 from collections.abc import Iterator
@@ -17,6 +17,10 @@ from ..foundations.core import Stream, as_generator, check_count, check_tensor, 
 from ..foundations.units import Unit, as_unit, bits_of, numbered, states
 from ..models.energy import Energy
 from ..models.rbm import RBM, check_machine
+
+# %% ../../nbs/sampling/gibbs.ipynb #23215e8d
+from ..foundations.kernels import affine, walk
+from ..models.boltzmann import Boltzmann, check_boltzmann
 
 # %% ../../nbs/sampling/gibbs.ipynb #22286385
 def _listed(name: str, x: Tensor, unit: Unit | str) -> Unit:
@@ -179,3 +183,48 @@ def spectrum(rbm: RBM) -> Tensor:
     """
     down, up = conditionals(rbm)
     return torch.linalg.svdvals(torch.exp((down + up.T) / 2)) ** 2  # [eq-gibbs-spectrum]
+
+# %% ../../nbs/sampling/gibbs.ipynb #7bcc6bf4
+def _sweep_blocks(machine: Boltzmann, x: Tensor, generator: Stream, block: int) -> None:
+    """One sweep over units of two levels of `x` [..., N], contiguous, in place [eq-boltzmann-sweep]."""
+    N = x.shape[-1]
+    low, high = machine.unit.levels
+    u = uniform(x.shape, x, generator, -2).view(-1, N).T
+    t = torch.logit(u).div_(high - low).sub_(machine.unit.offset).contiguous()  # [eq-boltzmann-sweep]
+    new = x.view(-1, N).T.contiguous()                                          # a unit a row
+    b = machine.b.expand(x.shape).reshape(-1, N).T if machine.batch else machine.b[:, None]
+    for first in range(0, N, block):
+        part = slice(first, first + block)
+        A = machine.J[part] @ new + b[part]  # [eq-boltzmann-sweep]
+        walk(A, machine.J[part, part].contiguous(), t[part], new[part], (low, high))
+    x.view(-1, N).copy_(new.T)
+
+
+def _sweep_units(machine: Boltzmann, x: Tensor, generator: Stream) -> None:
+    """One sweep over units of any kind of `x` [..., N], in place."""
+    width = machine.unit.columns
+    for first in range(0, x.shape[-1], width):
+        part = slice(first, first + width)
+        x[..., part] = machine.unit.draw(affine(x, machine.J[part]), machine.b[..., part], generator)
+
+# %% ../../nbs/sampling/gibbs.ipynb #3ee72303
+@torch.no_grad()
+def sweep(machine: Boltzmann, x: Tensor, sweeps: int = 1, generator: Stream = None,
+          block: int = 64) -> Tensor:
+    """`sweeps` passes over the units of a Boltzmann machine from states `x` [..., N], each unit redrawn
+    given all the others, in order [eq-boltzmann-sweep].
+
+    Units of two levels go in blocks of `block`, which changes the time, not the law. For a batch of B
+    machines `x` is [..., B, N] or [N]; a sequence of generators has one for every row of `x` [B, N], or
+    every machine. Returns new states. Raises TypeError or ValueError for bad states or counts.
+    """
+    check_boltzmann(machine, x)
+    check_count("sweeps", sweeps)
+    check_count("block", block)
+    generator = as_generator(generator, x)
+    shape = torch.broadcast_shapes(x.shape, machine.b.shape)
+    x = x.expand(shape).clone(memory_format=torch.contiguous_format).view(-1, *shape[-2:])
+    for _ in range(sweeps):
+        if hasattr(machine.unit, "offset"): _sweep_blocks(machine, x, generator, block)
+        else: _sweep_units(machine, x, generator)
+    return x.view(shape)
