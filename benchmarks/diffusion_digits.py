@@ -14,7 +14,8 @@ after equal epochs. Losses are sums over 64 pixels: 64 is what a prediction of z
 """
 import torch
 
-from rbmdiff.diffusion.networks import Preconditioned, UNet, as_eps, dequantize
+from rbmdiff.diffusion.likelihood import dequantize
+from rbmdiff.diffusion.networks import Preconditioned, UNet, as_eps
 from rbmdiff.diffusion.objective import denoising_loss, denoising_step, empirical_score
 from rbmdiff.diffusion.oracle import gaussian
 from rbmdiff.diffusion.schedule import LinearLogSNR

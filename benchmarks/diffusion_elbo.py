@@ -16,8 +16,8 @@ import torch
 from tqdm import tqdm
 
 from rbmdiff.diffusion.elbo import AdaptiveLevels, elbo
-from rbmdiff.diffusion.likelihood import bits_per_dimension, cell_log_prob
-from rbmdiff.diffusion.networks import Preconditioned, UNet, dequantize
+from rbmdiff.diffusion.likelihood import cell_log_prob, dequantize, nats_to_bits
+from rbmdiff.diffusion.networks import Preconditioned, UNet
 from rbmdiff.diffusion.objective import denoising_loss
 from rbmdiff.diffusion.schedule import LinearBeta
 from rbmdiff.diffusion.weights import exponential, flat, sech, sigmoid_weight, weighted_loss
@@ -37,7 +37,7 @@ def images():
 
 def bits(value):
     """Bits per dimension from bounds of log p(x) [...] in nats."""
-    return bits_per_dimension(cell_log_prob(value[None], 64, LEVELS), 64)
+    return nats_to_bits(cell_log_prob(value[None], 64, LEVELS), 64)
 
 
 def fit(weight, seed, updates, train, scale):

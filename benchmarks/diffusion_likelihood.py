@@ -16,8 +16,8 @@ import torch
 from tqdm import tqdm
 
 from rbmdiff.diffusion.elbo import elbo
-from rbmdiff.diffusion.likelihood import bits_per_dimension, cell_log_prob, log_likelihood
-from rbmdiff.diffusion.networks import Preconditioned, UNet, as_eps, dequantize
+from rbmdiff.diffusion.likelihood import cell_log_prob, dequantize, log_likelihood, nats_to_bits
+from rbmdiff.diffusion.networks import Preconditioned, UNet, as_eps
 from rbmdiff.diffusion.schedule import LinearLogSNR
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import digits
@@ -38,7 +38,7 @@ def row(nats):
     """Mean over images [B] of log densities, in nats of densities and in bits per dimension of grey
     levels.
     """
-    bits = bits_per_dimension(cell_log_prob(nats[None], D, LEVELS), D)
+    bits = nats_to_bits(cell_log_prob(nats[None], D, LEVELS), D)
     return {name: {"value": e.value, "stderr": e.stderr}
             for name, e in (("nats", Estimate.of(nats)), ("bits_per_dimension", Estimate.of(bits)))}
 
@@ -149,9 +149,9 @@ def main():
             "images": FEW,
             "draws": DRAWS,
             "one_draw_bits": Estimate.of(
-                bits_per_dimension(cell_log_prob(many.reshape(1, -1), D, LEVELS), D)
+                nats_to_bits(cell_log_prob(many.reshape(1, -1), D, LEVELS), D)
             ).value,
-            "all_draws_bits": Estimate.of(bits_per_dimension(cell, D)).value,
+            "all_draws_bits": Estimate.of(nats_to_bits(cell, D)).value,
             "gain_in_nats": (cell - many.mean(0) - D * math.log(2 / LEVELS)).mean().item(),
             "spread_over_u_in_nats": many.std(0).mean().item(),
         },

@@ -13,11 +13,14 @@ from rbmdiff.diffusion.likelihood import (
     Likelihood,
     bits_per_dimension,
     cell_log_prob,
+    dequantize,
     log_likelihood,
+    nats_to_bits,
     probe_variance,
     transport,
     velocity,
 )
+from rbmdiff.diffusion.networks import UNet
 from rbmdiff.diffusion.oracle import Mixture, gaussian, gaussian_flow
 from rbmdiff.diffusion.schedule import (
     Cosine,
@@ -54,6 +57,7 @@ def test_mixture_equals_the_oracle(schedule):
     answer = log_likelihood(PLANE.predictor(schedule), schedule, x)
     assert (true_end(answer, PLANE, schedule) - truth).abs().max() < 1e-5
     assert (answer.stderr == 0).all() and (answer.nfe == 4 * 33 + 32 + 1).all()
+    assert (answer.backward == 2 * 33).all()
     assert answer.log_prob.dtype == f64 and answer.latent.shape == x.shape
 
 
@@ -211,7 +215,7 @@ def test_cells_and_bits():
     got = cell_log_prob(log_prob, 3, 17)
     wanted = torch.tensor([math.log((1 + math.e) / 2), -1.0], dtype=f64) + 3 * math.log(2 / 17)
     assert torch.allclose(got, wanted, atol=1e-14, rtol=0)
-    assert torch.allclose(bits_per_dimension(got, 3), -wanted / (3 * math.log(2)), atol=1e-14, rtol=0)
+    assert torch.allclose(nats_to_bits(got, 3), -wanted / (3 * math.log(2)), atol=1e-14, rtol=0)
     A = torch.tensor([[1.0, 2.0], [0.0, 3.0]], dtype=f64)
     assert probe_variance(A).item() == 4.0 and probe_variance(A, "gaussian").item() == 24.0
     assert probe_variance(A, "exact") == 0
@@ -223,6 +227,99 @@ EPS = PLANE.predictor(LinearBeta())
 
 def likelihood(predict=EPS, x=X, **options):
     return lambda: log_likelihood(predict, LinearBeta(), x, **options)
+
+
+def seeded(seed=0): return torch.Generator().manual_seed(seed)
+
+
+def test_dequantize_with_one_stream_a_sample():
+    k = torch.randint(17, (3, 5), generator=seeded()).float()
+    x = dequantize(k, 17, [seeded(4), 5, 6])
+    for b in range(3): assert torch.equal(x[b:b + 1], dequantize(k[b:b + 1], 17, [4 + b]))
+    assert torch.equal(dequantize(k, 17, 8), dequantize(k, 17, seeded(8)))
+
+
+@given(levels=st.integers(2, 256), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=40)
+def test_dequantize_keeps_the_level(levels, seed):
+    k = torch.randint(levels, (200,), generator=seeded(seed)).double()
+    x = dequantize(k, levels, seeded(seed))
+    assert torch.equal(((x + 1) * levels / 2).floor(), k) and bool((x.abs() <= 1).all())
+
+
+# --- Gradients, modes, what a trace costs
+
+def test_gradient_of_transport_is_that_of_the_exact_flow():
+    bell = gaussian(torch.tensor([0.5, -0.3], dtype=f64),
+                    torch.tensor([[1.0, 0.6], [0.6, 0.5]], dtype=f64))
+    schedule, x = LinearBeta(), torch.randn(5, 2, dtype=f64, generator=seeded())
+    run = lambda z: transport(bell.predictor(schedule), schedule, z, 1.0, 1e-3, 128, differentiable=True)
+    wanted = torch.func.grad(lambda z: gaussian_flow(bell, schedule, z, 1.0, 1e-3).sum())(x)
+    torch.testing.assert_close(torch.func.grad(lambda z: run(z).sum())(x), wanted, rtol=1e-4, atol=1e-6)
+    leaf = x.clone().requires_grad_()
+    got, = torch.autograd.grad(run(leaf).sum(), leaf)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_network_in_training_mode_has_one_likelihood():
+    class Noisy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = torch.nn.Dropout(0.2)
+
+        def forward(self, x, t): return self.drop(EPS(x, t))
+    x, network = points(2), Noisy()
+    wanted = log_likelihood(EPS, LinearBeta(), x).log_prob
+    assert torch.equal(log_likelihood(network, LinearBeta(), x).log_prob, wanted)
+    assert network.training and network.drop.training
+
+
+class Backward(torch.autograd.Function):
+    """A cube whose backward vmap does not know."""
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        x, = ctx.saved_tensors
+        return torch.from_numpy(3 * x.numpy() ** 2) * torch.from_numpy(g.numpy().copy())
+
+
+def test_backwards_that_vmap_does_not_know():
+    x, options = points(3), {"nodes": 4, "trace": "rademacher", "generator": 1}
+    wanted = log_likelihood(lambda x, t: x**3 / 9, LinearBeta(), x, **options)
+    got = log_likelihood(lambda x, t: Backward.apply(x) / 9, LinearBeta(), x, **options)
+    torch.testing.assert_close(got.log_prob, wanted.log_prob)
+
+
+def test_channels_last():
+    net = UNet(4, (8, 16), generator=1)
+    torch.nn.init.normal_(net.last.weight, std=0.1, generator=seeded())
+    x = torch.randn(2, 4, 8, 8, generator=seeded())
+    runs = [log_likelihood(net, LinearBeta(), images, nodes=2, trace="rademacher", generator=[1, 2])
+            for images in (x, x.contiguous(memory_format=torch.channels_last))]
+    torch.testing.assert_close(runs[0].log_prob, runs[1].log_prob, rtol=1e-4, atol=1e-2)
+
+
+def test_default_trace_and_its_cost():
+    few, many = torch.randn(2, 64, generator=seeded()), torch.randn(2, 65, generator=seeded())
+    run = lambda x: log_likelihood(lambda x, t: x * t, LinearBeta(), x, nodes=2, generator=0)
+    assert run(few).backward.tolist() == [3 * 64] * 2 and (run(few).stderr == 0).all()
+    assert run(many).backward.tolist() == [3 * 16] * 2 and run(many).nfe.tolist() == [4 * 3 + 2 + 1] * 2
+
+
+def test_bits_per_dimension_is_what_its_parts_are():
+    k = torch.randint(17, (5, 2), generator=seeded()).to(torch.uint8)
+    schedule, predict = LinearBeta(), lambda x, t: EPS(x.double(), t.double())
+    got = bits_per_dimension(predict, schedule, k, 17, draws=2, batch=2, generator=range(5), nodes=4)
+    streams = [seeded(i) for i in range(5)]
+    log_p = [log_likelihood(predict, schedule, dequantize(k.float(), 17, streams), nodes=4).log_prob
+             for _ in range(2)]
+    wanted = nats_to_bits(cell_log_prob(torch.stack(log_p), 2, 17), 2)
+    assert got.n == 5 and abs(got.value - wanted.mean().item()) < 1e-6
+    assert abs(got.stderr - wanted.std().item() / 5**0.5) < 1e-6
 
 
 @pytest.mark.parametrize("call, error, message", [
@@ -269,7 +366,22 @@ def likelihood(predict=EPS, x=X, **options):
     (lambda: probe_variance(X, "both"), ValueError, "trace must be one of"),
     (lambda: cell_log_prob(X, 2, 1), ValueError, "levels"),
     (lambda: cell_log_prob(X.sum(), 2, 17), ValueError, "log_prob must have shape"),
-    (lambda: bits_per_dimension(X, 0), ValueError, "dims"),
+    (lambda: nats_to_bits(X, 0), ValueError, "dims"),
+    (lambda: dequantize(torch.tensor([17.0]), 17), ValueError, "k must"),
+    (lambda: dequantize(torch.tensor([-1.0]), 17), ValueError, "k must"),
+    (lambda: dequantize(torch.tensor([0.5]), 17), ValueError, "k must"),
+    (lambda: dequantize(torch.tensor([3]), 17), TypeError, "k must"),
+    (lambda: dequantize(torch.tensor([0.0]), 1), ValueError, "levels"),
+    (lambda: bits_per_dimension(EPS, LinearBeta(), X[:1].round().abs()), ValueError, "two images"),
+    (lambda: bits_per_dimension(EPS, LinearBeta(), X), ValueError, "k must hold whole numbers 0 to 255"),
+    (lambda: bits_per_dimension(EPS, LinearBeta(), 0 * X, draws=0), ValueError, "draws"),
+    (lambda: bits_per_dimension(EPS, LinearBeta(), 0 * X, generator=[1, 2, 3]), ValueError,
+     "it holds 3"),
+    (likelihood(x=X.clone().requires_grad_()), ValueError, "log_likelihood builds no graph"),
+    (lambda: transport(EPS, LinearBeta(), X.clone().requires_grad_(), 0.5, 1.0), ValueError,
+     "differentiable=True"),
+    (lambda: torch.func.grad(lambda z: transport(EPS, LinearBeta(), z, 1.0, 0.5).sum())(X), ValueError,
+     "differentiable=True"),
 ])
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message): call()

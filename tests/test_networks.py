@@ -3,6 +3,8 @@ refused.
 """
 import math
 from pathlib import Path
+import pickle
+from types import SimpleNamespace
 from typing import get_args
 
 from hypothesis import given, settings, strategies as st
@@ -16,7 +18,6 @@ from rbmdiff.diffusion.networks import (
     UNet,
     as_eps,
     bounded_time,
-    dequantize,
 )
 from rbmdiff.diffusion.objective import denoising_loss, denoising_step
 from rbmdiff.diffusion.oracle import Mixture, gaussian
@@ -25,6 +26,7 @@ from rbmdiff.diffusion.schedule import (
     Geometric,
     LinearBeta,
     LinearLogSNR,
+    LogSNR,
     Prediction,
     SinusoidalBeta,
     SubVP,
@@ -261,13 +263,6 @@ def test_training_beats_the_gaussian():
     assert loss < 0.97 * start
 
 
-def test_dequantize_with_one_stream_a_sample():
-    k = torch.randint(17, (3, 5), generator=gen()).float()
-    x = dequantize(k, 17, [gen(4), 5, 6])
-    for b in range(3): assert torch.equal(x[b:b + 1], dequantize(k[b:b + 1], 17, [4 + b]))
-    assert torch.equal(dequantize(k, 17, 8), dequantize(k, 17, gen(8)))
-
-
 def test_seed_of_a_network_is_one():
     a, b = MLP(2, 8, 1, generator=3), MLP(2, 8, 1, generator=gen(3))
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
@@ -286,14 +281,6 @@ def test_time_of_a_network_is_the_squashed_log_snr():
 def test_stored_network_loads():
     net = UNet.load(DIGITS)
     assert net.settings["channels"] == 1 and net(torch.zeros(2, 1, 8, 8), 0.5).abs().max() > 1e-3
-
-
-@given(levels=st.integers(2, 256), seed=st.integers(0, 9))
-@settings(deadline=None, max_examples=40)
-def test_dequantize_keeps_the_level(levels, seed):
-    k = torch.randint(levels, (200,), generator=gen(seed)).double()
-    x = dequantize(k, levels, gen(seed))
-    assert torch.equal(((x + 1) * levels / 2).floor(), k) and bool((x.abs() <= 1).all())
 
 
 @pytest.mark.parametrize("what, error, match", [
@@ -324,11 +311,10 @@ def test_dequantize_keeps_the_level(levels, seed):
     (lambda: as_eps(3, LinearBeta()), TypeError, "network"),
     (lambda: as_eps(lambda x, t: x[:1], LinearBeta(), "v")(torch.zeros(2, 3), torch.tensor(0.5)),
      ValueError, "prediction must have shape"),
-    (lambda: dequantize(torch.tensor([17.0]), 17), ValueError, "k must"),
-    (lambda: dequantize(torch.tensor([-1.0]), 17), ValueError, "k must"),
-    (lambda: dequantize(torch.tensor([0.5]), 17), ValueError, "k must"),
-    (lambda: dequantize(torch.tensor([3]), 17), TypeError, "k must"),
-    (lambda: dequantize(torch.tensor([0.0]), 1), ValueError, "levels")])
+    (lambda: Preconditioned(LinearBeta(), mlp()), TypeError, "network must be a function"),
+    (lambda: Preconditioned(mlp(), LinearBeta), TypeError, "schedule must be a schedule"),
+    (lambda: Preconditioned(lambda x, t: (x, x), LinearBeta())(torch.zeros(2, 3), 0.5), TypeError,
+     "network must return a torch.Tensor, got tuple")])
 def test_bad_input_is_refused(what, error, match):
     with pytest.raises(error, match=match): what()
 
@@ -336,5 +322,78 @@ def test_bad_input_is_refused(what, error, match):
 def test_input_stays_as_it_is():
     x, x0 = torch.randn(4, 3, generator=gen()), torch.ones(4, 3)
     copy = x.clone()
-    Preconditioned(mlp(), SubVP())(x, 0.5), dequantize(x0, 3), diffuse(SubVP(), x0, 0.5)
+    Preconditioned(mlp(), SubVP())(x, 0.5), diffuse(SubVP(), x0, 0.5)
     assert torch.equal(x, copy) and bool((x0 == 1).all())
+
+
+# --- Foreign networks, files, compilation
+
+class Foreign(torch.nn.Module):
+    """As networks of diffusers: dropout, an answer with a tensor `sample`, one dtype only."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 3)
+        self.drop = torch.nn.Dropout(0.5)
+
+    def forward(self, x, t):
+        assert x.dtype == t.dtype == torch.float32
+        return SimpleNamespace(sample=self.drop(self.layer(x)) * t.reshape(-1, 1))
+
+
+@pytest.mark.parametrize("t", [0.5, torch.tensor(0.5), torch.tensor(0.5, dtype=torch.float64),
+                               torch.full((4,), 0.5, dtype=torch.float64)], ids=str)
+def test_foreign_network_in_the_frame(t):
+    x, network = torch.randn(4, 3, generator=gen()), Foreign().eval()
+    got = Preconditioned(network, LinearBeta())(x, t)
+    assert got.dtype == torch.float32 and got.shape == x.shape
+    assert torch.equal(got, Preconditioned(lambda x, t: network(x, t).sample, LinearBeta())(x, t))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("network", [lambda: MLP(3, 8, 2, bandwidth=3, dtype=torch.float64),
+                                     lambda: UNet(2, (8, 16), generator=1)])
+def test_model_in_one_file(network, schedule, tmp_path):
+    model = Preconditioned(network(), schedule, 0.6)
+    torch.nn.init.normal_(model.network.last.weight, generator=gen())
+    model.save(tmp_path / "model")
+    again = Preconditioned.load(tmp_path / "model")
+    shape = (2, 3) if isinstance(model.network, MLP) else (2, 2, 8, 8)
+    x = torch.randn(shape, generator=gen(), dtype=model.network.last.weight.dtype)
+    assert torch.equal(again(x, 0.3), model(x, 0.3)) and type(again.schedule) is type(schedule)
+    other = Preconditioned.load(tmp_path / "model", schedule=Geometric(0.1, 3))
+    assert torch.equal(other(x, 0.3), Preconditioned(model.network, Geometric(0.1, 3), 0.6)(x, 0.3))
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x, 0.3), model(x, 0.3))
+
+
+def test_own_parts_of_a_model_must_be_given_again(tmp_path):
+    own = LogSNR(lambda t: 8 - 16 * t)
+    network = torch.nn.Linear(3, 3)
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x, t): return self.inner(x)
+    Preconditioned(Wrapped(), own).save(tmp_path / "own")
+    with pytest.raises(ValueError, match="network must be given: .* of class Wrapped"):
+        Preconditioned.load(tmp_path / "own")
+    with pytest.raises(ValueError, match="schedule must be given: .* of class LogSNR"):
+        Preconditioned.load(tmp_path / "own", Wrapped())
+    with pytest.raises(ValueError, match="does not fit this network"):
+        Preconditioned.load(tmp_path / "own", mlp(), own)
+    again = Preconditioned.load(tmp_path / "own", Wrapped(), own)
+    x = torch.randn(2, 3, generator=gen())
+    assert torch.equal(again(x, 0.5), Preconditioned(Wrapped(), own)(x, 0.5))
+
+
+@pytest.mark.parametrize("network, shape", [(lambda: MLP(3, 8, 2), (4, 3)),
+                                            (lambda: UNet(1, (8, 16)), (4, 1, 8, 8))])
+def test_networks_are_traced_without_a_break(network, shape):
+    net, x, t = network(), torch.randn(shape, generator=gen()), torch.tensor(0.5)
+    torch.nn.init.normal_(net.last.weight, generator=gen())
+    wanted = net(x, t)
+    torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="eager")(x, t), wanted)
+    torch.testing.assert_close(torch.export.export(net, (x, t)).module()(x, t), wanted)
+    one_by_one = torch.func.vmap(lambda z: net(z[None], t)[0])(x)
+    torch.testing.assert_close(one_by_one, wanted)

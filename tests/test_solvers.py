@@ -85,7 +85,7 @@ def test_states_are_the_grid_and_the_calls_are_counted(solver, schedule):
     assert [state.t for state in states] == [*grid.tolist(), 0.0]
     assert [state.nfe for state in states] == [*(CALLS[solver] * i for i in range(7)),
                                                6 * CALLS[solver] + 1]
-    assert len(seen) == states[-1].nfe and states[0].x is x
+    assert len(seen) == states[-1].nfe and torch.equal(states[0].x, x)
     assert min(seen) >= grid[-1] and max(seen) <= grid[0]
     assert all(bool(state.x.isfinite().all()) for state in states)
     last = solver(three.predictor(schedule), schedule, x, grid, denoise=True,
@@ -96,14 +96,53 @@ def test_states_are_the_grid_and_the_calls_are_counted(solver, schedule):
 @pytest.mark.parametrize("solver", SOLVERS, ids=name)
 def test_input_is_left_alone_and_no_graph_is_built(solver):
     schedule, layer = LinearBeta(), torch.nn.Linear(2, 2, dtype=F64)
-    x = noise(schedule, 3, 2).requires_grad_()
-    kept = x.detach().clone()
+    x = noise(schedule, 3, 2)
+    kept = x.clone()
     states = list(solver.states(lambda x, t: layer(x), schedule, x, time_grid(schedule, 4)))
-    assert torch.equal(x.detach(), kept) and not any(state.x.requires_grad for state in states[1:])
-    copies = [state.x.detach().clone() for state in states]
+    assert not any(state.x.requires_grad for state in states)
+    copies = [state.x.clone() for state in states]
     # states do not share memory
     assert len({tuple(copy.flatten().tolist()) for copy in copies}) == 5
     assert torch.is_grad_enabled()
+    states[0].x.zero_()
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=name)
+def test_a_lost_gradient_is_refused(solver):
+    schedule, layer = LinearBeta(), torch.nn.Linear(2, 2, dtype=F64)
+    x, grid = noise(schedule, 3, 2), time_grid(schedule, 4)
+    predict, message = lambda x, t: layer(x), "wants a gradient, which would be lost"
+    with pytest.raises(ValueError, match=f"{name(solver)}.differentiable"):
+        solver(predict, schedule, x.clone().requires_grad_(), grid)
+    with torch.no_grad():
+        solver(predict, schedule, x.clone().requires_grad_(), grid)
+    run = lambda z: solver(predict, schedule, z, grid).sum()
+    for transform in (torch.func.grad, torch.func.jacrev, lambda f: lambda z: torch.func.vjp(f, z)):
+        with pytest.raises(ValueError, match=message): transform(run)(x)
+    with pytest.raises(ValueError, match=message):
+        torch.func.grad(lambda p: solver(lambda x, t: p * x, schedule, x, grid).sum())(x[0, 0])
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=name)
+def test_gradients_of_the_differentiable_form(solver):
+    """By autograd, by torch.func and by central differences, in the start and in a parameter."""
+    schedule, x, p = LinearBeta(), noise(LinearBeta(), 3, 2), torch.tensor(0.7, dtype=F64)
+    grid = time_grid(schedule, 5)
+
+    def end(x, p, run=solver.differentiable):
+        network = lambda x, t: torch.tanh(p * x) + t
+        return run(network, schedule, x, grid, **streams(solver, 3)).sin().sum()
+    by_func = torch.func.grad(end, (0, 1))(x, p)
+    leaves = x.clone().requires_grad_(), p.clone().requires_grad_()
+    by_autograd = torch.autograd.grad(end(*leaves), leaves)
+    torch.testing.assert_close(by_func, by_autograd)
+    h, direction = 1e-6, torch.ones_like(x)
+    in_x, in_p = ((end(x + h * d, p + h * e) - end(x - h * d, p - h * e)) / (2 * h)
+                  for d, e in ((direction, 0.0), (0 * direction, 1.0)))
+    torch.testing.assert_close(by_func[0].sum(), in_x, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(by_func[1], in_p, rtol=1e-6, atol=1e-8)
+    assert torch.equal(end(x, p), end(x, p, solver)) and by_func[1] != 0
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=name)
@@ -400,7 +439,8 @@ def test_bad_argument_is_refused_at_the_door(solver, argument, value, error, mes
     (lambda x, t: x[:1], ValueError, "shape"), (lambda x, t: x[..., None], ValueError, "shape"),
     (lambda x, t: None, TypeError, "NoneType"), (lambda x, t: (x, x), TypeError, "tuple"),
     (lambda x, t: x / 0, ValueError, "NaN"), (lambda x, t: x + math.inf, ValueError, "NaN"),
-    (lambda x, t: x.double(), TypeError, "float32")])
+    (lambda x, t: x.long(), TypeError, "floating-point"), (lambda x, t: x > 0, TypeError, "bool"),
+    (lambda x, t: x + 0j, TypeError, "complex")])
 def test_bad_prediction_is_named(solver, answer, error, message):
     with pytest.raises(error, match=message):
         solver(answer, **GOOD)

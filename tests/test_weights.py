@@ -172,7 +172,7 @@ vp = LinearBeta()
     (lambda: weighted_loss(good, vp, z.long()), TypeError, "x must be float32 or float64"),
     (lambda: weighted_loss(good, vp, z, t_min=2.0), ValueError, "t_min must be finite and above 0 and "
                                                                 "below 1"),
-    (lambda: weighted_loss(lambda x, t: x[:2], vp, z), ValueError, "network must return shape"),
+    (lambda: weighted_loss(lambda x, t: x[:2], vp, z), ValueError, "predict must return shape"),
     (lambda: implied_weight(vp, "noise"), ValueError, "kind must be one of"),
     (lambda: is_monotone(sech, 3.0, -3.0), ValueError, "low must lie below high"),
     (lambda: is_monotone(sech, n=1), ValueError, "n must be at least 2"),

@@ -19,14 +19,25 @@ from .schedule import Schedule, check_grid, expand, noised
 from rbmdiff.foundations.core import (
     Stream,
     as_generator,
+    check_batch,
     check_count,
     check_number,
     check_tensor,
     normal,
+    refuse_gradients,
+    without_graph,
 )
 from ..foundations.train import Step, TrainState
 
 # %% ../../nbs/diffusion/ddpm.ipynb #9e2b3d4c
+def _check_betas(betas: Tensor) -> None:
+    """`betas` must be [T] in (0, 1): after a beta of 1 nothing is left of the data."""
+    check_tensor("betas", betas)
+    if betas.ndim != 1: raise ValueError(f"betas must have shape [T], got {list(betas.shape)}")
+    outside = betas[(betas <= 0) | (betas >= 1)]
+    if len(outside): raise ValueError(f"betas must lie in (0, 1), got {outside[0]:g}")
+
+
 def _check_times(times: Tensor, steps: int) -> Tensor:
     """`times` in float64 on the CPU: `steps` + 1 of them, rising strictly from 0 to at most 1."""
     check_tensor("times", times)
@@ -46,10 +57,7 @@ class Chain:
     """
 
     def __init__(self, betas: Tensor, times: Tensor | None = None):
-        check_tensor("betas", betas)
-        if betas.ndim != 1 or not bool(((betas > 0) & (betas < 1)).all()):
-            raise ValueError(f"betas must have shape [T] and lie in (0, 1), "
-                             f"got shape {list(betas.shape)}")
+        _check_betas(betas)
         self.betas = betas.detach().double().cpu()
         self.steps = len(betas)
         if times is None: times = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
@@ -156,7 +164,7 @@ def _drawn_terms(network: CheckedNetwork, chain: Chain, x0: Tensor,
     return steps, 0.5 * (error / width + constant)  # [eq-ddpm-bound]
 
 # %% ../../nbs/diffusion/ddpm.ipynb #26ca78ce
-@torch.no_grad()
+@without_graph("detach it, or take simple_loss, which carries gradients")
 def variational_bound(predict: Predict, chain: Chain, x0: Tensor, generator: Stream = None,
                       sets: int = 1) -> Bound:
     """Bound on log p(x_0) for `x0` [B, ...], in nats, term by term [eq-ddpm-bound] [eq-ddpm-kl].
@@ -165,11 +173,12 @@ def variational_bound(predict: Predict, chain: Chain, x0: Tensor, generator: Str
     at all levels, T calls each; their spread gives `stderr`, which is NaN for one. Raises TypeError or
     ValueError for bad data or a bad prediction. Source: Sohl-Dickstein et al. (2015), Ho et al. (2020).
     """
-    check_tensor("x0", x0)
+    check_batch("x0", x0)
     check_count("sets", sets)
-    generator = as_generator(generator, x0)
+    generator = as_generator(generator, x0, len(x0))
     network = CheckedNetwork(predict)
     draws = [_drawn_terms(network, chain, x0, generator) for _ in range(sets)]
+    network.settle()
     steps, data = (torch.stack(parts) for parts in zip(*draws))
     prior = _prior_term(chain, x0)
     stderr = torch.full_like(prior, math.nan)
@@ -178,15 +187,14 @@ def variational_bound(predict: Predict, chain: Chain, x0: Tensor, generator: Str
     return Bound(prior, steps.sum(0), data.mean(0), stderr, steps)
 
 # %% ../../nbs/diffusion/ddpm.ipynb #9f581616
-def _random_levels(n: int, steps: int, generator: Stream) -> Tensor:
+def _random_levels(n: int, steps: int,
+                   generator: torch.Generator | tuple[torch.Generator, ...] | None) -> Tensor:
     """`n` independent levels, uniform on 1 ... `steps`, int64 on the CPU [eq-ddpm-simple]."""
     if isinstance(generator, torch.Generator):
         k = torch.randint(1, steps + 1, (n,), generator=generator,
                           device=generator.device)  # [eq-ddpm-simple]
         return k.cpu()
     if generator is None: return torch.randint(1, steps + 1, (n,), device="cpu")  # [eq-ddpm-simple]
-    if not isinstance(generator, tuple) or len(generator) != n:
-        raise ValueError(f"generator must hold {n} streams, one a sample")
     return torch.cat([_random_levels(1, steps, g) for g in generator])
 
 # %% ../../nbs/diffusion/ddpm.ipynb #a1d752e0
@@ -197,11 +205,11 @@ def simple_loss(network: Predict, chain: Chain, x0: Tensor, generator: Stream = 
     times [B] of the levels. Raises TypeError or ValueError for bad data or a bad prediction. Source: Ho
     et al. (2020), algorithm 1.
     """
-    check_tensor("x0", x0)
-    generator = as_generator(generator, x0)
+    check_batch("x0", x0)
+    generator = as_generator(generator, x0, len(x0))
     k = _random_levels(len(x0), chain.steps, generator)
     x, eps = jump(chain, x0, k, generator)
-    prediction = CheckedNetwork(network, "network")(x, chain.times[k].to(x))
+    prediction = CheckedNetwork(network, "network", learning=True)(x, chain.times[k].to(x))
     return (eps - prediction).square().flatten(1).sum(1)  # [eq-ddpm-simple]
 
 
@@ -247,24 +255,27 @@ def _walk(chain: Chain, levels: Tensor | None, eta: float) -> Tensor:
     return levels
 
 # %% ../../nbs/diffusion/ddpm.ipynb #901869d7
-@torch.no_grad()
 def sample_chain(predict: Predict, chain: Chain, x: Tensor, levels: Tensor | None = None,
-                 eta: float = 1.0, generator: Stream = None) -> Tensor:
+                 eta: float = 1.0, generator: Stream = None, differentiable: bool = False) -> Tensor:
     """Walk from `x` [B, ...] at the first of `levels` to the last, by default T ... 0 [eq-ddpm-ddim].
 
     `eta` = 1 is algorithm 2 of Ho et al. (2020) [eq-ddpm-sampling], 0 the deterministic map; rising
-    levels, which need `eta` = 0 and start above 0, encode. `predict(x, t)` is the noise in x. Raises
-    TypeError or ValueError for levels that do not run one way within 0 ... T, another `eta`, or a
-    prediction of the wrong shape, NaN or infinite.
+    levels, which need `eta` = 0 and start above 0, encode. `predict(x, t)` is the noise in x. The result
+    has a graph only if `differentiable`. Raises TypeError or ValueError for levels that do not run one
+    way within 0 ... T, another `eta`, a bad prediction, or an `x` whose gradient would be lost.
     """
-    check_tensor("x", x)
-    generator = as_generator(generator, x)
+    check_batch("x", x)
+    generator = as_generator(generator, x, len(x))
+    if not differentiable: refuse_gradients("sample_chain", "say differentiable=True, or detach it", x)
     network = CheckedNetwork(predict)
     levels = _walk(chain, levels, eta)
     coefficients = ddim_coefficients(chain.alphas[levels], chain.sigmas[levels], eta)
-    for k, (of_x, of_eps, of_z) in zip(levels.tolist(), torch.stack(coefficients, 1).tolist()):
-        x = of_x * x + of_eps * network(x, chain.times[k].to(x))  # [eq-ddpm-ddim]
-        if of_z: x = x + of_z * normal(x.shape, x, generator)
+    with torch.set_grad_enabled(differentiable):
+        x = x.clone()
+        for k, (of_x, of_eps, of_z) in zip(levels.tolist(), torch.stack(coefficients, 1).tolist()):
+            x = of_x * x + of_eps * network(x, chain.times[k].to(x))  # [eq-ddpm-ddim]
+            if of_z: x = x + of_z * normal(x.shape, x, generator)
+    network.settle()
     return x
 
 # %% ../../nbs/diffusion/ddpm.ipynb #297a8b2d

@@ -8,13 +8,13 @@ small variance.
 __all__ = ['Levels', 'uniform_time', 'uniform_log_snr', 'low_discrepancy', 'AdaptiveLevels', 'elbo']
 
 # %% ../../nbs/diffusion/elbo.ipynb #043349d4
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import math
 
 import torch
 from torch import Tensor
 
-from .objective import Bound, Predict, denoising_loss
+from .objective import Bound, CheckedNetwork, Predict, denoising_loss
 from .schedule import Schedule
 from rbmdiff.foundations.core import (
     Stream,
@@ -23,7 +23,9 @@ from rbmdiff.foundations.core import (
     check_count,
     check_number,
     check_tensor,
+    stream_device,
     uniform,
+    without_graph,
 )
 
 # %% ../../nbs/diffusion/elbo.ipynb #caf8f811
@@ -77,8 +79,7 @@ def low_discrepancy(n: int, generator: Stream = None, rows: tuple[int, ...] = ()
     TypeError or ValueError for a bad count or stream. Source: Kingma et al. (2021).
     """
     check_count("n", n)
-    first = next(iter(generator), None) if isinstance(generator, Sequence) else generator
-    like = torch.empty(0, dtype=torch.float64, device=getattr(first, "device", None))
+    like = torch.empty(0, dtype=torch.float64, device=stream_device(generator))
     u = uniform((*rows, 1), like, as_generator(generator, like), dim=-2).cpu()
     return (u + torch.arange(n, dtype=torch.float64) / n) % 1  # [eq-elbo-low-discrepancy]
 
@@ -136,7 +137,7 @@ class AdaptiveLevels:
         return schedule.t_of_log_snr(log_snr.clamp(low, high)), volume
 
 # %% ../../nbs/diffusion/elbo.ipynb #95ec466e
-@torch.no_grad()
+@without_graph("detach it, or take weighted_loss, which carries gradients")
 def elbo(predict: Predict, schedule: Schedule, x: Tensor, t_min: float = 1e-3, n: int = 32,
          sets: int = 4,
          levels: Levels = uniform_log_snr, generator: Stream = None) -> Bound:
@@ -151,12 +152,20 @@ def elbo(predict: Predict, schedule: Schedule, x: Tensor, t_min: float = 1e-3, n
     check_number("t_min", t_min, above=0, below=1)
     check_count("n", n)
     check_count("sets", sets, 2)
-    generator = as_generator(generator, x)
+    draws = _draws(CheckedNetwork(predict), schedule, x, t_min, n, sets, levels,
+                   as_generator(generator, x, len(x)))
+    stderr = draws.std(0) / math.sqrt(sets)
+    return Bound(_prior_term(schedule, x), draws.mean(0), _gaussian_term(schedule, x, t_min), stderr)
+
+# %% ../../nbs/diffusion/elbo.ipynb #d392d19c
+def _draws(network: CheckedNetwork, schedule: Schedule, x: Tensor, t_min: float, n: int, sets: int,
+           levels: Levels, generator: Stream) -> Tensor:
+    """The diffusion term [sets, B] by each of the `sets`."""
     draws = torch.zeros(sets, len(x), dtype=torch.float64, device=x.device)
     for draw, u in zip(draws, low_discrepancy(n, generator, (sets, len(x)))):
         for column in u.T.contiguous():
             t, volume = levels(schedule, column, t_min)
-            error = denoising_loss(predict, schedule, x, t, generator=generator)
+            error = denoising_loss(network, schedule, x, t, generator=generator)
             draw += volume.to(x.device) / 2 * error / n  # [eq-elbo-diffusion]
-    stderr = draws.std(0) / math.sqrt(sets)
-    return Bound(_prior_term(schedule, x), draws.mean(0), _gaussian_term(schedule, x, t_min), stderr)
+    network.settle()
+    return draws

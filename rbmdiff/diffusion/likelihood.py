@@ -6,14 +6,14 @@ its densities without noise.
 
 # %% auto #0
 __all__ = ['Trace', 'velocity', 'transport', 'Likelihood', 'log_likelihood', 'probe_variance',
-           'cell_log_prob', 'bits_per_dimension']
+           'dequantize', 'cell_log_prob', 'nats_to_bits', 'bits_per_dimension']
 
 # %% ../../nbs/diffusion/likelihood.ipynb #f5081323
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 import math
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torchdiffeq import odeint
 from .objective import CheckedNetwork, Predict
 from .schedule import Schedule, expand
 from rbmdiff.foundations.core import (
+    Estimate,
     Stream,
     as_generator,
     check_batch,
@@ -30,9 +31,15 @@ from rbmdiff.foundations.core import (
     check_count,
     check_number,
     check_tensor,
+    holds,
+    in_transform,
     log_mean_exp,
     normal,
+    refuse_gradients,
+    uniform,
+    without_graph,
 )
+from ..foundations.train import progress_bar
 
 # %% ../../nbs/diffusion/likelihood.ipynb #a60a9e77
 def velocity(predict: Predict, schedule: Schedule, x: Tensor, t: Tensor | float) -> Tensor:
@@ -44,8 +51,8 @@ def velocity(predict: Predict, schedule: Schedule, x: Tensor, t: Tensor | float)
     check_tensor("x", x)
     if not isinstance(t, Tensor):
         t = torch.tensor(t, dtype=x.dtype, device=x.device)
-    if not bool((t > 0).all()): raise ValueError(f"t must be positive, got {float(t.min()):g}")
-    eps = CheckedNetwork(predict)(x, t)
+    if not holds(t > 0): raise ValueError(f"t must be positive, got {float(t.min()):g}")
+    eps = CheckedNetwork(predict)(x.clone(), t)
     pull = schedule.diffusion(t) ** 2 / (2 * schedule.sigma(t))  # [eq-likelihood-flow]
     return expand(schedule.drift(t), x) * x + expand(pull, x) * eps  # [eq-likelihood-flow]
 
@@ -55,6 +62,7 @@ class _Flow:
 
     def __init__(self, predict: Predict, schedule: Schedule):
         self.network = CheckedNetwork(predict)
+        self.backward = 0
         self.schedule = schedule
         self.top = float(schedule.rho(1.0))
 
@@ -63,6 +71,7 @@ class _Flow:
         t = min(float(self.schedule.t_of_rho(min(math.tan(angle), self.top))), 1.0)
         return t, math.hypot(float(self.schedule.alpha(t)), float(self.schedule.sigma(t)))
 
+    # %% ../../nbs/diffusion/likelihood.ipynb #2660b8bd
     def velocity(self, angle: float, y: Tensor) -> Tensor:
         """dy / d angle, the v-prediction [eq-likelihood-circle]."""
         t, radius = self.place(angle)
@@ -76,20 +85,29 @@ class _Flow:
         return cast(Tensor, path)[-1]
 
     # %% ../../nbs/diffusion/likelihood.ipynb #57cd102c
+    def passes(self) -> Tensor:
+        """Passes through the network so far [2], forward and backward."""
+        return torch.tensor([self.network.nfe, self.backward])
+
     def trace(self, angle: float, y: Tensor, vectors: Tensor,
               exact: bool) -> tuple[Tensor, Tensor]:
         """Noise in `y`, and radius times the trace of its Jacobian: [B, 1], or one estimate a probe [B,
         P].
         """
         t, radius = self.place(angle)
+        if in_transform():
+            raise ValueError("log_likelihood takes derivatives by autograd, which do not work inside "
+                             "grad, vjp or vmap of torch.func")
         with torch.enable_grad():
             x = (radius * y).detach().requires_grad_()
             eps = self.network(x, t)
         if not eps.requires_grad:
             raise ValueError("predict must be differentiable in x: its result has no graph")
         products = radius * _products(eps, x, vectors)
+        self.backward += len(vectors)
         return eps.detach(), products.sum(1, keepdim=True) if exact else products
 
+    # %% ../../nbs/diffusion/likelihood.ipynb #e69a6243
     def spread(self, angle: float, y: Tensor, vectors: Tensor,
                exact: bool) -> tuple[Tensor, Tensor]:
         """dy / d angle, and its divergence as `trace` gives it [eq-likelihood-change]."""
@@ -122,19 +140,25 @@ def _check(x: Tensor, times: tuple[float, ...], steps: int, tolerance: float | N
     check_number("tolerance", tolerance, least=32 * torch.finfo(x.dtype).eps, below=1)
 
 # %% ../../nbs/diffusion/likelihood.ipynb #9c22a6f6
-@torch.no_grad()
 def transport(predict: Predict, schedule: Schedule, x: Tensor, t: float, s: float,
-              steps: int = 64, tolerance: float | None = None) -> Tensor:
+              steps: int = 64, tolerance: float | None = None, differentiable: bool = False) -> Tensor:
     """Where the probability flow carries `x` [B, ...] from time `t` to `s`, both in (0, 1]
     [eq-likelihood-circle].
 
     From data to noise it encodes, from noise to data it decodes. `steps` of order four, equal in the
     angle, for the whole batch; with `tolerance` one sample after the other, in steps whose estimated
-    error stays below it. Raises TypeError or ValueError for bad input.
+    error stays below it. The result has a graph only if `differentiable`. Raises TypeError or ValueError
+    for bad input, and for an `x` whose gradient would be lost.
     """
     _check(x, (t, s), steps, tolerance)
-    flow = _Flow(predict, schedule)
-    start, end = (math.atan(float(schedule.rho(time))) for time in (t, s))
+    if not differentiable: refuse_gradients("transport", "say differentiable=True, or detach it", x)
+    with torch.set_grad_enabled(differentiable):
+        return _carry(_Flow(predict, schedule), x, t, s, steps, tolerance)
+
+# %% ../../nbs/diffusion/likelihood.ipynb #82a8fe46
+def _carry(flow: _Flow, x: Tensor, t: float, s: float, steps: int, tolerance: float | None) -> Tensor:
+    """What `transport` returns."""
+    start, end = (math.atan(float(flow.schedule.rho(time))) for time in (t, s))
     if start == end: return x.clone()
     y = x / flow.place(start)[1]
 
@@ -144,6 +168,7 @@ def transport(predict: Predict, schedule: Schedule, x: Tensor, t: float, s: floa
         y = flow.follow(y, start, end, steps)
     else:
         y = torch.cat([_adaptive(field, (row,), start, end, tolerance)[0] for row in y.split(1)])
+    flow.network.settle()
     return flow.place(end)[1] * y
 
 # %% ../../nbs/diffusion/likelihood.ipynb #966632b2
@@ -154,14 +179,29 @@ def _products(eps: Tensor, x: Tensor, vectors: Tensor) -> Tensor:
     """v · (d eps / d x) v, [B, P] in float64, for `vectors` [P, B, ...] [eq-likelihood-hutchinson]."""
     parts = []
     for v in vectors.split(max(1, _ROWS // len(x))):
-        vJ, = torch.autograd.grad(eps, x, v, retain_graph=True, is_grads_batched=True, allow_unused=True)
-        if vJ is None:
-            raise ValueError("predict must depend on x: there is no way from its result back to x")
+        vJ = _pulled_back(eps, x, v)
         parts.append((vJ * v).flatten(2).sum(2, dtype=torch.float64))  # [eq-likelihood-hutchinson]
     return torch.cat(parts).T
 
+
+def _pulled_back(eps: Tensor, x: Tensor, vectors: Tensor) -> Tensor:
+    """v (d eps / d x) for `vectors` [P, B, ...]: at once, or in turn where a backward cannot do that."""
+    try:
+        vJ, = torch.autograd.grad(eps, x, vectors, retain_graph=True, is_grads_batched=True,
+                                  allow_unused=True)
+    except RuntimeError:  # a backward that vmap does not know
+        rows = [torch.autograd.grad(eps, x, v, retain_graph=True, allow_unused=True) for v in vectors]
+        vJ = None if rows[0][0] is None else torch.stack([row[0] for row in rows])
+    if vJ is not None: return vJ
+    raise ValueError("predict must depend on x: there is no way from its result back to x")
+
 # %% ../../nbs/diffusion/likelihood.ipynb #78720900
 Trace = Literal["exact", "rademacher", "gaussian"]
+
+
+def _default_trace(x: Tensor) -> Trace:
+    """The exact trace up to 64 dimensions, four times the default probes; random signs above."""
+    return "exact" if x[0].numel() <= 64 else "rademacher"
 
 
 def _vectors(x: Tensor, trace: Trace, probes: int, generator: Stream) -> Tensor:
@@ -175,42 +215,44 @@ def _vectors(x: Tensor, trace: Trace, probes: int, generator: Stream) -> Tensor:
 
 # %% ../../nbs/diffusion/likelihood.ipynb #ce8d7f19
 def _fixed(flow: _Flow, y: Tensor, start: float, end: float, nodes: int, steps: int,
-           draw: Callable[[Tensor], Tensor], exact: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """End of the path of `y`, integral of its divergence [B, P], calls [B]
+           draw: Callable[[Tensor], Tensor], exact: bool,
+           progress: bool | None) -> tuple[Tensor, Tensor, Tensor]:
+    """End of the path of `y`, integral of its divergence [B, P], passes forward and backward [B, 2]
     [eq-likelihood-quadrature].
     """
     places, weights = np.polynomial.legendre.leggauss(nodes)
     half = (end - start) / 2
-    before = flow.network.nfe
+    before = flow.passes()
     here = start
     volume = torch.zeros((), dtype=torch.float64, device=y.device)
-    for place, weight in zip(places.tolist(), weights.tolist()):
+    rule = list(zip(places.tolist(), weights.tolist()))
+    for place, weight in progress_bar(rule, progress, unit="node"):
         there = start + half * (1 + place)
         y = flow.follow(y, here, there, steps)
         here = there
         divergence = flow.spread(there, y, draw(y), exact)[1]
         volume = volume + half * weight * divergence  # [eq-likelihood-quadrature]
     y = flow.follow(y, here, end, steps)
-    return y, volume, torch.full((len(y),), flow.network.nfe - before)
+    return y, volume, (flow.passes() - before).expand(len(y), 2)
 
 # %% ../../nbs/diffusion/likelihood.ipynb #7ac254db
-def _one_by_one(flow: _Flow, y: Tensor, start: float, end: float, tolerance: float,
-                vectors: Tensor, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _one_by_one(flow: _Flow, y: Tensor, start: float, end: float, tolerance: float, vectors: Tensor,
+                exact: bool, progress: bool | None) -> tuple[Tensor, Tensor, Tensor]:
     """As `_fixed`, with path and volume of one sample after the other: no step may depend on the
     batch.
     """
     rows = []
-    for b, row in enumerate(y.split(1)):
+    for b, row in enumerate(progress_bar(y.split(1), progress, unit="sample")):
         v = vectors[:, b:b + 1]
-        before = flow.network.nfe
+        before = flow.passes()
 
         def field(angle: float, y: Tensor, _: Tensor, v: Tensor = v) -> tuple[Tensor, ...]:
             return tuple(part.to(y) for part in flow.spread(angle, y, v, exact))
         zero = row.new_zeros(1, 1 if exact else len(v))
         path, volume = _adaptive(field, (row, zero), start, end, tolerance)
-        rows.append((path, volume, torch.tensor([flow.network.nfe - before])))
-    y, volume, nfe = (torch.cat(part) for part in zip(*rows))
-    return y, volume.double(), nfe
+        rows.append((path, volume, (flow.passes() - before)[None]))
+    y, volume, passes = (torch.cat(part) for part in zip(*rows))
+    return y, volume.double(), passes
 
 # %% ../../nbs/diffusion/likelihood.ipynb #78edfc9b
 @dataclass(frozen=True)
@@ -220,7 +262,8 @@ class Likelihood:
     `log_prob` is the log density of data with noise of standard deviation sigma / alpha at t_min added,
     `stderr` its standard error from the probes (0 if the trace is exact), `prior` its part from the end
     of the path, `truncation` an estimate of what the log density of the data themselves has more;
-    `latent` is x_1 [B, ...]; `nfe` counts the calls of the network for each sample.
+    `latent` is x_1 [B, ...]. `nfe` counts the calls of the network for each sample, `backward` its
+    products of a vector and a Jacobian, of about the cost of a call each.
     """
     log_prob: Tensor
     stderr: Tensor
@@ -228,6 +271,7 @@ class Likelihood:
     truncation: Tensor
     latent: Tensor
     nfe: Tensor
+    backward: Tensor
 
 
 def _normal_log_prob(y: Tensor) -> Tensor:
@@ -246,45 +290,52 @@ def _truncation(flow: _Flow, start: float, y: Tensor, vectors: Tensor, exact: bo
 
 # %% ../../nbs/diffusion/likelihood.ipynb #19c15d85
 def _along(flow: _Flow, x: Tensor, t_min: float, nodes: int, steps: int, tolerance: float | None,
-           draw: Callable[[Tensor], Tensor], exact: bool) -> Likelihood:
+           draw: Callable[[Tensor], Tensor], exact: bool, progress: bool | None) -> Likelihood:
     """The likelihoods of `x` from paths that begin at `t_min`, with vectors for the trace from
     `draw`.
     """
     start, end = (math.atan(float(flow.schedule.rho(time))) for time in (t_min, 1.0))
     y = math.cos(start) * x
     truncation = _truncation(flow, start, y, draw(y), exact)
+    first = flow.passes()
     if tolerance is None:
-        y, volume, nfe = _fixed(flow, y, start, end, nodes, steps, draw, exact)
+        y, volume, passes = _fixed(flow, y, start, end, nodes, steps, draw, exact, progress)
     else:
-        y, volume, nfe = _one_by_one(flow, y, start, end, tolerance, draw(y), exact)
+        y, volume, passes = _one_by_one(flow, y, start, end, tolerance, draw(y), exact, progress)
+    flow.network.settle()
+    nfe, backward = (first + passes).T
     prior = _normal_log_prob(y)
     volume = volume + x[0].numel() * math.log(math.cos(start))
     stderr = torch.zeros_like(prior) if exact else volume.std(1) / math.sqrt(volume.shape[1])
     log_prob = prior + volume.mean(1)  # [eq-likelihood-volume]
-    return Likelihood(log_prob, stderr, prior, truncation, flow.place(end)[1] * y, nfe + 1)
+    latent = flow.place(end)[1] * y
+    return Likelihood(log_prob, stderr, prior, truncation, latent, nfe, backward)
 
 # %% ../../nbs/diffusion/likelihood.ipynb #2d9796c1
-@torch.no_grad()
+@without_graph()
 def log_likelihood(predict: Predict, schedule: Schedule, x: Tensor, t_min: float = 1e-3, nodes: int = 32,
-                   steps: int = 1, tolerance: float | None = None, trace: Trace = "exact",
-                   probes: int = 16,
-                   generator: Stream = None) -> Likelihood:
+                   steps: int = 1, tolerance: float | None = None, trace: Trace | None = None,
+                   probes: int = 16, generator: Stream = None,
+                   progress: bool | None = None) -> Likelihood:
     """Log-likelihood of data `x` [B, ...] under the probability flow of `predict`(x, t) -> eps
     [eq-likelihood-volume].
 
     `nodes` traces and `steps` steps of order four between two; or, with `tolerance`, one sample after
-    the other, in steps of less estimated error. `trace` by unit vectors, or by `probes` random ones; one
-    `generator`, or B of them. Raises TypeError or ValueError for bad input. Source: Grathwohl et al.
-    (2019), Song et al. (2021).
+    the other, in steps of less estimated error. `trace` by unit vectors, 'exact', or by `probes` random
+    ones; None is exact up to 64 dimensions and 'rademacher' above. `generator` may be B of them;
+    `progress` shows a bar (None: in a terminal or a notebook). Raises TypeError or ValueError for bad
+    input. Source: Grathwohl et al. (2019), Song et al. (2021).
     """
     _check(x, (t_min,), steps, tolerance)
     check_number("t_min", t_min, above=0, below=1)
     check_count("nodes", nodes)
+    trace = trace or _default_trace(x)
     check_choice("trace", trace, get_args(Trace))
     check_count("probes", probes, 2)
-    draw = partial(_vectors, trace=trace, probes=probes, generator=as_generator(generator, x))
+    generator = as_generator(generator, x, len(x))
+    draw = partial(_vectors, trace=trace, probes=probes, generator=generator)
     flow = _Flow(predict, schedule)
-    return _along(flow, x, t_min, nodes, steps, tolerance, draw, trace == "exact")
+    return _along(flow, x, t_min, nodes, steps, tolerance, draw, trace == "exact", progress)
 
 # %% ../../nbs/diffusion/likelihood.ipynb #b53f1fa9
 def probe_variance(A: Tensor, trace: Trace = "rademacher") -> Tensor:
@@ -305,6 +356,22 @@ def probe_variance(A: Tensor, trace: Trace = "rademacher") -> Tensor:
     return 2 * (squares
                 - S.diagonal(dim1=-2, dim2=-1).square().sum(-1))  # [eq-likelihood-probe-variance]
 
+# %% ../../nbs/diffusion/likelihood.ipynb #81cbfd1d
+def dequantize(k: Tensor, levels: int, generator: Stream = None) -> Tensor:
+    """Grey levels `k` [...], 0 to `levels` - 1, spread over [-1, 1] [eq-likelihood-dequantize].
+
+    `k` holds whole numbers, as floats. Every level fills an interval of width 2 / levels, uniformly; a
+    state of D pixels a volume (2 / levels)^D. Raises TypeError or ValueError for other numbers.
+    `generator` lives on the device of `k`. Source: Theis et al. (2016).
+    """
+    check_tensor("k", k)
+    check_count("levels", levels, 2)
+    if not holds((k >= 0) & (k < levels) & (k == k.round())):
+        raise ValueError(f"k must hold whole numbers 0 to {levels - 1}, "
+                         f"got values in [{k.min():g}, {k.max():g}]")
+    u = uniform(k.shape, k, as_generator(generator, k, len(k) if k.ndim else 1))
+    return 2 * (k + u) / levels - 1  # [eq-likelihood-dequantize]
+
 # %% ../../nbs/diffusion/likelihood.ipynb #71d78289
 def cell_log_prob(log_prob: Tensor, dims: int, levels: int) -> Tensor:
     """Log probability [...] of grey levels from log densities [M, ...] at M dequantisations
@@ -321,10 +388,36 @@ def cell_log_prob(log_prob: Tensor, dims: int, levels: int) -> Tensor:
     return log_mean_exp(log_prob) + dims * math.log(2 / levels)  # [eq-likelihood-cell]
 
 
-def bits_per_dimension(nats: Tensor, dims: int) -> Tensor:
+def nats_to_bits(nats: Tensor, dims: int) -> Tensor:
     """Bits a dimension of a code for data of log probability `nats` [...] in `dims` dimensions
     [eq-likelihood-bits].
     """
     check_tensor("nats", nats)
     check_count("dims", dims)
     return -nats / (dims * math.log(2))  # [eq-likelihood-bits]
+
+# %% ../../nbs/diffusion/likelihood.ipynb #b90cca58
+def bits_per_dimension(predict: Predict, schedule: Schedule, k: Tensor, levels: int = 256,
+                       draws: int = 1, batch: int = 100, generator: Stream = None,
+                       progress: bool | None = None, **options: Any) -> Estimate:
+    """Mean bits per dimension, with its error, of images `k` [N, ...], N > 1 [eq-likelihood-bits].
+
+    `k` holds whole numbers 0 to `levels` - 1 of any dtype; `predict` was trained on what `dequantize`
+    makes of them, and gets float32 unless `k` is float64. `draws` dequantisations an image
+    [eq-likelihood-cell], `batch` images at once; `options` go to `log_likelihood`. The error is that of
+    the mean over the images. Raises TypeError or ValueError for bad input.
+    """
+    if isinstance(k, Tensor) and not k.is_floating_point(): k = k.float()
+    check_batch("k", k)
+    if len(k) < 2: raise ValueError("k must hold at least two images, for an error of their mean")
+    check_count("draws", draws)
+    check_count("batch", batch)
+    generator = as_generator(generator, k, len(k))
+    rows = []
+    for part in progress_bar(torch.arange(len(k)).split(batch), progress, unit="batch"):
+        own = tuple(generator[i] for i in part) if isinstance(generator, tuple) else generator
+        runs = [log_likelihood(predict, schedule, dequantize(k[part], levels, own), generator=own,
+                               progress=False, **options) for _ in range(draws)]
+        log_p = torch.stack([run.log_prob for run in runs])
+        rows.append(cell_log_prob(log_p, k[0].numel(), levels))
+    return Estimate.of(nats_to_bits(torch.cat(rows), k[0].numel()))

@@ -6,16 +6,20 @@ between them, norms and weights, and the floor of the loss.
 
 # %% auto #0
 __all__ = ['Predict', 'norm_squared', 'conditional_score', 'empirical_score', 'irreducible_loss',
-           'noise_weight', 'CheckedNetwork', 'denoising_loss', 'uniform_times', 'denoising_step',
-           'Bound']
+           'noise_weight', 'CheckedNetwork', 'check_answer', 'modules_in', 'denoising_loss',
+           'uniform_times', 'denoising_step', 'Bound']
 
 # %% ../../nbs/diffusion/objective.ipynb #d7483b17
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import get_args
+from functools import partial
+from inspect import getclosurevars
+from types import FunctionType, MethodType
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from .schedule import Prediction, Schedule, expand, noised
 from rbmdiff.foundations.core import (
@@ -26,7 +30,11 @@ from rbmdiff.foundations.core import (
     check_count,
     check_number,
     check_tensor,
+    holds,
     is_finite,
+    is_traced,
+    refuse_gradients,
+    stream_device,
     uniform,
 )
 from ..foundations.train import Step, TrainState
@@ -68,7 +76,7 @@ def conditional_score(eps: Tensor, sigma: Tensor | float) -> Tensor:
     check_batch("eps", eps)
     sigma = torch.as_tensor(sigma, dtype=eps.dtype, device=eps.device)
     if sigma.ndim < 2:
-        if not bool((sigma > 0).all()): raise ValueError(f"sigma must be positive, got {sigma.min():g}")
+        if not holds(sigma > 0): raise ValueError(f"sigma must be positive, got {sigma.min():g}")
         return -eps / expand(sigma, eps)  # [eq-objective-conditional-score]
     check_batch("sigma", sigma, torch.Size([eps.shape[-1]] * 2))
     noise, info = torch.linalg.solve_ex(sigma.mT, eps.mT)
@@ -89,7 +97,7 @@ def empirical_score(x: Tensor, data: Tensor, alpha: Tensor | float, sigma: Tenso
     z = x.flatten(1).double()
     a = expand(alpha, z)
     s = expand(sigma, z)
-    if not bool((s > 0).all()): raise ValueError(f"sigma must be positive, got {s.min():g}")
+    if not holds(s > 0): raise ValueError(f"sigma must be positive, got {s.min():g}")
     logits = (a / s**2) * (z @ points.mT - a * points.square().sum(1) / 2)
     mean = logits.softmax(1) @ points
     return (-(z - a * mean) / s**2).to(x.dtype).reshape(x.shape)  # [eq-objective-minimiser]
@@ -103,7 +111,7 @@ def irreducible_loss(score: Tensor, sigma: Tensor | float, A: Tensor | None = No
     TypeError or ValueError like `norm_squared`.
     """
     sigma = torch.as_tensor(sigma, dtype=score.dtype, device=score.device)
-    if not bool((sigma > 0).all()): raise ValueError(f"sigma must be positive, got {sigma.min():g}")
+    if not holds(sigma > 0): raise ValueError(f"sigma must be positive, got {sigma.min():g}")
     explained = norm_squared(score, A)
     trace = score[0].numel() if A is None else A.diagonal(dim1=-2, dim2=-1).sum(-1)
     return trace / sigma**2 - explained  # [eq-objective-omega]
@@ -119,7 +127,7 @@ def noise_weight(kind: Prediction, alpha: Tensor, sigma: Tensor) -> Tensor:
     if kind == "eps": return torch.ones_like(alpha)
     if kind == "score": return sigma**2  # [eq-objective-balance]
     if kind == "v": return (alpha / (alpha**2 + sigma**2)) ** 2  # [eq-objective-weights]
-    if not bool((sigma > 0).all()):
+    if not holds(sigma > 0):
         raise ValueError("sigma must be positive to find the noise from x0, got 0")
     return (alpha / sigma) ** 2  # [eq-objective-weights]
 
@@ -129,44 +137,151 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 # %% ../../nbs/diffusion/objective.ipynb #f529a6bf
 class CheckedNetwork:
-    """`predict` with its calls counted in `nfe` and its answers checked; errors call it `name`."""
+    """`predict` with its calls counted in `nfe` and its answers checked; errors call it `name`.
 
-    def __init__(self, predict: Predict, name: str = "predict"):
-        if not callable(predict):
-            raise TypeError(f"{name} must be callable, got {type(predict).__name__}")
+    A network is asked in evaluation mode, without dropout, and has its own mode back after each call;
+    unless it is `learning`. That holds for every module that `modules_in` finds in `predict`; what hides
+    deeper must be put into evaluation mode by the caller. Raises TypeError for what cannot be called.
+    """
+
+    def __init__(self, predict: Predict, name: str = "predict", learning: bool = False):
+        if not callable(predict) or isinstance(predict, type):
+            got = f"the class {predict!r}" if isinstance(predict, type) else type(predict).__name__
+            raise TypeError(f"{name} must be callable, got {got}")
         self.predict = predict
         self.name = name
+        self.modules = () if learning else modules_in(predict)
         self.nfe = 0
+        self.unseen: list[tuple[int, Tensor, Tensor]] = []
 
+    # %% ../../nbs/diffusion/objective.ipynb #06d45670
     def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """The answer to `x` [B, ...] at time `t`, a scalar or [B].
+        """The answer to `x` [B, ...] at time `t`, a scalar or [B], in the dtype of `x`.
 
-        Raises TypeError for no tensor or another dtype than that of `x`, ValueError for another shape or
-        device, and with call and time for NaN or infinity.
+        Raises as `check_answer`; ValueError, with call and time, for NaN or infinity, for a network that
+        changes `x` or `t` in place, and for a gradient that torch.func wants and that is being cut.
         """
         if not isinstance(t, Tensor): t = torch.tensor(t, dtype=x.dtype, device=x.device)
-        answer = self.predict(x, t)
+        versions = _version(x), _version(t)
+        answer = self._ask(x, t)
         self.nfe += 1
-        _check_answer(self.name, answer, x)
-        if is_finite(answer): return answer
-        raise ValueError(f"{self.name} returned NaN or infinity in call {self.nfe}, at t = {_span(t)}")
+        if (_version(x), _version(t)) != versions:
+            raise ValueError(f"{self.name} must not change x or t in place: 1000 * t is a new tensor, "
+                             "t.mul_(1000) is not")
+        answer = check_answer(self.name, answer, x)
+        if not torch.is_grad_enabled():
+            refuse_gradients("what asks " + self.name, "use its differentiable form", x, answer)
+        self._look(answer, t)
+        return answer
+
+    # %% ../../nbs/diffusion/objective.ipynb #0cf2ff91
+    def _ask(self, x: Tensor, t: Tensor) -> Any:
+        """The raw answer, of modules in evaluation mode."""
+        switched = [m for m in self.modules if m.training]
+        _set_mode(switched, False)
+        try:
+            return self.predict(x, t)
+        finally:
+            _set_mode(switched, True)
+
+    # %% ../../nbs/diffusion/objective.ipynb #ed081ce7
+    def _look(self, answer: Tensor, t: Tensor) -> None:
+        """ValueError for NaN or infinity; on a device that works by itself a note for `settle`."""
+        if is_traced(answer): return
+        if answer.device.type != "cpu":
+            self.unseen.append((self.nfe, t, answer.detach().isfinite().all()))
+        elif not is_finite(answer):
+            self._refuse(self.nfe, t)
+
+    def _refuse(self, call: int, t: Tensor) -> None:
+        """ValueError with the number of the call and its times, one or the first and the last."""
+        ends = " to ".join(dict.fromkeys(f"{float(end):g}" for end in t.aminmax()))
+        raise ValueError(f"{self.name} returned NaN or infinity in call {call}, at t = {ends}")
+
+    # %% ../../nbs/diffusion/objective.ipynb #8a81cd0a
+    def settle(self) -> None:
+        """Look at all answers that were not looked at when they came; ValueError for the first bad."""
+        notes = self.unseen
+        self.unseen = []
+        if not notes: return
+        fine = torch.stack([note[2] for note in notes]).tolist()
+        for (call, t, _), good in zip(notes, fine):
+            if not good: self._refuse(call, t)
+
+# %% ../../nbs/diffusion/objective.ipynb #0cf2ff91
+def _set_mode(modules: list[Module], training: bool) -> None:
+    """Set the mode of `modules`; past `Module.__setattr__`, which would cost more than a small call."""
+    for m in modules:
+        if "training" in vars(m):
+            vars(m)["training"] = training
+        else:
+            m.training = training
+
+
+def _version(x: Tensor) -> int | None:
+    """A number that changes with every change of `x` in place; None where none is kept."""
+    return None if is_traced(x) or x.is_inference() else x._version
 
 # %% ../../nbs/diffusion/objective.ipynb #4ada5844
-def _check_answer(name: str, answer: Tensor, x: Tensor) -> None:
-    """The answer of the network `name` must be a tensor of shape, dtype and device of `x`."""
+def check_answer(name: str, answer: Any, x: Tensor) -> Tensor:
+    """The `answer` of the network `name` to `x`, cast to its dtype; of shape and device of `x`.
+
+    For an object with a tensor `sample`, as networks of diffusers return, that tensor. Raises TypeError
+    for anything else, or numbers that are not floating-point, ValueError for another shape or device.
+    """
+    if not isinstance(answer, Tensor): answer = getattr(answer, "sample", answer)
     if not isinstance(answer, Tensor):
-        raise TypeError(f"{name} must return a torch.Tensor, got {type(answer).__name__}")
+        raise TypeError(f"{name} must return a torch.Tensor, got {type(answer).__name__}; "
+                        "a function can pick it: lambda x, t: network(x, t)[0]")
+    if not answer.is_floating_point() or answer.layout != torch.strided:
+        raise TypeError(f"{name} must return dense floating-point numbers, "
+                        f"got {answer.dtype}, {answer.layout}")
     if answer.shape != x.shape or answer.device != x.device:
         raise ValueError(f"{name} must return shape {list(x.shape)} on {x.device} like x, "
                          f"got {list(answer.shape)} on {answer.device}")
-    if answer.dtype != x.dtype:
-        raise TypeError(f"{name} must return {x.dtype} like x, got {answer.dtype}")
+    return answer.to(x.dtype)
+
+# %% ../../nbs/diffusion/objective.ipynb #a5750ddf
+def modules_in(predict: Callable) -> tuple[Module, ...]:
+    """All modules that can be seen in `predict`, submodules included.
+
+    `predict` itself; what a partial, a method or an object holds; the variables that a function names,
+    and lists of them; and so on, for the first 256 things.
+    """
+    found: dict[int, Module] = {}
+    queue: list[Any] = [predict]
+    seen = set()
+    while queue and len(seen) < 256:
+        part = queue.pop(0)
+        if id(part) in seen: continue
+        seen.add(id(part))
+        if isinstance(part, Module):
+            found.update((id(m), m) for m in part.modules())
+        else:
+            queue += [p for p in _parts(part) if callable(p) or isinstance(p, (list, tuple))]
+    return tuple(found.values())
+
+# %% ../../nbs/diffusion/objective.ipynb #e2240592
+def _parts(part: Any) -> Iterator[Any]:
+    """What something that is no module is made of."""
+    if isinstance(part, (list, tuple)):
+        yield from part
+    elif isinstance(part, partial):
+        yield from (part.func, *part.args, *part.keywords.values())
+    elif isinstance(part, MethodType):
+        yield from (part.__self__, part.__func__)
+    elif isinstance(part, FunctionType):
+        yield from _variables(part)
+    elif not isinstance(part, type):
+        yield from getattr(part, "__dict__", {}).values()
 
 
-def _span(t: Tensor) -> str:
-    """The times of a call in words: one number, or the first and the last."""
-    ends = dict.fromkeys(f"{float(end):g}" for end in t.aminmax())
-    return " to ".join(ends)
+def _variables(function: FunctionType) -> list[Any]:
+    """The values of the variables that a function names and does not make."""
+    try:
+        known = getclosurevars(function)
+    except ValueError: return []  # a variable without a value
+    return [*known.nonlocals.values(), *known.globals.values()]
 
 # %% ../../nbs/diffusion/objective.ipynb #4310b93d
 def _target(kind: Prediction, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -181,9 +296,9 @@ def denoising_loss(network: Predict, schedule: Schedule, x0: Tensor, t: Tensor |
                    kind: Prediction = "eps", generator: Stream = None) -> Tensor:
     """Squared error [B] of the noise in x_t that `network` implies [eq-objective-noise-loss].
 
-    Summed over dimensions. `network(x, t)` returns a prediction of `kind`; data `x0` [B, ...]; `t` a
-    number or [B]. One draw of the noise a sample. Raises TypeError or ValueError for bad input or a
-    prediction that is not finite or not like `x0`.
+    Summed over dimensions. `network(x, t)` returns a prediction of `kind` and keeps its mode; data `x0`
+    [B, ...]; `t` a number or [B]. One draw of the noise a sample. Raises TypeError or ValueError for bad
+    input or a bad answer, as `CheckedNetwork`.
     """
     check_choice("kind", kind, get_args(Prediction))
     check_batch("x0", x0)
@@ -193,7 +308,7 @@ def denoising_loss(network: Predict, schedule: Schedule, x0: Tensor, t: Tensor |
     x, eps = noised(x0, alpha, sigma, generator)
     weight = noise_weight(kind, alpha, sigma).to(x)
     target = _target(kind, x0, eps, alpha, sigma)
-    prediction = CheckedNetwork(network, "network")(x, t.to(x))
+    prediction = CheckedNetwork(network, "network", learning=True)(x, t.to(x))
     return weight * norm_squared(prediction - target)  # [eq-objective-noise-loss]
 
 # %% ../../nbs/diffusion/objective.ipynb #fc50a24f
@@ -205,8 +320,7 @@ def uniform_times(n: int, generator: Stream = None, t_min: float = 1e-3) -> Tens
     """
     check_count("n", n)
     check_number("t_min", t_min, least=0, below=1)
-    first = next(iter(generator), None) if isinstance(generator, Sequence) else generator
-    like = torch.empty(0, dtype=torch.float64, device=getattr(first, "device", None))
+    like = torch.empty(0, dtype=torch.float64, device=stream_device(generator))
     u = uniform((n,), like, as_generator(generator, like))
     return t_min + (1 - t_min) * u  # [eq-objective-total]
 

@@ -9,6 +9,7 @@ __all__ = ['Mixture', 'gaussian', 'gaussian_flow']
 
 # %% ../../nbs/diffusion/oracle.ipynb #3ea8a97f
 from collections.abc import Callable
+from functools import partial
 import math
 from typing import get_args
 
@@ -23,6 +24,7 @@ from rbmdiff.foundations.core import (
     check_choice,
     check_count,
     check_tensor,
+    holds,
     normal,
 )
 
@@ -100,7 +102,7 @@ class Mixture(Module):
         a, s = (expand(c, x[..., 0])[..., None, None] for c in (alpha, sigma))
         z = self._turn(x.unsqueeze(-2) - a * self.means, forward=False)
         variance = a**2 * self.variances + s**2  # [eq-oracle-noised]
-        if not bool((variance > 0).all()):
+        if not holds(variance > 0):
             raise ValueError("sigma must be positive where a covariance is singular")
         log_normal = -0.5 * ((z**2 / variance).sum(-1)
                              + (variance.log() + math.log(2 * math.pi)).sum(-1))
@@ -160,36 +162,37 @@ class Mixture(Module):
                   wanted: Prediction = "eps") -> Callable[[Tensor, Tensor | float], Tensor]:
         """The perfect network, predict(x, t) -> `wanted` [eq-schedule-predictions].
 
-        `x` [B, D], t scalar or [B]. Raises ValueError for an unknown kind; `predict` raises as
-        `Schedule.alpha` and `log_prob` do.
+        `x` [B, D], t scalar or [B]; pickled with the mixture. Raises ValueError for an unknown kind;
+        `predict` raises as `Schedule.alpha` and `log_prob` do.
         """
         check_choice("wanted", wanted, get_args(Prediction))
+        return partial(self._predict, schedule, wanted)
 
-        def predict(x: Tensor, t: Tensor | float) -> Tensor:
-            alpha = schedule.alpha(t)
-            sigma = schedule.sigma(t)
-            if wanted == "x0": return self.denoise(x, alpha, sigma)
-            score = self.score(x, alpha, sigma)
-            if wanted == "score": return score
-            eps = -expand(sigma, x) * score
-            if wanted == "eps": return eps
-            return expand(alpha, x) * eps - expand(sigma, x) * self.denoise(x, alpha, sigma)
-        return predict
+    def _predict(self, schedule: Schedule, wanted: Prediction, x: Tensor,
+                 t: Tensor | float) -> Tensor:
+        """The prediction `wanted` of the perfect network [eq-schedule-predictions]."""
+        alpha = schedule.alpha(t)
+        sigma = schedule.sigma(t)
+        if wanted == "x0": return self.denoise(x, alpha, sigma)
+        score = self.score(x, alpha, sigma)
+        if wanted == "score": return score
+        eps = -expand(sigma, x) * score
+        if wanted == "eps": return eps
+        return expand(alpha, x) * eps - expand(sigma, x) * self.denoise(x, alpha, sigma)
 
     # %% ../../nbs/diffusion/oracle.ipynb #f120d6ac
-    def _components(self, n: int, generator: Stream) -> Tensor:
+    def _components(self, n: int,
+                    generator: torch.Generator | tuple[torch.Generator, ...] | None) -> Tensor:
         """`n` random components [n], chosen by their weights."""
         weights = self.log_weights.exp()
         if generator is None or isinstance(generator, torch.Generator):
             return torch.multinomial(weights, n, replacement=True, generator=generator)
-        if not isinstance(generator, tuple) or len(generator) != n:
-            raise ValueError(f"generator must hold {n} streams, one a sample")
         return torch.cat([self._components(1, g) for g in generator])
 
     def sample(self, n: int, generator: Stream = None) -> Tensor:
         """`n` draws of the data [n, D], [eq-oracle-noised] without noise. Errors for n below 1."""
         check_count("n", n)
-        generator = as_generator(generator, self.means)
+        generator = as_generator(generator, self.means, n)
         k = self._components(n, generator)
         z = self.variances[k].sqrt() * normal((n, self.means.shape[1]), self.means, generator)
         if self.axes is not None: z = torch.einsum("nde,ne->nd", self.axes[k], z)

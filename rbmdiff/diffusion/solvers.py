@@ -13,7 +13,7 @@ __all__ = ['P', 'Coefficients', 'Prepared', 'RUNGE_KUTTA', 'Snapshot', 'Solver',
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import update_wrapper
+from functools import update_wrapper, wraps
 from inspect import signature
 from typing import Any, Generic, Literal, ParamSpec, Self, overload
 
@@ -23,7 +23,16 @@ from torch import Tensor
 from .ddpm import ddim_coefficients
 from .objective import CheckedNetwork, Predict
 from .schedule import Schedule, check_grid
-from ..foundations.core import Stream, as_generator, check_batch, check_count, check_number, normal
+from rbmdiff.foundations.core import (
+    Stream,
+    as_generator,
+    check_batch,
+    check_count,
+    check_number,
+    normal,
+    refuse_gradients,
+    without_graph,
+)
 
 # %% ../../nbs/diffusion/solvers.ipynb #93f6f495
 @dataclass(frozen=True)
@@ -43,12 +52,14 @@ Coefficients = Callable[..., tuple[Tensor, ...]]
 
 
 class Solver(Generic[P]):
-    """Called, it returns the last x [B, ...]; `.states(...)` yields every `Snapshot` on the way.
+    """Called, it returns the last x [B, ...]; `.states(...)` yields every `Snapshot` on the way; both
+    build no graph. `.differentiable(...)` returns the same x with its graph.
 
     `coefficients(schedule, grid, eta)` gives a, b, c [N] of a solver whose steps are a x + b eps + c z;
-    a solver of another kind has no such attribute. No step builds a graph.
+    a solver of another kind has no such attribute.
     """
     states: Callable[P, Iterator[Snapshot]]
+    steps: Callable[P, Iterator[Snapshot]]
     coefficients: Coefficients
     __qualname__: str
 
@@ -56,15 +67,23 @@ class Solver(Generic[P]):
                  coefficients: Coefficients | None = None):
         update_wrapper(self, states)
         self.__signature__ = signature(states).replace(return_annotation=Tensor)
-        self.states = torch.no_grad()(states)
+        self.steps = states
+        self.states = _without_graph(states)
         self.states.__qualname__ = f"{states.__qualname__}.states"
-        if coefficients is not None:
-            self.coefficients = coefficients
+        if coefficients is not None: self.coefficients = coefficients
 
     # %% ../../nbs/diffusion/solvers.ipynb #c4915890
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         return deque(self.states(*args, **kwargs), maxlen=1).pop().x
 
+    def differentiable(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        """The x [B, ...] of a call, with its graph, which keeps the activations of all calls of the
+        network. Noise is drawn as without a graph, and counts as a constant.
+        """
+        with torch.enable_grad():
+            return deque(self.steps(*args, **kwargs), maxlen=1).pop().x
+
+    # %% ../../nbs/diffusion/solvers.ipynb #921df06b
     def __repr__(self) -> str:
         return f"<solver {self.__module__}.{self.__qualname__}>"
 
@@ -73,6 +92,23 @@ class Solver(Generic[P]):
 
     def __get__(self, instance: object, owner: type | None = None) -> Self:
         return self
+
+# %% ../../nbs/diffusion/solvers.ipynb #434a40ca
+def _without_graph(states: Callable[P, Iterator[Snapshot]]) -> Callable[P, Iterator[Snapshot]]:
+    """`states` that builds no graph, neither when it is called nor between two snapshots."""
+    @wraps(states)
+    def cut(*args: P.args, **kwargs: P.kwargs) -> Iterator[Snapshot]:
+        remedy = f"call {states.__name__}.differentiable, or detach it"
+        refuse_gradients(states.__name__, remedy, *args, *kwargs.values())
+        with torch.no_grad():
+            return _walk(states(*args, **kwargs))
+    return cut
+
+
+@torch.no_grad()
+def _walk(snapshots: Iterator[Snapshot]) -> Iterator[Snapshot]:
+    """The same `snapshots`, each made without a graph."""
+    yield from snapshots
 
 # %% ../../nbs/diffusion/solvers.ipynb #38c56f36
 @overload
@@ -102,14 +138,9 @@ def prepare(predict: Predict, x: Tensor, grid: Tensor, generator: Stream = None)
     Raises ValueError or TypeError that names the argument.
     """
     check_batch("x", x)
-    generator = as_generator(generator, x)
-    if isinstance(generator, tuple) and len(generator) != len(x):
-        raise ValueError(f"generator must hold {len(x)} streams, one a sample, it holds "
-                         f"{len(generator)}")
-    return CheckedNetwork(predict), check_grid(grid), generator
+    return CheckedNetwork(predict), check_grid(grid), as_generator(generator, x, len(x))
 
 # %% ../../nbs/diffusion/solvers.ipynb #6e6753c5
-@torch.no_grad()
 def integrate(network: CheckedNetwork, x: Tensor, grid: Tensor, step: Callable[[Tensor, int], Tensor],
               schedule: Schedule | None = None) -> Iterator[Snapshot]:
     """N + 1 states of `x` along `grid` [N + 1], each `step(x, i)` from time i to time i + 1.
@@ -118,6 +149,7 @@ def integrate(network: CheckedNetwork, x: Tensor, grid: Tensor, step: Callable[[
     [eq-solvers-denoise].
     """
     times = grid.tolist()
+    x = x.clone()
     yield Snapshot(times[0], x, network.nfe)
     for i, t in enumerate(times[1:]):
         x = step(x, i)
@@ -127,6 +159,7 @@ def integrate(network: CheckedNetwork, x: Tensor, grid: Tensor, step: Callable[[
         sigma = float(schedule.sigma(times[-1]))
         x = (x - sigma * network(x, times[-1])) / alpha  # [eq-solvers-denoise]
         yield Snapshot(0.0, x, network.nfe)
+    network.settle()
 
 # %% ../../nbs/diffusion/solvers.ipynb #0818052a
 def _update(network: CheckedNetwork, x: Tensor, t: Tensor, row: tuple[float, ...],
@@ -268,12 +301,12 @@ def heun(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta: flo
     def step(x: Tensor, i: int) -> Tensor:
         a, b, c, ratio, sigma_t, sigma_s, w = rows[i]
         eps = network(x, times[i])
+        was = x.sub(eps, alpha=sigma_t)
         y = (x * a).add_(eps, alpha=b)
         if c != 0:
             y.add_(normal(x.shape, x, generator), alpha=c)
         data = y.sub(network(y, times[i + 1]), alpha=sigma_s)
-        was = x.sub(eps, alpha=sigma_t)
-        return y.add_(data.sub_(was, alpha=ratio), alpha=w)  # [eq-solvers-heun]
+        return y.add(data.sub_(was, alpha=ratio), alpha=w)  # [eq-solvers-heun]
     return integrate(network, x, grid, step, schedule if denoise else None)
 
 # %% ../../nbs/diffusion/solvers.ipynb #40f59e40
@@ -307,12 +340,12 @@ def runge_kutta_nodes(order: int) -> Tensor:
 def runge_kutta_step(slope: Callable[[Tensor, int], Tensor], y: Tensor, h: float, order: int) -> Tensor:
     """`y` after a step `h` of the method of `order` 2, 3 or 4 [eq-solvers-runge-kutta].
 
-    `slope(y, j)` is dy/dt of stage j, counted from 0, at a point like `y`.
+    `slope(y, j)` is dy/dt of stage j, counted from 0, at a point like `y`; its tensors are copied.
     """
     *inner, last = RUNGE_KUTTA[order]
-    slopes = [slope(y, 0)]
+    slopes = [slope(y, 0).clone()]
     for j, weights in enumerate(inner, 1):
-        slopes.append(slope(_blend(y, slopes, weights, h), j))
+        slopes.append(slope(_blend(y, slopes, weights, h), j).clone())
     return _blend(y, slopes, last, h)
 
 # %% ../../nbs/diffusion/solvers.ipynb #266db9b6
@@ -349,7 +382,7 @@ def _langevin(schedule: Schedule, t: Tensor, snr: float) -> tuple[Tensor, Tensor
     return torch.ones_like(t), -step / sigma, torch.sqrt(2 * step)  # [eq-solvers-langevin]
 
 # %% ../../nbs/diffusion/solvers.ipynb #55ac9129
-@torch.no_grad()
+@without_graph()
 def corrector(predict: Predict, schedule: Schedule, x: Tensor, t: float, steps: int = 1,
               snr: float = 0.16, generator: Stream = None) -> Tensor:
     """`x` [B, ...] after `steps` Langevin steps towards the marginal at time `t` [eq-solvers-langevin].
@@ -363,8 +396,10 @@ def corrector(predict: Predict, schedule: Schedule, x: Tensor, t: float, steps: 
     times = torch.tensor([t, t / 2], dtype=torch.float64)
     network, times, generator = prepare(predict, x, times, generator)
     row, = _rows(*_langevin(schedule, times[:1], snr))
+    x = x.clone()
     for _ in range(steps):
         x = _update(network, x, times[0].to(x), row, generator)
+    network.settle()
     return x
 
 # %% ../../nbs/diffusion/solvers.ipynb #5c949a5c

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .elbo import Levels, low_discrepancy, uniform_log_snr
-from .objective import Predict, denoising_loss, noise_weight
+from .objective import CheckedNetwork, Predict, denoising_loss, noise_weight
 from .schedule import Prediction, Schedule
 from rbmdiff.foundations.core import (
     Stream,
@@ -52,12 +52,13 @@ def weighted_loss(predict: Predict, schedule: Schedule, x: Tensor, weight: Weigh
     """
     check_batch("x", x)
     check_number("t_min", t_min, above=0, below=1)
-    generator = as_generator(generator, x)
+    generator = as_generator(generator, x, len(x))
+    network = CheckedNetwork(predict, learning=True)
     own = isinstance(generator, tuple)
     u = low_discrepancy(1, generator, (len(x),))[:, 0] if own else low_discrepancy(len(x), generator)
     t, volume = levels(schedule, u, t_min)
     log_snr = schedule.log_snr(t)
-    error = weight(log_snr).to(x) * denoising_loss(predict, schedule, x, t, generator=generator)
+    error = weight(log_snr).to(x) * denoising_loss(network, schedule, x, t, generator=generator)
     if hasattr(levels, "observe"):
         levels.observe(log_snr, error)
     return volume.to(x) / 2 * error  # [eq-elbo-weighted]
