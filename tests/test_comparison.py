@@ -274,7 +274,7 @@ def test_bound_refuses(v, options, match):
 
 
 def test_bound_refuses_a_bad_prediction():
-    with pytest.raises(ValueError, match="network must return shape"):
+    with pytest.raises(ValueError, match="predict must return shape"):
         binary_bound(lambda x, t: x[:, :1], LinearBeta(), V, n=2, sets=2)
 
 

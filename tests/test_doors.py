@@ -84,7 +84,7 @@ ASKS = {
     "weighted_loss": lambda f, x=X, g=None: weights.weighted_loss(f, VP, x, generator=g),
     "Preconditioned": lambda f, x=X, g=None: networks.Preconditioned(f, VP)(x, 0.5),
 }
-LEARN = {"denoising_loss", "simple_loss", "weighted_loss", "Preconditioned"}   # keep the network's mode
+LEARN = "denoising_loss", "simple_loss", "weighted_loss", "Preconditioned"   # keep the network's mode
 NO_ASKING = {
     "modules_in": "looks at a network and asks it nothing", "prepare": "returns the door",
     "integrate": "takes the door", "CheckedNetwork": "the door", "as_eps": "what it returns is asked"}
