@@ -23,7 +23,9 @@ from rbmdiff.foundations.core import (
     check_count,
     check_number,
     check_tensor,
+    own_precision,
     uniform,
+    without_graph,
 )
 from ..foundations.units import LIMIT, Bernoulli, chunks
 
@@ -41,6 +43,7 @@ def _check_logits(name: str, a: Tensor) -> None:
     if a.ndim == 0: raise ValueError(f"{name} must have shape [..., D], got []")
 
 
+@without_graph()
 def gumbel_max(logits: Tensor, generator: Stream = None) -> Tensor:
     """Exact draws [...] (int64) of categories with `logits` [..., K] [eq-gumbel-max].
 
@@ -92,7 +95,8 @@ def _slopes(f: Function, v: Tensor) -> tuple[Tensor, Tensor]:
     return y.detach(), torch.autograd.grad(y, x, torch.ones_like(y))[0]
 
 # %% ../../nbs/bridge/gumbel.ipynb #531c5560
-@torch.no_grad()
+@without_graph()
+@own_precision
 def expectation_gradient(f: Function, a: Tensor) -> Tensor:
     """Exact gradient [..., D] in `a` [..., D] of the mean of `f` over bits [eq-gumbel-gradient].
 
@@ -131,7 +135,7 @@ def _bits(a: Tensor, samples: int, generator: Stream) -> Tensor:
     return (u < torch.sigmoid(a)).to(a.dtype)
 
 # %% ../../nbs/bridge/gumbel.ipynb #04fbc74a
-@torch.no_grad()
+@without_graph()
 def flip_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = None) -> Tensor:
     """Unbiased estimates [samples, ..., D] of `expectation_gradient` by flips [eq-gumbel-gradient].
 
@@ -146,6 +150,7 @@ def flip_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = 
     return _spread(a) * difference  # [eq-gumbel-gradient]
 
 # %% ../../nbs/bridge/gumbel.ipynb #89f6c3cf
+@without_graph()
 def mean_field_gradient(f: Function, a: Tensor) -> Tensor:
     """Gradient of f(sigmoid(a)) [..., D], a biased estimate of `expectation_gradient` without variance.
 
@@ -156,6 +161,7 @@ def mean_field_gradient(f: Function, a: Tensor) -> Tensor:
     return _spread(a.detach()) * _slopes(f, torch.sigmoid(a))[1]  # [eq-gumbel-mean-field]
 
 # %% ../../nbs/bridge/gumbel.ipynb #8de92756
+@without_graph()
 def straight_through_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = None,
                               rule: Literal["mean", "trapezoid"] = "mean") -> Tensor:
     """Biased estimates [samples, ..., D] of `expectation_gradient` [eq-gumbel-straight-through].
@@ -176,6 +182,7 @@ def straight_through_gradient(f: Function, a: Tensor, samples: int = 1, generato
     return weight * _slopes(f, v)[1]  # [eq-gumbel-straight-through]
 
 # %% ../../nbs/bridge/gumbel.ipynb #beb90249
+@without_graph()
 def concrete_gradient(f: Function, a: Tensor, tau: float, samples: int = 1, generator: Stream = None,
                       hard: bool = False) -> Tensor:
     """Biased estimates [samples, ..., D] of `expectation_gradient`, at `tau` [eq-gumbel-pathwise].
@@ -191,6 +198,7 @@ def concrete_gradient(f: Function, a: Tensor, tau: float, samples: int = 1, gene
     return _slopes(f, at)[1] * _spread(x) / tau  # [eq-gumbel-pathwise]
 
 # %% ../../nbs/bridge/gumbel.ipynb #69a3d7d0
+@without_graph()
 def score_function_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = None,
                             baseline: Literal["none", "leave_one_out", "mean_field"] = "none") -> Tensor:
     """Unbiased estimates [samples, ..., D] of `expectation_gradient` [eq-gumbel-score-function].

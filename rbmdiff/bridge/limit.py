@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .score import flip_log_ratios
-from ..foundations.core import check_number
+from ..foundations.core import check_number, own_precision, without_graph
 from ..foundations.units import LIMIT, Bernoulli, Unit, bits_of, chunks
 from ..learning.contrastive import Gradients, weighted_statistics
 from ..models.rbm import RBM, Kind, check_kind, check_machine
@@ -43,6 +43,7 @@ def _ascent(rbm: RBM, objective: Callable[[RBM], Tensor]) -> Gradients:
     return dict(zip(leaves, torch.autograd.grad(value, tuple(leaves.values()))))
 
 # %% ../../nbs/bridge/limit.ipynb #a491dac4
+@own_precision
 def score_matching_loss(rbm: RBM, v: Tensor) -> Tensor:
     """Loss J(v) [...] of states `v` [..., D] of Gaussian units [eq-limit-score-matching]
     [eq-limit-trace].
@@ -59,6 +60,8 @@ def score_matching_loss(rbm: RBM, v: Tensor) -> Tensor:
     return trace + rbm.score(v).square().sum(-1) / 2  # [eq-limit-score-matching]
 
 
+@without_graph()
+@own_precision
 def score_matching_gradient(rbm: RBM, v: Tensor) -> Gradients:
     """Gradient of minus the mean of `score_matching_loss` over states `v` [..., D]: uphill.
 
@@ -106,7 +109,8 @@ def _smoothed(rbm: RBM, mean: Tensor, variance: Tensor, weights: Tensor) -> Grad
     return sums | {"W": sums["W"] + extra, "log_sigma": sums["log_sigma"] + spread}
 
 # %% ../../nbs/bridge/limit.ipynb #94363428
-@torch.no_grad()
+@without_graph()
+@own_precision
 def langevin_cd_gradient(rbm: RBM, v: Tensor, step: float) -> Gradients:
     """Exact mean update of contrastive divergence with one Langevin step of size e = `step`
     [eq-limit-langevin].
@@ -126,7 +130,8 @@ def langevin_cd_gradient(rbm: RBM, v: Tensor, step: float) -> Gradients:
     return {name: data[name] + chain[name] for name in data}  # [eq-limit-langevin]
 
 # %% ../../nbs/bridge/limit.ipynb #4caed0d3
-@torch.no_grad()
+@without_graph()
+@own_precision
 def gaussian_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
     """Exact mean of `cd_gradient(rbm, v, k=1)` for Gaussian visible units, `v` [..., D]
     [eq-limit-gibbs].
@@ -162,6 +167,8 @@ def pseudo_log_likelihood(rbm: RBM, v: Tensor) -> Tensor:
     return -Bernoulli().log_norm(flip_log_ratios(rbm, v)).sum(-1)  # [eq-limit-pseudo]
 
 # %% ../../nbs/bridge/limit.ipynb #340d947f
+@without_graph()
+@own_precision
 def site_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
     """Exact mean update of contrastive divergence with one random unit redrawn, states `v` [..., D]
     [eq-limit-site].

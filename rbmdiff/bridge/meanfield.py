@@ -27,7 +27,10 @@ from rbmdiff.foundations.core import (
     check_number,
     check_tensor,
     logit,
+    own_precision,
+    refuse_gradients,
     uniform,
+    without_graph,
 )
 from ..foundations.units import Bernoulli
 from ..models.rbm import RBM, check_machine
@@ -165,6 +168,7 @@ def sample_logits(rbm: RBM | Network, schedule: Schedule, noise: Tensor, steps: 
     return euler_maruyama(predict, schedule, noise, grid, generator=generator)  # [eq-meanfield-reverse]
 
 
+@without_graph()
 def read_out(a: Tensor, generator: Stream = None) -> Tensor:
     """Bits like logits `a` [..., D], each on with the probability sigmoid(a) [eq-meanfield-readout].
 
@@ -195,6 +199,7 @@ def asked_field(a: Tensor, jacobian: bool = False, width: float | None = None) -
     return (outward + a / width**2) / (m * rest)  # [eq-meanfield-asked]
 
 # %% ../../nbs/bridge/meanfield.ipynb #00db086a
+@own_precision
 def coupling_growth(a: Tensor, jacobian: bool = False,
                     width: float | None = None) -> tuple[Tensor, Tensor]:
     """Rates [D], ascending, and directions [D, D], columns, of growing couplings [eq-meanfield-growth].
@@ -230,6 +235,7 @@ class TimedRBM(torch.nn.Module):
     def __init__(self, rbm: RBM, schedule: Schedule, knots: int = 4, t_min: float = 0.05,
                  t_max: float = 1.0, jacobian: bool = False):
         super().__init__()
+        refuse_gradients("TimedRBM", "it copies the parameters of rbm", rbm)
         _check_bits(rbm)
         check_machine(rbm)
         check_count("knots", knots, 2)
@@ -262,7 +268,8 @@ class TimedRBM(torch.nn.Module):
         y = torch.addmm(w @ self.b, each(h), self.W.mT.flatten(0, 1))  # [eq-meanfield-timed]
         return _shaped(self.visible.slope(m, y), a, self.jacobian)
 
-    @torch.no_grad()
+    @without_graph()
+    @own_precision
     def at(self, t: float) -> RBM:
         """The machine of time `t`, of the same units, with parameters of its own."""
         D, H = self.W.shape[1:]

@@ -26,6 +26,7 @@ from rbmdiff.foundations.core import (
     check_number,
     check_tensor,
     uniform,
+    without_graph,
 )
 from ..foundations.units import Unit, as_unit
 from ..learning.contrastive import Gradients, weighted_statistics
@@ -144,7 +145,7 @@ def score_entropy_loss(rbm: RBM, v: Tensor) -> Tensor:
     return (torch.exp(r) + r).sum(-1)  # [eq-recovery-rare]
 
 # %% ../../nbs/bridge/recovery.ipynb #7d11b4db
-@torch.no_grad()
+@without_graph()
 def recovery_gradient(rbm: RBM, v: Tensor, noised: RBM, k: int = 1,
                       generator: Stream = None) -> Gradients:
     """Estimated gradient, uphill, of the mean log p(v | x) over `v` [B, D] [eq-recovery-gradient]

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from ..diffusion.oracle import Mixture
-from ..foundations.core import check_tensor
+from ..foundations.core import check_tensor, own_precision, without_graph
 from ..foundations.units import LIMIT, bits_of, states
 from ..models.rbm import RBM, check_machine
 
 # %% ../../nbs/bridge/score.ipynb #1abf669c
-@torch.no_grad()
+@without_graph()
+@own_precision
 def as_mixture(rbm: RBM) -> Mixture:
     """The mixture that a machine with Gaussian visible units is, a component for each hidden state
     [eq-score-mixture].
@@ -90,6 +91,7 @@ def _check_channel(log_p: Tensor, log_q: Tensor) -> None:
         raise ValueError(f"{name} must hold logarithms of probabilities, their sum is off by {off:.2g}")
 
 
+@own_precision
 def channel_kernel(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Matrix T [N, N] of the chain v -> x -> v', `log_p` [N] of v and `log_q` [N, M] of x given v
     [eq-score-kernel].

@@ -27,7 +27,10 @@ from rbmdiff.foundations.core import (
     check_number,
     check_tensor,
     normal,
+    own_precision,
+    refuse_gradients,
     uniform,
+    without_graph,
 )
 from ..foundations.units import Unit
 from ..models.rbm import RBM, check_kind, check_machine
@@ -121,6 +124,7 @@ def denoise(rbm: RBM, x: Tensor, alpha: Tensor | float, sigma: Tensor | float, m
     """
     rows, a, s = _level(rbm, x, alpha, sigma)
     if method == "exact": check_listable(rbm, "use denoise(..., method='gibbs')")
+    if method == "gibbs": refuse_gradients("denoise", "detach it, or take another method", rbm, x)
     mean = machine_mean(_posterior(rbm, rows, a, s), method, steps, burn_in, chains,
                         as_generator(generator, x))
     return mean.reshape(x.shape)
@@ -161,6 +165,7 @@ def flip_posterior(rbm: RBM, v: Tensor, p: float) -> RBM:
     return rbm.tilt(_flip_field(rbm.visible, v, p))  # [eq-tilted-flip]
 
 # %% ../../nbs/bridge/tilted.ipynb #0d2bf992
+@own_precision
 def hidden_couplings(rbm: RBM, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
     """Couplings K_t [H, H] and biases c_t [H] of the hidden units of a noised Gaussian machine
     [eq-tilted-couplings].
@@ -176,6 +181,7 @@ def hidden_couplings(rbm: RBM, alpha: float, sigma: float) -> tuple[Tensor, Tens
     return rbm.W.T @ (lost[:, None] * rbm.W), rbm.c + (lost * rbm.b) @ rbm.W  # [eq-tilted-couplings]
 
 # %% ../../nbs/bridge/tilted.ipynb #b8e71332
+@own_precision
 def noised_energy(rbm: RBM, x: Tensor, h: Tensor, alpha: float, sigma: float) -> Tensor:
     """Energy E_t [...] of noised states `x` [..., D] and `h` [..., H] of a Gaussian machine
     [eq-tilted-noised].
@@ -274,7 +280,7 @@ def _path_estimates(rbm: RBM, v: Tensor, levels: int, method: Method, steps: int
     return surprise + balance - rbm.free_energy(v)  # [eq-tilted-log-z]
 
 # %% ../../nbs/bridge/tilted.ipynb #3008b75c
-@torch.no_grad()
+@without_graph()
 def path_log_z(rbm: RBM, v: Tensor, levels: int = 64, method: Method = "gibbs", steps: int = 40,
                burn_in: int = 40, generator: Stream = None) -> Estimate:
     """log Z in nats from denoising errors along noise paths of the states `v` [N, D], N > 1
@@ -322,7 +328,7 @@ class WarmGibbs:
         self.generator = as_generator(generator, rbm.W)
 
     # %% ../../nbs/bridge/tilted.ipynb #c50a0a4d
-    @torch.no_grad()
+    @without_graph()
     def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
         """The noise in `x` [B, D] at time `t`, a number or [B]; moves the chains [eq-tilted-reverse]."""
         alpha = self.schedule.alpha(t)

@@ -21,7 +21,16 @@ import torch
 from torch import Tensor
 from torch.special import erfcx, log_ndtr, ndtr, ndtri
 
-from .core import Stream, check_count, check_number, logit, normal, uniform
+from rbmdiff.foundations.core import (
+    Stream,
+    check_count,
+    check_number,
+    holds,
+    is_traced,
+    logit,
+    normal,
+    uniform,
+)
 from .kernels import draw_bits
 
 # %% ../../nbs/foundations/units.ipynb #5b2b85f1
@@ -222,7 +231,7 @@ class Discrete(Unit):
     def check(self, name: str, v: Tensor) -> None:
         """The values of `v` must be states. Raises ValueError that names the argument `name`."""
         levels = torch.tensor(self.levels, dtype=v.dtype, device=v.device)
-        if not bool(torch.isin(v, levels).all()): self.refuse(name, v)
+        if not is_traced(v) and not bool(torch.isin(v, levels).all()): self.refuse(name, v)
 
     def refuse(self, name: str, v: Tensor) -> None:
         """Raise the ValueError of `check`."""
@@ -320,6 +329,7 @@ class Bernoulli(Binary):
     # %% ../../nbs/foundations/units.ipynb #9589e6f1
     def check(self, name: str, v: Tensor) -> None:
         """The values of `v` must be 0 or 1. Raises ValueError that names the argument `name`."""
+        if is_traced(v): return
         if torch.addcmul(v, v, v, value=-1).abs_().sum().item() != 0: self.refuse(name, v)
 
 # %% ../../nbs/foundations/units.ipynb #41b63f2f
@@ -347,6 +357,7 @@ class Spin(Binary):
     # %% ../../nbs/foundations/units.ipynb #9589e6f1
     def check(self, name: str, v: Tensor) -> None:
         """The values of `v` must be -1 or +1. Raises ValueError that names the argument `name`."""
+        if is_traced(v): return
         if (v * v).sub_(1).abs_().sum().item() != 0: self.refuse(name, v)
 
 # %% ../../nbs/foundations/units.ipynb #730ade70
@@ -399,7 +410,7 @@ class Potts(Unit):
     def check(self, name: str, v: Tensor) -> None:
         """Each unit must have one column that is 1, the others 0. ValueError that names `name`."""
         ones = v.unflatten(-1, (-1, self.q)).sum(-1)
-        if bool(((v == 0) | (v == 1)).all()) and bool((ones == 1).all()): return
+        if holds((v == 0) | (v == 1)) and holds(ones == 1): return
         raise ValueError(f"{name} must hold one 1 in every {self.q} columns, else 0 ({self} units), "
                          f"got values in [{v.min():g}, {v.max():g}] "
                          f"with sums in [{ones.min():g}, {ones.max():g}]")
@@ -480,7 +491,7 @@ class Poisson(Unit):
 
     def check(self, name: str, v: Tensor) -> None:
         """The values of `v` must be whole and not negative. Raises ValueError that names `name`."""
-        if bool(((v >= 0) & (v == v.floor())).all()): return
+        if holds((v >= 0) & (v == v.floor())): return
         raise ValueError(f"{name} must hold whole numbers of at least 0 ({self} units), "
                          f"got values in [{v.min():g}, {v.max():g}]")
 
@@ -626,7 +637,7 @@ class ReLU(Gaussian):
 
     def check(self, name: str, v: Tensor) -> None:
         """No state is negative. Raises ValueError that names the argument `name`."""
-        if bool((v >= 0).all()): return
+        if holds(v >= 0): return
         raise ValueError(f"{name} must hold no negative numbers ({self} units), "
                          f"got values in [{v.min():g}, {v.max():g}]")
 

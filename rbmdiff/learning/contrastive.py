@@ -14,7 +14,14 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..foundations.core import Stream, as_generator, check_count, check_tensor
+from rbmdiff.foundations.core import (
+    Stream,
+    as_generator,
+    check_count,
+    check_tensor,
+    own_precision,
+    without_graph,
+)
 from ..foundations.kernels import affine
 from ..foundations.units import bits_of, chunks, states
 from ..models.rbm import RBM, check_machine
@@ -24,6 +31,7 @@ Gradients = dict[str, Tensor]
 """Gradient of the mean log-likelihood, uphill, in nats: one tensor for each parameter, by name."""
 
 # %% ../../nbs/learning/contrastive.ipynb #bea9332a
+@without_graph()
 def energy_gradient(energy: Callable[[Tensor], Tensor], parameters: Mapping[str, Tensor], v: Tensor,
                     samples: Tensor, weights: Tensor | None = None) -> Gradients:
     """Mean gradient of log p over data `v` [B, D] for any `energy` [..., D] -> [...]
@@ -45,6 +53,7 @@ def energy_gradient(energy: Callable[[Tensor], Tensor], parameters: Mapping[str,
     return dict(zip(parameters, torch.autograd.grad(objective, tuple(parameters.values())), strict=True))
 
 # %% ../../nbs/learning/contrastive.ipynb #7dad5984
+@own_precision
 def weighted_statistics(rbm: RBM, v: Tensor, h: Tensor, weights: Tensor,
                         variance: Tensor | None = None) -> Gradients:
     """Sum of the statistics of rows `v` [N, D], `h` [N, H] with signed `weights` [N], unchecked.
@@ -79,7 +88,8 @@ def _model_part(rbm: RBM, S: Tensor, log_Z: Tensor) -> Gradients:
     return weighted_statistics(rbm, mean, S, -p, variance)  # [eq-contrastive-model-mean]
 
 # %% ../../nbs/learning/contrastive.ipynb #83752818
-@torch.no_grad()
+@without_graph()
+@own_precision
 def exact_gradient(rbm: RBM, v: Tensor) -> Gradients:
     """Gradient of the mean log-likelihood of states `v` [..., D], in nats, exact
     [eq-contrastive-model-mean].
@@ -96,15 +106,15 @@ def exact_gradient(rbm: RBM, v: Tensor) -> Gradients:
         raise ValueError(f"rbm must have a layer with a list of states, got {rbm.extra_repr()}; "
                          "use cd_gradient, or autograd of rbm.log_prob")
     m, x = rbm._accurate(v.reshape(-1, D))
-    with torch.autocast(v.device.type, enabled=False):
-        log_Z = m._log_sum()
-        total = weighted_statistics(m, x, m.hidden_mean(x), x.new_full((len(x),), 1 / len(x)))
-        for S in chunks(n, unit, 2**22 // max(D, H), x):
-            part = _model_part(m, S, log_Z)
-            total = {name: total[name] + part[name] for name in total}
+    log_Z = m._log_sum()
+    total = weighted_statistics(m, x, m.hidden_mean(x), x.new_full((len(x),), 1 / len(x)))
+    for S in chunks(n, unit, 2**22 // max(D, H), x):
+        part = _model_part(m, S, log_Z)
+        total = {name: total[name] + part[name] for name in total}
     return {name: gradient.to(v.dtype) for name, gradient in total.items()}
 
 # %% ../../nbs/learning/contrastive.ipynb #0201c3e2
+@own_precision
 def expected_cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None) -> Gradients:
     """Exact expectation of `cd_gradient`, for small machines whose states can be listed
     [eq-contrastive-expected].
@@ -169,7 +179,7 @@ def _rows(x: Tensor, dtype: torch.dtype | None) -> Tensor:
     return x.reshape(-1, x.shape[-1]).to(dtype or x.dtype)
 
 # %% ../../nbs/learning/contrastive.ipynb #5f794a9f
-@torch.no_grad()
+@without_graph()
 def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, generator: Stream = None,
                 products: torch.dtype | None = None) -> tuple[Gradients, Tensor]:
     """Estimated gradient of the mean log-likelihood of states `v` [..., D], in nats, and chains
@@ -194,7 +204,7 @@ def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, g
     return weighted_statistics(rbm, rows, means.to(v.dtype), weights), last.to(v.dtype).view(start.shape)
 
 # %% ../../nbs/learning/contrastive.ipynb #3dcacb4d
-@torch.no_grad()
+@own_precision
 def centred(gradients: Gradients, visible_offset: Tensor, hidden_offset: Tensor) -> Gradients:
     """`gradients` as a step of the machine with offsets mu [D] and lambda [H] [eq-contrastive-centred].
 

@@ -25,6 +25,8 @@ from rbmdiff.foundations.core import (
     check_number,
     check_tensor,
     log_mean_exp,
+    own_precision,
+    without_graph,
 )
 from ..foundations.kernels import affine
 from ..foundations.train import progress_bar
@@ -39,7 +41,6 @@ def _log_z0(rbm: RBM, base: Tensor) -> float:
     return (own + hidden).item()  # [eq-partition-start]
 
 # %% ../../nbs/learning/partition.ipynb #13521866
-@torch.no_grad()
 def _anneal(rbm: RBM, base: Tensor, v: Tensor, betas: Tensor, generator: Stream,
             progress: bool) -> tuple[Tensor, Tensor]:
     """Walk `v` [n, D] along `betas`, upwards or downwards: log-ratios [n] in float64, final states [n,
@@ -127,7 +128,8 @@ def _checked_path(betas: Tensor | None, n_temperatures: int) -> Tensor:
     raise ValueError(f"betas must be numbers that increase from 0 to 1, got shape {list(betas.shape)}")
 
 # %% ../../nbs/learning/partition.ipynb #a41f37d0
-@torch.no_grad()
+@without_graph()
+@own_precision
 def ais(rbm: RBM, n_chains: int = 100, n_temperatures: int = 1000, generator: Stream = None, *,
         base: Tensor | None = None, betas: Tensor | None = None, progress: bool = False) -> LogZ:
     """Annealed importance sampling: log Z in nats, in expectation from below [eq-partition-weight].
@@ -144,12 +146,12 @@ def ais(rbm: RBM, n_chains: int = 100, n_temperatures: int = 1000, generator: St
     generator = as_generator(generator, base)
     fields = base.expand(n_chains, -1).clone()
     v = rbm.visible.draw(fields, base.new_zeros(1), generator, rbm.sigma)
-    with torch.autocast(v.device.type, enabled=False):
-        log_ratio, v = _anneal(rbm, base, v, betas, generator, progress)
+    log_ratio, v = _anneal(rbm, base, v, betas, generator, progress)
     return LogZ.from_weights(_log_z0(rbm, base) + log_ratio, v)  # [eq-partition-weight]
 
 # %% ../../nbs/learning/partition.ipynb #305fbfcb
-@torch.no_grad()
+@without_graph()
+@own_precision
 def reverse_ais(rbm: RBM, v: Tensor, n_temperatures: int = 1000, generator: Stream = None, *,
                 base: Tensor | None = None, betas: Tensor | None = None, progress: bool = False) -> LogZ:
     """Annealing from the machine down to its base: log Z, in expectation from above
@@ -165,8 +167,7 @@ def reverse_ais(rbm: RBM, v: Tensor, n_temperatures: int = 1000, generator: Stre
     if v.ndim != 2 or len(v) < 2:
         raise ValueError(f"v must have shape [n_chains > 1, {len(rbm.W)}], got {list(v.shape)}")
     generator = as_generator(generator, v)
-    with torch.autocast(v.device.type, enabled=False):
-        log_ratio, v = _anneal(rbm, base, v, betas.flip(0), generator, progress)
+    log_ratio, v = _anneal(rbm, base, v, betas.flip(0), generator, progress)
     return LogZ.from_weights(_log_z0(rbm, base) - log_ratio, v, sign=-1)  # [eq-partition-reverse]
 
 # %% ../../nbs/learning/partition.ipynb #b225a354
@@ -184,6 +185,7 @@ def _log_mass(rbm: RBM, rows: Tensor, F: Tensor) -> float:
     return torch.logsumexp(-least, 0).item()  # [eq-partition-mass]
 
 
+@without_graph()
 def log_mass(rbm: RBM, v: Tensor) -> float:
     """Log of the mass of the different states among `v` [..., D], in nats: never above log Z.
 
@@ -218,7 +220,7 @@ def bracket(forward: Estimate, backward: Estimate) -> tuple[float, float]:
                      "nothing; take more Gibbs steps, and see sampling.diagnostics.gibbs_r_hat")
 
 # %% ../../nbs/learning/partition.ipynb #dd1b2c80
-@torch.no_grad()
+@without_graph()
 def log_likelihood(rbm: RBM, v: Tensor, log_z: Estimate) -> Estimate:
     """Mean log-likelihood of the states `v` [..., D], at least two, in nats
     [eq-partition-log-likelihood].
@@ -241,7 +243,7 @@ def log_likelihood(rbm: RBM, v: Tensor, log_z: Estimate) -> Estimate:
     return Estimate(fit.value - level, stderr, fit.n)  # [eq-partition-log-likelihood]
 
 # %% ../../nbs/learning/partition.ipynb #57c1b247
-@torch.no_grad()
+@without_graph()
 def free_energy_gap(model: Any, train: Tensor, held_out: Tensor) -> float:
     """Mean free energy of `held_out` minus that of `train`, in nats, by `model.free_energy`
     [eq-train-gap].

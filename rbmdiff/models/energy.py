@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..foundations.core import check_count, check_tensor
+from ..foundations.core import check_count, check_tensor, in_transform
 
 Energy = Callable[[Tensor], Tensor]  # from states [..., D] to energies [...], in nats
 
@@ -152,6 +152,7 @@ def score(energy: Energy, x: Tensor, create_graph: bool = False) -> Tensor:
     differentiably on `x`.
     """
     check_tensor("x", x)
+    if in_transform(): return -torch.func.grad(lambda y: _energies(energy, y).sum())(x)
     with torch.enable_grad():
         y = x if x.requires_grad else x.detach().clone().requires_grad_()
         E = _energies(energy, y)

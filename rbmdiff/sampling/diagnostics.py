@@ -15,7 +15,15 @@ import math
 import torch
 from torch import Tensor
 
-from ..foundations.core import Estimate, Stream, as_generator, check_count, check_tensor
+from rbmdiff.foundations.core import (
+    Estimate,
+    Stream,
+    as_generator,
+    check_count,
+    check_tensor,
+    own_precision,
+    without_graph,
+)
 from ..foundations.units import Unit, as_unit, numbered
 from ..models.rbm import RBM, check_machine
 from .gibbs import gibbs_chain
@@ -77,6 +85,7 @@ def effective_sample_size(x: Tensor) -> Tensor:
     return x.shape[-2] * x.shape[-1] / integrated_time(x)  # [eq-gibbs-ess]
 
 
+@without_graph()
 def chain_estimate(x: Tensor) -> Estimate:
     """Mean of correlated draws `x` [chains, draws] with its standard error [eq-gibbs-ess].
 
@@ -111,6 +120,7 @@ def _scale_reduction(x: Tensor) -> Tensor:
     return torch.where(V > 0, (V / W).sqrt(), 1.0)  # [eq-gibbs-rhat]
 
 # %% ../../nbs/sampling/diagnostics.ipynb #084ed97f
+@without_graph()
 def r_hat(x: Tensor) -> Tensor:
     """Potential scale reduction [...] of `x` [..., chains, draws]: split, rank-normalised, folded
     [eq-gibbs-rhat].
@@ -126,7 +136,8 @@ def r_hat(x: Tensor) -> Tensor:
     return torch.maximum(_scale_reduction(x), _scale_reduction(folded))  # [eq-gibbs-rhat]
 
 # %% ../../nbs/sampling/diagnostics.ipynb #34b95241
-@torch.no_grad()
+@without_graph()
+@own_precision
 def gibbs_r_hat(rbm: RBM, v: Tensor, steps: int, generator: Stream = None) -> float:
     """R-hat of chains from states `v` [M, D] and of M others, by their free energy and along the first
     singular vector of W, whichever is larger [eq-gibbs-rhat].
@@ -181,6 +192,7 @@ def _floor(q: Tensor, n: int) -> Tensor:
     return (m * torch.exp(log_term)).sum() / n  # [eq-gibbs-drift]
 
 # %% ../../nbs/sampling/diagnostics.ipynb #82a52708
+@without_graph()
 def drift(v: Tensor, p: Tensor, unit: Unit | str = "bernoulli") -> Estimate:
     """Total variation between draws `v` [..., D] and the probabilities `p` of all states, less its floor
     [eq-gibbs-drift].
