@@ -57,7 +57,8 @@ def on(h: Tensor) -> Tensor:
 
 def strip(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Couplings and fields of strips of 2 x 2 spins, from numbers [B, 4]."""
-    return 0 * v[:, :2].reshape(-1, 2, 1) + 0.3, 0 * v[:, :2].reshape(-1, 1, 2) - 0.2, v.reshape(-1, 2, 2)
+    no = 0 * v[:, :2]
+    return no.reshape(-1, 2, 1) + 0.3, no.reshape(-1, 1, 2) - 0.2, v.reshape(-1, 2, 2)
 
 
 def long(x: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ CALLS: dict[str, Call] = {
     "energy.product": c(lambda m, v: energy.product(energies, squares)(v), "numbers"),
     "energy.gaussian_product": c(lambda m, v: pair(energy.gaussian_product(v, v.exp())), "numbers"),
     "energy.tempered": c(lambda m, v: energy.tempered(energies, 2.0)(v), "numbers"),
-    "energy.score": c(lambda m, v: energy.score(energies, v), "numbers"),
+    "energy.score": c(lambda m, v: energy.score(energies, v, True), "numbers"),
     "ising.observed": c(lambda m, v: ising.observed(strip(v)[2], 0 * strip(v)[2] + 1, 0.1), "numbers"),
     "ising.log_partition": c(lambda m, v: ising.log_partition(*strip(v)), "numbers"),
     "ising.exact_samples": c(lambda m, v, g: ising.exact_samples(*strip(v[:1] * 0 + 0.1), len(v), g),
@@ -161,7 +162,8 @@ CALLS: dict[str, Call] = {
     "diagnostics.state_numbers": c(lambda m, v: diagnostics.state_numbers(v)),
     "diagnostics.drift": c(lambda m, v: value(diagnostics.drift(v, known(v)))),
     "gibbs.unit_field": c(lambda m, v: gibbs.unit_field(m.free_energy, v, 1)),
-    "gibbs.scan_gibbs": c(lambda m, v, g: gibbs.scan_gibbs(m.free_energy, v, 2, generator=g), draws=True),
+    "gibbs.scan_gibbs": c(
+        lambda m, v, g: gibbs.scan_gibbs(m.free_energy, v, 2, generator=g), draws=True),
     "gibbs.gibbs": c(lambda m, v, g: gibbs.gibbs(m, v, 2, g), draws=True),
     "gibbs.gibbs_chain": c(
         lambda m, v, g: [*islice(gibbs.gibbs_chain(m, v, g), 2)][-1], draws=True),
@@ -189,7 +191,8 @@ CALLS: dict[str, Call] = {
         {"W": m.W, "b": m.b, "c": m.c}, v[0], on(v)[1]))),
     "partition.default_base": c(lambda m, v: partition.default_base(m)),
     "partition.ais": c(lambda m, v, g: partition.ais(m, len(v), 5, g).log_weights, draws=True),
-    "partition.reverse_ais": c(lambda m, v, g: partition.reverse_ais(m, v, 5, g).log_weights, draws=True),
+    "partition.reverse_ais": c(
+        lambda m, v, g: partition.reverse_ais(m, v, 5, g).log_weights, draws=True),
     "partition.log_mass": c(lambda m, v: torch.tensor(partition.log_mass(m, v))),
     "partition.log_likelihood": c(lambda m, v: value(partition.log_likelihood(m, v, KEPT))),
     "partition.free_energy_gap": c(
@@ -220,8 +223,8 @@ CALLS: dict[str, Call] = {
     "limit.pseudo_log_likelihood": c(lambda m, v: limit.pseudo_log_likelihood(m, v)),
     "limit.site_cd_gradient": c(lambda m, v: each(limit.site_cd_gradient(m, v))),
     "meanfield.smoothed_logit": c(lambda m, v: meanfield.smoothed_logit(v, 1, 0.5)),
-    "meanfield.batch_logits": c(lambda m, v, g: meanfield.batch_logits(ROWS.to(v), 4, len(v), generator=g),
-                                draws=True),
+    "meanfield.batch_logits": c(
+        lambda m, v, g: meanfield.batch_logits(ROWS.to(v), 4, len(v), generator=g), draws=True),
     "meanfield.batch_moments": c(lambda m, v: pair(meanfield.batch_moments(v.sigmoid(), 4)), "numbers"),
     "meanfield.free_energy": c(lambda m, v: meanfield.free_energy(m, v), "numbers"),
     "meanfield.score": c(lambda m, v: meanfield.score(m, v), "numbers"),
@@ -275,13 +278,14 @@ CALLS: dict[str, Call] = {
 B0 = torch.zeros(D, dtype=torch.float64, requires_grad=True)
 ROWS = torch.tensor([[0., 1, 0, 1], [1, 1, 0, 0], [0, 0, 1, 1]], dtype=torch.float64)
 NO_CALL = {
-    "rbm.RBM.pull": "a number that says whether log Z exists", "rbm.largest_pull": "a search behind `pull`",
+    "rbm.RBM.pull": "says whether log Z exists", "rbm.largest_pull": "a search behind `pull`",
     "rbm.RBM.check_parameters": "a check", "rbm.RBM.check_normalisable": "a check",
     "rbm.RBM.extra_repr": "text", "rbm.check_kind": "a check", "rbm.check_machine": "a check",
     "boltzmann.Boltzmann": "a container", "boltzmann.Boltzmann.extra_repr": "text",
     "boltzmann.check_boltzmann": "a check", "energy.grid": "takes numbers alone",
     "ising.lattice": "takes numbers alone", "ising.halves": "takes numbers alone",
     "ising.as_rbm": "a machine of couplings", "means.check_listable": "a check",
+    "tilted.check_levels": "a check",
     "partition.temperatures": "takes numbers alone", "partition.LogZ": "a result",
     "partition.bracket": "takes estimates alone", "comparison.BinaryBound": "a result",
     "comparison.BinaryDenoiser": "a network", "comparison.BinaryDenoiser.denoise": "a network",

@@ -21,8 +21,11 @@ from rbmdiff.foundations.core import (
     as_generator,
     check_choice,
     check_count,
+    check_function,
     check_number,
     check_tensor,
+    in_transform,
+    is_traced,
     own_precision,
     uniform,
     without_graph,
@@ -72,8 +75,10 @@ def concrete(a: Tensor, tau: float, generator: Stream = None) -> Tensor:
     return torch.sigmoid(_noisy(a, as_generator(generator, a)) / tau)  # [eq-gumbel-concrete]
 
 # %% ../../nbs/bridge/gumbel.ipynb #87645344
-def _check_values(y: Tensor, v: Tensor) -> Tensor:
-    """`y`, if it is one number for every state of `v` [..., D]."""
+def _checked(f: Function, v: Tensor) -> Tensor:
+    """f(v), if it is one number for every state of `v` [..., D]."""
+    check_function("f", f)
+    y = f(v)
     if isinstance(y, Tensor) and y.shape == v.shape[:-1]: return y
     got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
     raise ValueError(f"f must map shape {list(v.shape)} to {list(v.shape[:-1])}, it gave {got}")
@@ -82,14 +87,17 @@ def _check_values(y: Tensor, v: Tensor) -> Tensor:
 @torch.no_grad()
 def _values(f: Function, v: Tensor) -> Tensor:
     """f(v) [...], checked, without gradient."""
-    return _check_values(f(v), v)
+    return _checked(f, v)
 
 
 def _slopes(f: Function, v: Tensor) -> tuple[Tensor, Tensor]:
     """f(v) [...] and its gradient [..., D] at `v` [..., D]."""
+    if in_transform() or is_traced(v):
+        slope = torch.func.grad(lambda x: _checked(f, x).sum())(v)
+        return _checked(f, v), slope
     with torch.enable_grad():
         x = v.detach().requires_grad_()
-        y = _check_values(f(x), x)
+        y = _checked(f, x)
     if not y.requires_grad:
         raise ValueError("f must be differentiable, it gave a result without gradient")
     return y.detach(), torch.autograd.grad(y, x, torch.ones_like(y))[0]

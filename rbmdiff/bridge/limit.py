@@ -32,15 +32,14 @@ def _check(rbm: RBM, kind: Kind, instead: str, v: Tensor, own: bool = False) -> 
     except ValueError as error:
         raise ValueError(f"{error}; use {instead}") from None
     check_machine(rbm, batch=True, v=v)
+    rbm.check_parameters()
 
 
 def _ascent(rbm: RBM, objective: Callable[[RBM], Tensor]) -> Gradients:
     """Gradient of a scalar `objective` of a machine by autograd, with or without gradients of its own.
     """
-    leaves = {name: p.detach().requires_grad_() for name, p in rbm.named_parameters()}
-    with torch.enable_grad():
-        value = objective(rbm.sharing(**leaves))
-    return dict(zip(leaves, torch.autograd.grad(value, tuple(leaves.values()))))
+    leaves = {name: p.detach() for name, p in rbm.named_parameters()}
+    return torch.func.grad(lambda numbers: objective(rbm.sharing(**numbers)))(leaves)
 
 # %% ../../nbs/bridge/limit.ipynb #a491dac4
 @own_precision
@@ -121,6 +120,7 @@ def langevin_cd_gradient(rbm: RBM, v: Tensor, step: float) -> Gradients:
     units, hidden ones of other than two levels. Source: Hyvärinen (2007).
     """
     check_machine(rbm, "gaussian", own=True, v=v)
+    rbm.check_parameters()
     check_number("step", step, above=0)
     v = v.reshape(-1, len(rbm.W))
     w = v.new_full((len(v),), 1 / len(v))
@@ -140,6 +140,7 @@ def gaussian_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
     states, a tilted machine, other visible units, hidden ones of other than two levels, or more than 25.
     """
     check_machine(rbm, "gaussian", own=True, v=v)
+    rbm.check_parameters()
     D, H = rbm.W.shape
     if bits_of(H, rbm.hidden) > LIMIT:
         raise ValueError(f"rbm must have at most {LIMIT} hidden units to enumerate, got {H}; "

@@ -26,6 +26,7 @@ from rbmdiff.foundations.core import (
     check_count,
     check_number,
     check_tensor,
+    holds,
     logit,
     own_precision,
     refuse_gradients,
@@ -46,7 +47,7 @@ def smoothed_logit(k: Tensor, n: int, smoothing: float) -> Tensor:
     """
     check_tensor("k", k)
     check_count("n", n)
-    if not bool(((k >= 0) & (k <= n)).all()):
+    if not holds((k >= 0) & (k <= n)):
         raise ValueError(f"k must lie in [0, {n}], got values in [{k.min():g}, {k.max():g}]")
     check_number("smoothing", smoothing, above=0)                     # or means of 0 and 1 have no logit
     return logit((k + smoothing) / (n + 2 * smoothing))  # [eq-meanfield-smoothing]
@@ -85,7 +86,7 @@ def batch_moments(mean: Tensor, batch: int, smoothing: float = 0.5) -> tuple[Ten
     """
     check_tensor("mean", mean)
     check_count("batch", batch)
-    if not bool(((mean > 0) & (mean < 1)).all()):
+    if not holds((mean > 0) & (mean < 1)):
         raise ValueError("mean must lie strictly between 0 and 1")
     variance = 1 / (batch * mean * (1 - mean))  # [eq-meanfield-concentration]
     return (smoothing - 0.5) * (1 - 2 * mean) * variance, variance  # [eq-meanfield-concentration]
@@ -190,7 +191,7 @@ def asked_field(a: Tensor, jacobian: bool = False, width: float | None = None) -
     check_tensor("a", a)
     m = torch.sigmoid(a)
     rest = torch.sigmoid(-a)
-    if not bool((m * rest > 0).all()):
+    if not holds(m * rest > 0):
         raise ValueError(f"a must be nearer to 0: at {a.abs().max():g} the slope of the sigmoid is 0 "
                          f"in {a.dtype}")
     outward = (m - rest) * (2 if jacobian else 1)  # [eq-meanfield-asked]
@@ -273,7 +274,7 @@ class TimedRBM(torch.nn.Module):
     def at(self, t: float) -> RBM:
         """The machine of time `t`, of the same units, with parameters of its own."""
         D, H = self.W.shape[1:]
-        rbm = RBM(D, H, self.visible, self.hidden, dtype=self.W.dtype, device=self.W.device)
+        rbm = RBM(D, H, self.visible, self.hidden, generator=0, dtype=self.W.dtype, device=self.W.device)
         w = self.weights(t)
         for own, knots in ((rbm.W, self.W), (rbm.b, self.b), (rbm.c, self.c)):
             own.copy_(torch.tensordot(w, knots, 1))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.oracle import Mixture
-from ..foundations.core import check_tensor, own_precision, without_graph
+from ..foundations.core import check_tensor, holds, own_precision, without_graph
 from ..foundations.units import LIMIT, bits_of, states
 from ..models.rbm import RBM, check_machine
 
@@ -47,6 +47,7 @@ def as_mixture(rbm: RBM) -> Mixture:
 def _flips(rbm: RBM, v: Tensor) -> Tensor:
     """How much each unit of `v` [..., D], of two levels, changes when it is flipped, like `v`."""
     check_machine(rbm, "binary", batch=True, v=v)
+    rbm.check_parameters()
     rbm._check(v=v)                                          # as many states as machines
     return sum(rbm.visible.levels) - 2 * v
 
@@ -86,8 +87,8 @@ def _check_channel(log_p: Tensor, log_q: Tensor) -> None:
         raise ValueError("log_p, log_q must have shapes [N], [N, M], "
                          f"got {list(log_p.shape)}, {list(log_q.shape)}")
     for name, table in (("log_p", log_p), ("log_q", log_q)):
-        off = table.logsumexp(-1).abs().max().item()
-        if off <= 1e-4: continue
+        off = table.logsumexp(-1).abs().max()
+        if holds(off <= 1e-4): continue
         raise ValueError(f"{name} must hold logarithms of probabilities, their sum is off by {off:.2g}")
 
 

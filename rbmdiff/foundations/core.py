@@ -294,17 +294,14 @@ def without_graph(remedy: str = "detach it") -> Callable[[Callable[_P, _R]], Cal
     return decorate
 
 # %% ../../nbs/foundations/core.ipynb #e4a1c7d9
-def recomputed(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """`function`, which keeps its arguments alone for its gradient and is run again for it.
+def recomputed(function: Callable[..., _R], *args: Any) -> _R:
+    """function(*args), which keeps its arguments alone for its gradient and is run again for it.
 
-    It must draw nothing. Unchanged without a graph, and inside torch.func, which cannot do this.
+    It must draw nothing. A plain call without a graph, and inside torch.func or torch.compile.
     """
-    @wraps(function)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        if not torch.is_grad_enabled() or in_transform(): return function(*args, **kwargs)
-        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-        return cast(_R, checkpoint(function, *args, **kwargs, **options))
-    return run
+    plain = torch.compiler.is_compiling() or in_transform()
+    if plain or not torch.is_grad_enabled(): return function(*args)
+    return cast(_R, checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False))
 
 # %% ../../nbs/foundations/core.ipynb #b3e9d6a4
 AUTOCAST = "cpu", "cuda", "mps", "xpu"

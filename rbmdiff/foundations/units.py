@@ -253,7 +253,8 @@ class Discrete(Unit):
     def tempered(self, beta: float) -> Unit:
         """The unit of weights to the power `beta`. ValueError for weights that count ways."""
         if beta == 1: return self
-        if bool(self.log_weights(torch.tensor(self.levels)).any()):
+        counts = type(self).log_weights is not Discrete.log_weights
+        if counts and bool(self.log_weights(torch.tensor(self.levels)).any()):
             raise ValueError(f"rbm must have units without weights of their own at another temperature, "
                              f"got {self}: the number of ways to a state is no energy")
         return self if self.curvature == 0 else bent(self, beta * self.curvature)
@@ -309,6 +310,7 @@ class Binary(Discrete):
 class Bernoulli(Binary):
     """A bit, 0 or 1."""
     arguments: ClassVar[Any] = ()
+    offset: ClassVar[Any] = 0.0
     energy, slope = Unit.energy, Unit.slope          # both states weigh the same
 
     def __init__(self):
@@ -337,6 +339,7 @@ class Bernoulli(Binary):
 class Spin(Binary):
     """A spin, -1 or +1."""
     arguments: ClassVar[Any] = ()
+    offset: ClassVar[Any] = 0.0
     energy, slope = Unit.energy, Unit.slope          # both states weigh the same
 
     def __init__(self):

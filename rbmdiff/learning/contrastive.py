@@ -18,7 +18,9 @@ from rbmdiff.foundations.core import (
     Stream,
     as_generator,
     check_count,
+    check_function,
     check_tensor,
+    holds,
     own_precision,
     without_graph,
 )
@@ -41,11 +43,14 @@ def energy_gradient(energy: Callable[[Tensor], Tensor], parameters: Mapping[str,
     add up to one: all states of a small model with their probabilities make it exact. Raises TypeError
     or ValueError for bad tensors.
     """
+    check_function("energy", energy)
+    if not isinstance(parameters, Mapping) or not parameters:
+        raise TypeError(f"parameters must be tensors by name, got {type(parameters).__name__}")
     check_tensor("v", v)
     check_tensor("samples", samples, v.shape[-1], like=v)
     if weights is None: weights = v.new_full(samples.shape[:-1], 1 / samples[..., 0].numel())
     check_tensor("weights", weights, like=v)
-    if weights.shape != samples.shape[:-1] or abs(weights.sum().item() - 1) > 1e-3:
+    if weights.shape != samples.shape[:-1] or not holds((weights.sum() - 1).abs() <= 1e-3):
         raise ValueError(f"weights must have shape {list(samples.shape[:-1])} and add up to one, "
                          f"got {list(weights.shape)} and {weights.sum().item():.4g}")
     with torch.enable_grad():
@@ -211,6 +216,8 @@ def centred(gradients: Gradients, visible_offset: Tensor, hidden_offset: Tensor)
     For Gaussian units mu is an offset of v / sigma^2. Linear in the gradients; zero offsets change
     nothing. Raises TypeError or ValueError for bad offsets. Source: Melchior et al. (2016).
     """
+    if not isinstance(gradients, Mapping) or not {*"Wbc"} <= gradients.keys():
+        raise TypeError("gradients must be tensors W, b and c by name, as cd_gradient gives them")
     W, b, c = (gradients[name] for name in "Wbc")
     for name, x, like in (("visible_offset", visible_offset, b), ("hidden_offset", hidden_offset, c)):
         check_tensor(name, x, len(like), like=like)

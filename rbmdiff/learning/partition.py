@@ -79,6 +79,8 @@ def temperatures(n_temperatures: int, power: float = 2.0) -> Tensor:
 # %% ../../nbs/learning/partition.ipynb #f52e4364
 def default_base(rbm: RBM) -> Tensor:
     """Visible biases [D] of a base machine that needs no data [eq-partition-base]."""
+    check_machine(rbm)
+    rbm.check_parameters()
     m = rbm.precise()
     base = m.visible_field(m.hidden.mean(torch.zeros_like(m.c)))  # [eq-partition-base]
     return base.to(rbm.b.dtype)
@@ -111,7 +113,6 @@ class LogZ(Estimate):
 def _checked_base(rbm: RBM, base: Tensor | None) -> Tensor:
     """The base bias [D], after it and the machine have been checked."""
     check_machine(rbm)
-    check_tensor("rbm.W", rbm.W)
     rbm.check_normalisable()
     base = default_base(rbm) if base is None else base
     check_tensor("base", base, len(rbm.W), like=rbm.W)
@@ -207,11 +208,19 @@ def _above_mass(rbm: RBM, rows: Tensor, F: Tensor, log_z: Estimate) -> float:
                      f"got {log_z}: its chains have not been where the machine is")
 
 
+def _check_estimate(name: str, x: Any) -> None:
+    """`x` must be an estimate, of whatever class. Raises TypeError."""
+    if all(hasattr(x, part) for part in ("value", "stderr", "n")): return
+    raise TypeError(f"{name} must be an Estimate, got {type(x).__name__}")
+
+
 def bracket(forward: Estimate, backward: Estimate) -> tuple[float, float]:
     """Lower and upper value of log Z from `ais` and `reverse_ais`.
 
     Raises ValueError if they cross by more than four standard errors: they are no bounds then.
     """
+    _check_estimate("forward", forward)
+    _check_estimate("backward", backward)
     gap = backward.value - forward.value
     if gap >= -4 * math.hypot(forward.stderr, backward.stderr):
         return min(forward.value, backward.value), max(forward.value, backward.value)
@@ -232,8 +241,7 @@ def log_likelihood(rbm: RBM, v: Tensor, log_z: Estimate) -> Estimate:
     """
     check_machine(rbm, v=v)
     rbm.check_parameters()
-    if not all(hasattr(log_z, part) for part in ("value", "stderr", "n")):
-        raise TypeError(f"log_z must be an Estimate, got {type(log_z).__name__}")
+    _check_estimate("log_z", log_z)
     rows = v.reshape(-1, len(rbm.W))
     if len(rows) < 2: raise ValueError(f"v must hold at least two states, got shape {list(v.shape)}")
     F = _free_energies(rbm, rows)
@@ -251,5 +259,7 @@ def free_energy_gap(model: Any, train: Tensor, held_out: Tensor) -> float:
     `train` [N, D] and `held_out` [M, D] are states. How much better the model likes what it has seen;
     needs no partition function. Source: Hinton (2010).
     """
+    if not hasattr(model, "free_energy"):
+        raise TypeError(f"model must have a free_energy, got {type(model).__name__}")
     liked, known = (model.free_energy(v).double().mean() for v in (held_out, train))
     return (liked - known).item()  # [eq-train-gap]

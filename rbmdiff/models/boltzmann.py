@@ -127,10 +127,9 @@ class Boltzmann(torch.nn.Module):
     def sharing(self, **replaced: Any) -> Self:
         """A machine of the same type with the numbers and the unit of this one, but those `replaced`."""
         other = type(self).__new__(type(self))
-        torch.nn.Module.__init__(other)
+        other.__dict__.update(self.__dict__)
+        other._buffers = {name: replaced.get(name, x) for name, x in self._buffers.items()}
         other.unit = replaced.get("unit", self.unit)
-        other.register_buffer("J", replaced.get("J", self.J))
-        other.register_buffer("b", replaced.get("b", self.b))
         return other
 
     def tilt(self, field: Tensor) -> Self:
@@ -192,11 +191,11 @@ class Boltzmann(torch.nn.Module):
         """
         A, B = self._halves()
 
-        @recomputed                                                      # keeps two numbers, no table
         def part(B: Tensor) -> Tensor:
             return self._log_weights(A, B).flatten(-2).logsumexp(-1)  # [eq-boltzmann-energy]
 
-        return torch.stack([part(piece) for piece in self._pieces(A, B)]).logsumexp(0)
+        parts = [recomputed(part, piece) for piece in self._pieces(A, B)]    # keep two numbers, no table
+        return torch.stack(parts).logsumexp(0)
 
     # %% ../../nbs/models/boltzmann.ipynb #3e0e7e92
     def log_prob(self, x: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ __all__ = ['MEMORY', 'Pool', 'observed', 'lattice', 'log_partition', 'exact_samp
 # %% ../../nbs/models/ising.ipynb #1af534a6
 from collections.abc import Callable
 import math
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -23,6 +22,9 @@ from rbmdiff.foundations.core import (
     check_count,
     check_number,
     check_tensor,
+    holds,
+    in_transform,
+    is_traced,
     recomputed,
     uniform,
     without_graph,
@@ -138,7 +140,7 @@ def log_partition(right: Tensor, down: Tensor, field: Tensor) -> Tensor:
     f = h.new_full((*h.shape[:-2], 2**W), -W * math.log(2))              # the ghosts above the first row
     for row in range(h.shape[-2]):
         parts = [x[..., row, :] for x in (right, down, h)]
-        f = recomputed(_row)(f, *parts, torch.logaddexp)
+        f = recomputed(_row, f, *parts, torch.logaddexp)
     return f.logsumexp(-1).to(field.dtype)  # [eq-ising-transfer]
 
 # %% ../../nbs/models/ising.ipynb #09a74d57
@@ -211,6 +213,9 @@ def means(right: Tensor, down: Tensor, field: Tensor) -> Tensor:
     Arguments and errors as in `log_partition`.
     """
     batch = _strip(right, down, field, 8, "use chains of sampling.gibbs, by as_rbm")[0].shape[:-2]
+    if in_transform() or is_traced(field):
+        h = field.expand(*batch, *field.shape[-2:])
+        return torch.func.grad(lambda h: log_partition(right, down, h).sum())(h)  # [eq-ising-score]
     with torch.enable_grad():
         h = field.detach().expand(*batch, *field.shape[-2:]).clone().requires_grad_()
         log_z = log_partition(right.detach(), down.detach(), h)
@@ -238,7 +243,7 @@ def score(right: Tensor, down: Tensor, field: Tensor, x: Tensor, alpha: float, s
 def _check_beta(beta: Tensor) -> None:
     """`beta` must be a tensor of positive numbers. TypeError or ValueError."""
     check_tensor("beta", beta)
-    if bool((beta <= 0).any()): raise ValueError(f"beta must be positive, got {beta.min():g}")
+    if not holds(beta > 0): raise ValueError(f"beta must be positive, got {beta.min():g}")
 
 # %% ../../nbs/models/ising.ipynb #f54f999a
 def kaufman(beta: Tensor, rows: int, columns: int) -> Tensor:

@@ -62,7 +62,10 @@ class RBM(Stored):
         if dtype not in (None, torch.float32, torch.float64):
             raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
         b = torch.zeros(n_visible, dtype=dtype, device=device)
-        self.W = Parameter(0.01 * normal((n_visible, n_hidden), b, as_generator(generator, b)))
+        stream = as_generator(generator, b)
+        if isinstance(stream, tuple):
+            raise TypeError("generator must be one stream: weights are no batch")
+        self.W = Parameter(0.01 * normal((n_visible, n_hidden), b, stream))
         self.b = Parameter(b)
         self.c = Parameter(b.new_zeros(n_hidden))
         self.log_sigma = Parameter(torch.zeros_like(b)) if self.visible.wide else None
@@ -246,8 +249,8 @@ class RBM(Stored):
         """How hard two unbounded layers pull each other; a machine below 1 can be normalised.
 
         The square of the largest u' M h of unit vectors, M = W / sigma, that the units allow: exact for
-        Gaussian layers, a search for rectified ones; 0 if a layer is bounded or the weights are not known
-        (`core.is_traced`), inf if no well is enough.
+        Gaussian layers, a search for rectified ones; 0 if a layer is bounded or the weights are not
+        known (`core.is_traced`), inf if no well is enough.
         """
         kinds = {self.visible.growth, self.hidden.growth}
         if "bounded" in kinds or is_traced(self.W): return 0.0
@@ -294,14 +297,14 @@ class RBM(Stored):
         if unit.n_states is None: return self._log_partition_of_wells()
         free_energy = self.hidden_free_energy if self.by_hidden else self.free_energy
 
-        @recomputed                                                      # keeps two numbers, no table
         def part(first: int, last: int) -> Tensor:
             S = states(n, unit, first, last, self.W.dtype, self.W.device)
             F = free_energy(S[:, None] if self.batch else S)
             return torch.logsumexp(-F, 0)  # [eq-rbm-log-partition]
 
         size = 2**22 // (max(D, H) * max(1, self.batch.numel()))
-        return torch.logsumexp(torch.stack([part(*span) for span in spans(n, unit, size)]), 0)
+        parts = [recomputed(part, *span) for span in spans(n, unit, size)]  # keep two numbers, no table
+        return torch.logsumexp(torch.stack(parts), 0)
 
     # %% ../../nbs/models/rbm.ipynb #79473d84
     def log_partition(self) -> Tensor:
@@ -444,16 +447,15 @@ class RBM(Stored):
     def relabelled(self, visible: Unit | str | None = None, hidden: Unit | str | None = None) -> Self:
         """The machine of the same law whose units of two levels have other ones: bits become spins.
 
-        `visible` and `hidden` are kinds of unit; None keeps a layer. Raises ValueError for a kind that has,
-        or is to have, more than two levels.
+        `visible` and `hidden` are kinds of unit; None keeps a layer. Raises ValueError for a kind that
+        has, or is to have, more than two levels.
         """
         low, high, v = _renamed("visible", self.visible, visible)
         left, right, h = _renamed("hidden", self.hidden, hidden)
-        new: dict[str, Any] = {"visible": v, "hidden": h, "W": high * right * self.W}
-        b, c = self.b + left * self.W.sum(1), self.c + low * self.W.sum(0)
-        new["b"] = high * (b + self.visible.offset) - v.offset if visible is not None else b
-        new["c"] = right * (c + self.hidden.offset) - h.offset if hidden is not None else c
-        return self.sharing(**new)
+        offset = lambda unit: getattr(unit, "offset", 0.0)
+        b = high * (self.b + left * self.W.sum(1) + offset(self.visible)) - offset(v)
+        c = right * (self.c + low * self.W.sum(0) + offset(self.hidden)) - offset(h)
+        return self.sharing(W=high * right * self.W, b=b, c=c, visible=v, hidden=h)
 
     # %% ../../nbs/models/rbm.ipynb #671e3226
     def _listed(self, n: int, generator: Stream) -> Tensor:
@@ -556,10 +558,10 @@ def check_machine(rbm: Any, kind: Kind | None = None, own: bool = False, batch: 
         rbm.visible.check(label, x)
 
 # %% ../../nbs/models/rbm.ipynb #a2d6f9b4
-def _renamed(name: str, old: Unit, new: Unit | str | None) -> tuple[float, float, Any]:
+def _renamed(name: str, old: Unit, new: Unit | str | None) -> tuple[float, float, Unit]:
     """Numbers p, q of states p + q v' of the `old` kind for states v' of the `new` one; that kind."""
-    unit = old if new is None else as_unit(name, new)
-    if new is None: return 0.0, 1.0, unit
+    if new is None: return 0.0, 1.0, old
+    unit = as_unit(name, new)
     if not hasattr(old, "offset") or not hasattr(unit, "offset"):
         raise ValueError(f"{name} must be a kind of two levels for units of two, got {unit} for {old}")
     (a, b), (c, d) = cast(Any, old).levels, cast(Any, unit).levels

@@ -21,6 +21,7 @@ from rbmdiff.foundations.core import (
     as_generator,
     check_count,
     check_tensor,
+    holds,
     own_precision,
     without_graph,
 )
@@ -35,7 +36,7 @@ def _check_chains(x: Tensor, least: int = 8) -> Tensor:
     if x.ndim < 2 or x.shape[-1] < least:
         raise ValueError(f"x must have shape [..., chains, draws >= {least}], got {list(x.shape)}")
     constant = (x == x[..., :1, :1]).flatten(-2).all(-1)
-    if bool(constant.any()): raise ValueError("x must vary: all draws of all chains are equal")
+    if not holds(~constant): raise ValueError("x must vary: all draws of all chains are equal")
     return x.double()
 
 # %% ../../nbs/sampling/diagnostics.ipynb #148c8f47
@@ -82,7 +83,8 @@ def effective_sample_size(x: Tensor) -> Tensor:
 
     Errors as `integrated_time`.
     """
-    return x.shape[-2] * x.shape[-1] / integrated_time(x)  # [eq-gibbs-ess]
+    tau = integrated_time(x)
+    return x.shape[-2] * x.shape[-1] / tau  # [eq-gibbs-ess]
 
 
 @without_graph()
@@ -92,7 +94,7 @@ def chain_estimate(x: Tensor) -> Estimate:
     `n` of the result is the effective sample size, rounded down. The error is right if the chains have
     converged (see `r_hat`). Errors as `integrated_time`.
     """
-    if isinstance(x, Tensor) and x.ndim != 2:
+    if _check_chains(x, 16).ndim != 2:
         raise ValueError(f"x must have shape [chains, draws], got {list(x.shape)}")
     n = effective_sample_size(x).item()
     y = _halves(x.double())
@@ -147,6 +149,7 @@ def gibbs_r_hat(rbm: RBM, v: Tensor, steps: int, generator: Stream = None) -> fl
     of generators has one a chain, 2 M. TypeError or ValueError for bad states, counts or machines.
     """
     check_machine(rbm, v=v)
+    rbm.check_parameters()
     check_count("steps", steps, 32)
     if v.ndim != 2: raise ValueError(f"v must have shape [M, {len(rbm.W)}], got {list(v.shape)}")
     generator = as_generator(generator, v)

@@ -17,6 +17,7 @@ from rbmdiff.foundations.core import (
     Stream,
     as_generator,
     check_count,
+    check_function,
     check_tensor,
     own_precision,
     refuse_gradients,
@@ -67,6 +68,7 @@ def unit_field(energy: Energy, x: Tensor, i: int, unit: Unit | str = "bernoulli"
     """
     unit = _listed("x", x, unit)
     check_count("i", i, 0)
+    check_function("energy", energy)
     n = x.shape[-1] // unit.columns
     if i >= n: raise ValueError(f"i must be below {n}, the number of units, got {i}")
     E = _energies(energy, x, i, unit)
@@ -97,6 +99,7 @@ def scan_gibbs(energy: Energy, x: Tensor, sweeps: int = 1, unit: Unit | str = "b
     """
     unit = _listed("x", x, unit)
     check_count("sweeps", sweeps)
+    check_function("energy", energy)
     generator = as_generator(generator, x)
     width = unit.columns
     x = x.clone()
