@@ -40,7 +40,7 @@ def test_logit_inverts_the_mean(m):
 
 @pytest.mark.parametrize("bad", (0.0, 1.0, -0.1, 1.1, math.nan))
 def test_logit_refuses_what_has_no_field(bad):
-    with pytest.raises(ValueError, match="m must lie strictly between 0 and 1"):
+    with pytest.raises(ValueError, match="m must (lie strictly between 0 and 1|be finite)"):
         logit(torch.tensor([0.5, bad]))
 
 
@@ -64,7 +64,7 @@ def test_estimate_is_the_textbook_formula():
 
 @pytest.mark.parametrize("shape", ((), (1,), (0,), (3, 2)))
 def test_estimate_needs_several_draws(shape):
-    with pytest.raises(ValueError, match=r"draws must have shape \[n\] with n > 1"):
+    with pytest.raises(ValueError, match=r"draws must (have shape \[n\] with n > 1|not be empty)"):
         Estimate.of(torch.zeros(shape))
 
 

@@ -182,6 +182,7 @@ NOT_MAPPED = {
                      "meanfield.TimedRBM.forward"), "makes a module"),
     "limit.langevin_cd_gradient": "as many nodes as the step asks for",
     "ising.kac_ward": "looks at the phase of a determinant",
+    "contrastive.energy_gradient": "asks autograd for a gradient of its own",
 }
 
 
@@ -198,7 +199,6 @@ NO_GRAPH = {
     **NOT_MAPPED,
     **dict.fromkeys(("rbm.RBM.clamp", "boltzmann.Boltzmann.clamp", "boltzmann.Boltzmann.log_marginal",
                      "score.as_mixture", "limit.gaussian_cd_gradient"), "shapes depend on numbers"),
-    "contrastive.energy_gradient": "asks autograd for a gradient of its own",
 }
 ROOMS_COMPILED = "rbm", "boltzmann", "energy", "means", "score", "tilted"     # a second a function
 COMPILED = [name for name, call in CALLS.items() if not call.draws and name not in NO_GRAPH

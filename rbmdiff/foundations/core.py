@@ -356,11 +356,12 @@ def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], meta:
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
     """Tensors (on the CPU) and description of a file that `write_tensors` wrote.
 
-    Raises FileNotFoundError, IsADirectoryError, or ValueError if `path` is damaged, foreign or of
-    another `kind`.
+    Raises FileNotFoundError, TypeError, or ValueError if `path` is damaged, foreign or of another
+    `kind`.
     """
-    if as_path(path).is_dir(): raise IsADirectoryError(f"path must be a file, got the folder {path}")
-    if not as_path(path).is_file(): raise FileNotFoundError(f"path: no such file: {path}")
+    if not as_path(path).is_file():
+        folder = ", it is a folder" if as_path(path).is_dir() else ""
+        raise FileNotFoundError(f"path: no such file: {path}{folder}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {}).get("rbmdiff", "null"))

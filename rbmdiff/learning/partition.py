@@ -114,6 +114,7 @@ def _checked_base(rbm: RBM, base: Tensor | None) -> Tensor:
     """The base bias [D], after it and the machine have been checked."""
     check_machine(rbm)
     rbm.check_normalisable()
+    check_tensor("rbm.W", rbm.W)
     base = default_base(rbm) if base is None else base
     check_tensor("base", base, len(rbm.W), like=rbm.W)
     if base.ndim != 1: raise ValueError(f"base must have shape [{len(rbm.W)}], got {list(base.shape)}")
