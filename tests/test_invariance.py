@@ -113,7 +113,8 @@ def test_single_precision_is_off_by_roundings_of_its_terms(pair, seed):
     fields = c + coupled @ W
     size = 1 + own + fields.sum(-1) + m.hidden.log_norm(m.hidden_field(x)).abs().sum(-1)
     hidden = (h.double().abs() * fields).sum(-1) + m.hidden.energy(h.double(), m.c).abs().sum(-1)
-    slack = (m.hidden.mean(m.hidden_field(x)).abs() + m.hidden.variance(m.hidden_field(x)) * fields) @ W.T
+    y = m.hidden_field(x)
+    slack = (m.hidden.mean(y).abs() + m.hidden.variance(y) * fields) @ W.T
     width = 1 if m.sigma is None else m.sigma**2
     slopes = 1 + (slack + m.b.abs() + x.abs() + m.visible.slope(x, 0 * x, m.sigma).abs()) / width
     bounds = {"energy": (rbm.energy(v, h), m.energy(x, h.double()), 1 + own + hidden),

@@ -90,6 +90,9 @@ NETWORKS = ("meanfield.TimedRBM.weights", "meanfield.TimedRBM.forward",  # copy 
             "meanfield.TimedRBM.at")
 
 
+CUTS = [name for name in CALLS if name.startswith("gumbel.") and name.endswith("_gradient")]
+
+
 def lost(run) -> bool:
     """Whether `run()` refuses to lose a gradient."""
     try:
@@ -108,7 +111,7 @@ def test_gradients_in_states_are_right_or_refused(name):
     if not y.is_floating_point() or torch.equal(y, call(m, v.flip(0), 5)): return
     z = v.clone().requires_grad_()
     objective = lambda x: call(m, x, 5).double().sum()
-    if lost(lambda: objective(z)): assert lost(lambda: torch.func.grad(objective)(v))
+    if lost(lambda: objective(z)) or name in CUTS: assert lost(lambda: torch.func.grad(objective)(v))
     else:
         wanted = torch.autograd.grad(objective(z), z)[0]
         torch.testing.assert_close(torch.func.grad(objective)(v), wanted)

@@ -278,7 +278,7 @@ BAD = {
     "generator": (lambda m: ais(m, 4, 3, "now"), TypeError, "generator"),
     "likelihood of a batch": (lambda m: log_likelihood(m.tilt(V), V, Estimate(0.0, 0.0, 1)), ValueError,
                               "rbm"),
-    "likelihood of a tensor": (lambda m: log_likelihood(m.W.detach(), V, Estimate(0.0, 0.0, 1)), TypeError,
+    "likelihood of a tensor": (lambda m: log_likelihood(m.W.data, V, Estimate(0.0, 0.0, 1)), TypeError,
                                "rbm"),
 }
 

@@ -103,7 +103,7 @@ def _slopes(f: Function, v: Tensor) -> tuple[Tensor, Tensor]:
     return y.detach(), torch.autograd.grad(y, x, torch.ones_like(y))[0]
 
 # %% ../../nbs/bridge/gumbel.ipynb #531c5560
-@without_graph()
+@without_graph(cuts=True)
 @own_precision
 def expectation_gradient(f: Function, a: Tensor) -> Tensor:
     """Exact gradient [..., D] in `a` [..., D] of the mean of `f` over bits [eq-gumbel-gradient].
@@ -143,7 +143,7 @@ def _bits(a: Tensor, samples: int, generator: Stream) -> Tensor:
     return (u < torch.sigmoid(a)).to(a.dtype)
 
 # %% ../../nbs/bridge/gumbel.ipynb #04fbc74a
-@without_graph()
+@without_graph(cuts=True)
 def flip_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = None) -> Tensor:
     """Unbiased estimates [samples, ..., D] of `expectation_gradient` by flips [eq-gumbel-gradient].
 
@@ -158,7 +158,7 @@ def flip_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = 
     return _spread(a) * difference  # [eq-gumbel-gradient]
 
 # %% ../../nbs/bridge/gumbel.ipynb #89f6c3cf
-@without_graph()
+@without_graph(cuts=True)
 def mean_field_gradient(f: Function, a: Tensor) -> Tensor:
     """Gradient of f(sigmoid(a)) [..., D], a biased estimate of `expectation_gradient` without variance.
 
@@ -169,7 +169,7 @@ def mean_field_gradient(f: Function, a: Tensor) -> Tensor:
     return _spread(a.detach()) * _slopes(f, torch.sigmoid(a))[1]  # [eq-gumbel-mean-field]
 
 # %% ../../nbs/bridge/gumbel.ipynb #8de92756
-@without_graph()
+@without_graph(cuts=True)
 def straight_through_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = None,
                               rule: Literal["mean", "trapezoid"] = "mean") -> Tensor:
     """Biased estimates [samples, ..., D] of `expectation_gradient` [eq-gumbel-straight-through].
@@ -190,7 +190,7 @@ def straight_through_gradient(f: Function, a: Tensor, samples: int = 1, generato
     return weight * _slopes(f, v)[1]  # [eq-gumbel-straight-through]
 
 # %% ../../nbs/bridge/gumbel.ipynb #beb90249
-@without_graph()
+@without_graph(cuts=True)
 def concrete_gradient(f: Function, a: Tensor, tau: float, samples: int = 1, generator: Stream = None,
                       hard: bool = False) -> Tensor:
     """Biased estimates [samples, ..., D] of `expectation_gradient`, at `tau` [eq-gumbel-pathwise].
@@ -206,7 +206,7 @@ def concrete_gradient(f: Function, a: Tensor, tau: float, samples: int = 1, gene
     return _slopes(f, at)[1] * _spread(x) / tau  # [eq-gumbel-pathwise]
 
 # %% ../../nbs/bridge/gumbel.ipynb #69a3d7d0
-@without_graph()
+@without_graph(cuts=True)
 def score_function_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = None,
                             baseline: Literal["none", "leave_one_out", "mean_field"] = "none") -> Tensor:
     """Unbiased estimates [samples, ..., D] of `expectation_gradient` [eq-gumbel-score-function].

@@ -267,27 +267,31 @@ def _is_pulled_back(x: Tensor) -> bool:
     return _is_pulled_back(_functorch.get_unwrapped(x))
 
 # %% ../../nbs/foundations/core.ipynb #5c8ecf12
-def refuse_gradients(name: str, remedy: str, *values: object) -> None:
+def refuse_gradients(name: str, remedy: str, *values: object, cuts: bool = False) -> None:
     """ValueError if one of `values` wants a gradient, which the function `name` cuts; `remedy` says what
-    to do. The tensors of modules may ask autograd for one, but not torch.func.
+    to do. The tensors of modules may ask autograd for one, but not torch.func; all may, if it `cuts`
+    by design.
     """
     inside = [x for module in values if in_transform() and isinstance(module, torch.nn.Module)
               for x in (*module.parameters(), *module.buffers())]
-    if any(map(wants_gradient, values)) or any(map(_is_pulled_back, inside)):
+    inside += [x for x in values if isinstance(x, Tensor)]
+    asked = any(map(_is_pulled_back, inside)) and not torch.compiler.is_compiling()
+    if asked or (not cuts and any(map(wants_gradient, values))):
         raise ValueError(f"{name} builds no graph, and one of its arguments wants a gradient, which "
                          f"would be lost: {remedy}")
 
 
-def without_graph(remedy: str = "detach it") -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+def without_graph(remedy: str = "detach it",
+                  cuts: bool = False) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Decorator: a function that runs without autograd, and refuses arguments that want a gradient.
 
-    Parameters of a network or a machine may want one: it is cut. `remedy` completes the error. Raises
-    ValueError.
+    Parameters of a network or a machine may want one: it is cut. What returns a gradient itself `cuts`
+    all that autograd asks for, and says so. `remedy` completes the error. Raises ValueError.
     """
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
         @wraps(function)
         def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            refuse_gradients(function.__name__, remedy, *args, *kwargs.values())
+            refuse_gradients(function.__name__, remedy, *args, *kwargs.values(), cuts=cuts)
             with torch.no_grad():
                 return function(*args, **kwargs)
         return run
