@@ -229,7 +229,9 @@ def heat_map(x: Any, label: str = "", title: str | None = None, width: float = 6
     shown = ax.imshow(x, aspect="auto", cmap="viridis")
     ax.grid(False)
     ax.set(xlabel="unit", ylabel="sample", title=title)
-    bar = ax.figure.colorbar(shown, ax=ax, fraction=0.05, pad=0.02, label=label)
+    bar = ax.figure.colorbar(shown, ax=ax, fraction=0.05, pad=0.02)
+    bar.set_label(label, fontsize=9)
+    bar.ax.tick_params(length=0, labelsize=8)
     bar.outline.set_visible(False)
     return ax.figure
 
