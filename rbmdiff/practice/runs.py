@@ -6,9 +6,9 @@ judged.
 
 # %% auto #0
 __all__ = ['Method', 'OPTIONS', 'FILES', 'FORMAT', 'EXACT', 'new_machine', 'contrastive_step',
-           'refresh_means', 'fit', 'locked', 'proxies', 'preview', 'save_picture', 'RunWarning',
-           'save_states', 'resolve', 'find_examples', 'as_states', 'Run', 'prepare', 'resume',
-           'read_run', 'write_json', 'resume_command', 'in_own_units', 'load_run', 'sample_run',
+           'refresh_means', 'fit', 'in_own_units', 'locked', 'proxies', 'preview', 'save_picture',
+           'RunWarning', 'save_states', 'resolve', 'find_examples', 'as_states', 'Run', 'prepare',
+           'resume', 'read_run', 'write_json', 'resume_command', 'load_run', 'sample_run',
            'save_samples', 'is_small', 'log_partitions', 'report', 'independent', 'evaluate']
 
 # %% ../../nbs/practice/runs.ipynb #cac49b35
@@ -201,6 +201,21 @@ def _append_log(path: Path, record: Record) -> None:
     with open(path, "a", encoding="utf8") as log:
         log.write(json.dumps(counts | record.scalars) + "\n")
 
+# %% ../../nbs/practice/runs.ipynb #fdec4b80
+@torch.no_grad()
+def in_own_units(rbm: RBM, scale: Scale | None) -> RBM:
+    """The machine of measurements as they are, from the one of measurements standardised by `scale`."""
+    if scale is None or scale.kind != "measurements": return rbm
+    own = deepcopy(rbm).requires_grad_(False)
+    m = rbm.precise()
+    mean, s = (torch.tensor(x, dtype=m.W.dtype, device=m.W.device) for x in (scale.mean, scale.spread))
+    sigma, W = s * cast(Tensor, m.sigma), s[:, None] * m.W
+    own.sigma = sigma.to(rbm.W.dtype)
+    own.W.copy_(W)
+    own.b.copy_(mean + s * m.b)
+    own.c.copy_(m.c - (mean / sigma**2) @ W)
+    return own
+
 # %% ../../nbs/practice/runs.ipynb #03629d19
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -342,6 +357,11 @@ def _is_binary(unit: Unit) -> bool:
     return len(unit.levels or ()) == 2
 
 # %% ../../nbs/practice/runs.ipynb #50cf7c42
+_NEEDS = {"chains": ("method", ("pcd",)), "k": ("method", ("pcd", "cd")),
+          "threshold": ("binarize", ("threshold",)), "data_folder": ("data", ("mnist",))}
+"""Options that have an effect only where another one has one of some values."""
+
+
 def resolve(given: dict) -> dict:
     """All options of a run: those `given`, which must name `data`, and defaults for the rest.
 
@@ -360,11 +380,6 @@ def resolve(given: dict) -> dict:
         raise ValueError(f"--binarize {options['binarize']} makes bits, and {unit} units take numbers "
                          "as they are: leave it out")
     return options
-
-
-_NEEDS = {"chains": ("method", ("pcd",)), "k": ("method", ("pcd", "cd")),
-          "threshold": ("binarize", ("threshold",)), "data_folder": ("data", ("mnist",))}
-"""Options that have an effect only where another one has one of some values."""
 
 # %% ../../nbs/practice/runs.ipynb #065266bd
 def _normal(given: dict) -> dict:
@@ -642,21 +657,6 @@ def resume_command(folder: Path) -> str:
     return f"rbmdiff train --out {shlex.quote(str(folder))} --resume"
 
 # %% ../../nbs/practice/runs.ipynb #f8fdc939
-@torch.no_grad()
-def in_own_units(rbm: RBM, scale: Scale | None) -> RBM:
-    """The machine of measurements as they are, from the one of measurements standardised by `scale`."""
-    if scale is None or scale.kind != "measurements": return rbm
-    own = deepcopy(rbm).requires_grad_(False)
-    m = rbm.precise()
-    mean, s = (torch.tensor(x, dtype=m.W.dtype, device=m.W.device) for x in (scale.mean, scale.spread))
-    sigma, W = s * cast(Tensor, m.sigma), s[:, None] * m.W
-    own.sigma = sigma.to(rbm.W.dtype)
-    own.W.copy_(W)
-    own.b.copy_(mean + s * m.b)
-    own.c.copy_(m.c - (mean / sigma**2) @ W)
-    return own
-
-
 def _trained(folder: Path, content: dict) -> tuple[RBM, dict[str, Tensor], int]:
     """The averaged machine of the last checkpoint, for scaled data, its tensors and its epoch."""
     path = folder / "checkpoint.safetensors"
