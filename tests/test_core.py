@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from rbmdiff.foundations import core
 from rbmdiff.foundations.core import (
     Estimate,
     Stored,
@@ -287,6 +288,22 @@ def test_other_formats_are_refused(tmp_path, content):
 def test_missing_file_and_folder(tmp_path):
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(FileNotFoundError, match="no such file"): read_tensors(path, "example")
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600)])
+def test_files_have_ordinary_permissions(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try: write_tensors(tmp_path / "a", "example", {"x": torch.ones(2)}, {})
+    finally: os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+
+
+def test_a_full_disk_is_an_error_of_the_file(tmp_path, monkeypatch):
+    def full(*args, **kwargs): raise safetensors.SafetensorError("No space left on device")
+    monkeypatch.setattr(core, "save_file", full)
+    with pytest.raises(OSError, match="a cannot be written: No space"):
+        write_tensors(tmp_path / "a", "example", {"x": torch.ones(2)}, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_interrupted_write_leaves_the_old_file(file):

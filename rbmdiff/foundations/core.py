@@ -334,14 +334,16 @@ def as_path(path: str | Path) -> Path:
 def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary_path)`, then move the result to `path` in one step.
 
-    On an error `path` stays as it was.
+    It has ordinary permissions. On an error `path` stays as it was.
     """
     path = as_path(path)
     if not path.parent.is_dir(): raise FileNotFoundError(f"path: no such folder: {path.parent}")
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.touch()
+    mode = temporary.stat().st_mode & 0o777
     try:
         write(temporary)
+        temporary.chmod(mode)  # safetensors makes a new file, for its owner alone
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -350,11 +352,14 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
 def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict) -> None:
     """Write named `tensors` and the JSON-able `meta` to a safetensors file of the given `kind`.
 
-    The file is whole or not there at all.
+    The file is whole or not there at all. Raises OSError that names it if it cannot be written.
     """
     header = {"rbmdiff": json.dumps({"kind": kind, **meta})}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    replace_file(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    try:
+        replace_file(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    except safetensors.SafetensorError as error:         # a full disk, in the words of another library
+        raise OSError(f"path: {path} cannot be written: {error}") from None
 
 # %% ../../nbs/foundations/core.ipynb #f5c844cc
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
@@ -364,7 +369,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
     `kind`.
     """
     if not as_path(path).is_file():
-        folder = ", it is a folder" if as_path(path).is_dir() else ""
+        folder = ", a folder: the machine of a run is model.safetensors in it" * as_path(path).is_dir()
         raise FileNotFoundError(f"path: no such file: {path}{folder}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
