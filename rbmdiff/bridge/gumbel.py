@@ -97,7 +97,7 @@ def _slopes(f: Function, v: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         x = v.detach().requires_grad_()
         y = _checked(f, x)
-    if not y.requires_grad: raise ValueError("f must be differentiable, it gave a result without gradient")
+    if not y.requires_grad: raise ValueError("f must be differentiable, its result has no gradient")
     return y.detach(), torch.autograd.grad(y, x, torch.ones_like(y))[0]
 
 # %% ../../nbs/bridge/gumbel.ipynb #531c5560

@@ -50,6 +50,11 @@ def holds(condition: Tensor) -> bool:
     return is_traced(condition) or bool(condition.all())
 
 # %% ../../nbs/foundations/core.ipynb #83d64a40
+def _shape_of(x: object) -> str:
+    """The shape of a tensor, or the kind of something else, for messages."""
+    return str(list(x.shape)) if isinstance(x, Tensor) else type(x).__name__
+
+
 def logit(m: Tensor) -> Tensor:
     """Field log(m / (1-m)) of a 0/1 unit with mean `m` [...] [eq-core-logit]. Inverse of the sigmoid.
 
@@ -157,10 +162,8 @@ class Estimate:
     @classmethod
     def of(cls, draws: Tensor) -> "Estimate":
         """Mean of independent `draws` [n], n > 1, with its standard error [eq-core-stderr]."""
-        if not isinstance(draws, Tensor):
-            raise TypeError(f"draws must be a torch.Tensor, got {type(draws).__name__}")
-        if draws.ndim != 1 or len(draws) < 2:
-            raise ValueError(f"draws must have shape [n] with n > 1, got {list(draws.shape)}")
+        if getattr(draws, "ndim", 0) != 1 or len(draws) < 2:
+            raise ValueError(f"draws must have shape [n] with n > 1, got {_shape_of(draws)}")
         stderr = draws.std().item() / math.sqrt(len(draws))  # [eq-core-stderr]
         return cls(draws.mean().item(), stderr, len(draws))
 
