@@ -285,7 +285,7 @@ def refuse_gradients(name: str, remedy: str, *values: object, cuts: bool = False
         raise ValueError(f"{name} builds no graph, and one of its arguments wants a gradient, which "
                          f"would be lost: {remedy}")
 
-
+# %% ../../nbs/foundations/core.ipynb #c92b35b7
 def without_graph(remedy: str = "detach it",
                   cuts: bool = False) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Decorator: a function that runs without autograd, and refuses arguments that want a gradient.
@@ -351,7 +351,7 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
 
-
+# %% ../../nbs/foundations/core.ipynb #97783211
 def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict) -> None:
     """Write named `tensors` and the JSON-able `meta` to a safetensors file of the given `kind`.
 
