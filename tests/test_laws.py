@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from machines import machine
+from rbmdiff.bridge import gumbel, recovery, tilted
+from rbmdiff.foundations import core, train
+from rbmdiff.learning import contrastive, partition
+from rbmdiff.sampling import diagnostics, gibbs
 from rooms import CALLS, NO_CALL, B, public, subject
 
 f32, f64 = torch.float32, torch.float64
@@ -260,3 +264,55 @@ def test_a_parameter_that_is_no_number_is_named(name):
     if torch.equal(y, call(m, v, 5)): return             # does not look at W
     with torch.no_grad(): m.W[0, 0] = math.nan
     with pytest.raises(ValueError, match=r"rbm must have finite parameters, .* \['W'\]"): call(m, v, 5)
+
+
+# --- habits: each wrong argument is named
+
+RBM64 = machine(6, 4)
+V64 = RBM64.sample(5, generator=0)
+WRONG = {
+    "no path":
+        (lambda: type(RBM64).load(None), TypeError, "^path must be the name of a file, got NoneType"),
+    "a number as a path":
+        (lambda: RBM64.save(3), TypeError, "^path must be the name of a file, got int"),
+    "a folder":
+        (lambda: type(RBM64).load("/"), FileNotFoundError, "^path: no such file: /, it is a folder"),
+    "no folder":
+        (lambda: RBM64.save("/no/such/m"), FileNotFoundError, "^path: no such folder: /no/such$"),
+    "draws in a list": (lambda: core.Estimate.of([1, 2]), ValueError, "^draws must have .* got list"),
+    "text as alpha":
+        (lambda: tilted.denoise(RBM64, V64, "a", 0.5), TypeError, "^alpha must be a number"),
+    "text as sigma": (lambda: recovery.recovery_loss(RBM64, V64, 0.5, "a"), TypeError, "^sigma must be"),
+    "a switch as alpha": (lambda: tilted.score(RBM64, V64, True, 0.5), TypeError, "^alpha must be"),
+    "a number as energy": (lambda: gibbs.scan_gibbs(3, V64), TypeError, "^energy must be a function"),
+    "a number as f": (lambda: gumbel.mean_field_gradient(3, V64), TypeError, "^f must be a function"),
+    "a number as weight":
+        (lambda: recovery.path_loss(RBM64, V64, weight=3), TypeError, "^weight must be"),
+    "chains in a list":
+        (lambda: diagnostics.effective_sample_size([1, 2]), TypeError, "^x must be a torch"),
+    "no gradients": (lambda: contrastive.centred({}, V64[0], V64[0]), TypeError, "^gradients must be"),
+    "a list of parameters": (lambda: contrastive.energy_gradient(RBM64.free_energy, [RBM64.W], V64, V64),
+                             TypeError, "^parameters must be tensors by name"),
+    "numbers as bounds":
+        (lambda: partition.bracket(1.0, 2.0), TypeError, "^forward must be an Estimate"),
+    "no model":
+        (lambda: partition.free_energy_gap(3, V64, V64), TypeError, "^model must have a free_energy"),
+    "an optimiser's class":
+        (lambda: train.linear_decay(torch.optim.SGD, 3), TypeError, "^optimizer must be"),
+    "a list of gradients": (lambda: train.ascend(RBM64, [1]), TypeError, "^gradients must be tensors"),
+    "a rate in words": (lambda: train.sgd(RBM64, "0.1"), TypeError, "^lr must be a number, got str"),
+    "colours as spins":
+        (lambda: RBM64.relabelled("potts(2)"), ValueError, "^visible must be a kind of two"),
+}
+
+
+@pytest.mark.parametrize("call, kind, message", WRONG.values(), ids=WRONG)
+def test_wrong_arguments_are_named(call, kind, message):
+    with pytest.raises(kind, match=message): call()
+
+
+@pytest.mark.parametrize("count", [np.int64(2), np.uint8(2), torch.tensor(2)], ids=repr)
+def test_whole_numbers_of_others_are_counts(count):
+    assert gibbs.gibbs(RBM64, V64, count, 0).equal(gibbs.gibbs(RBM64, V64, 2, 0))
+    assert contrastive.cd_gradient(RBM64, V64, k=count, generator=np.int64(0))[1].shape == V64.shape
+    assert type(RBM64)(6, count).W.shape == (6, 2)

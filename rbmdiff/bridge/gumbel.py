@@ -93,13 +93,11 @@ def _values(f: Function, v: Tensor) -> Tensor:
 def _slopes(f: Function, v: Tensor) -> tuple[Tensor, Tensor]:
     """f(v) [...] and its gradient [..., D] at `v` [..., D]."""
     if in_transform() or is_traced(v):
-        slope = torch.func.grad(lambda x: _checked(f, x).sum())(v)
-        return _checked(f, v), slope
+        return _checked(f, v), torch.func.grad(lambda x: _checked(f, x).sum())(v)
     with torch.enable_grad():
         x = v.detach().requires_grad_()
         y = _checked(f, x)
-    if not y.requires_grad:
-        raise ValueError("f must be differentiable, it gave a result without gradient")
+    if not y.requires_grad: raise ValueError("f must be differentiable, its result has no gradient")
     return y.detach(), torch.autograd.grad(y, x, torch.ones_like(y))[0]
 
 # %% ../../nbs/bridge/gumbel.ipynb #531c5560

@@ -58,7 +58,7 @@ def score_matching_loss(rbm: RBM, v: Tensor) -> Tensor:
     trace = slope @ curvature - (1 / squared).sum()  # [eq-limit-trace]
     return trace + rbm.score(v).square().sum(-1) / 2  # [eq-limit-score-matching]
 
-
+# %% ../../nbs/bridge/limit.ipynb #b0154cde
 @without_graph()
 @own_precision
 def score_matching_gradient(rbm: RBM, v: Tensor) -> Gradients:
@@ -120,7 +120,6 @@ def langevin_cd_gradient(rbm: RBM, v: Tensor, step: float) -> Gradients:
     units, hidden ones of other than two levels. Source: Hyvärinen (2007).
     """
     check_machine(rbm, "gaussian", own=True, v=v)
-    rbm.check_parameters()
     check_number("step", step, above=0)
     v = v.reshape(-1, len(rbm.W))
     w = v.new_full((len(v),), 1 / len(v))
@@ -140,7 +139,6 @@ def gaussian_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
     states, a tilted machine, other visible units, hidden ones of other than two levels, or more than 25.
     """
     check_machine(rbm, "gaussian", own=True, v=v)
-    rbm.check_parameters()
     D, H = rbm.W.shape
     if bits_of(H, rbm.hidden) > LIMIT:
         raise ValueError(f"rbm must have at most {LIMIT} hidden units to enumerate, got {H}; "

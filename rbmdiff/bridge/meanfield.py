@@ -36,6 +36,7 @@ from rbmdiff.foundations.core import (
 from ..foundations.units import Bernoulli
 from ..models.rbm import RBM, check_machine
 
+# %% ../../nbs/bridge/meanfield.ipynb #6f43f6d7
 Network = Callable[[Tensor, Tensor], Tensor]  # a score: logits [B, D], times, scalar or [B], to [B, D]
 
 # %% ../../nbs/bridge/meanfield.ipynb #bd796935

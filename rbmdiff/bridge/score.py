@@ -91,7 +91,7 @@ def _check_channel(log_p: Tensor, log_q: Tensor) -> None:
         if holds(off <= 1e-4): continue
         raise ValueError(f"{name} must hold logarithms of probabilities, their sum is off by {off:.2g}")
 
-
+# %% ../../nbs/bridge/score.ipynb #89c7805b
 @own_precision
 def channel_kernel(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Matrix T [N, N] of the chain v -> x -> v', `log_p` [N] of v and `log_q` [N, M] of x given v

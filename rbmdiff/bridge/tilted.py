@@ -54,7 +54,7 @@ def check_levels(alpha: Tensor | float, sigma: Tensor | float) -> None:
         if holds(good): continue
         raise ValueError(f"{name} must {wish} and be finite, got {number[~good].flatten()[0]:g}")
 
-
+# %% ../../nbs/bridge/tilted.ipynb #30886d50
 def _level(rbm: RBM, x: Tensor, alpha: Tensor | float,
            sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
     """Rows [R, D] of `x` [B, ..., D]; finite alpha >= 0, sigma > 0, numbers or [B], as factors of them.

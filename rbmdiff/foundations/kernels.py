@@ -31,7 +31,7 @@ def _tracked() -> bool:
     """May a derivative be taken through what is computed now, in reverse or in forward mode?"""
     return torch.is_grad_enabled() or getattr(forward_ad, "_current_level", 0) >= 0
 
-
+# %% ../../nbs/foundations/kernels.ipynb #7de3b557
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight' + bias [..., N] of `x` [..., M], `weight` [N, M], the quicker way [eq-kernels-rounding].
 

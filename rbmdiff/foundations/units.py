@@ -514,7 +514,7 @@ class Poisson(Unit):
             counts = poisson_rows(rate, cast(Sequence[torch.Generator], generator))
         return torch.where(fits, counts, math.nan)
 
-    # %% ../../nbs/foundations/units.ipynb #15efad17
+    # %% ../../nbs/foundations/units.ipynb #04695130
     def tempered(self, beta: float) -> Unit:
         """No temperature but 1 leaves the number of ways to a state what it is. Raises ValueError."""
         if beta == 1: return self

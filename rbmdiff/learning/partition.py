@@ -208,7 +208,7 @@ def _above_mass(rbm: RBM, rows: Tensor, F: Tensor, log_z: Estimate) -> float:
     raise ValueError(f"log_z must be at least {mass:.2f}, the log of the mass of the states v alone, "
                      f"got {log_z}: its chains have not been where the machine is")
 
-
+# %% ../../nbs/learning/partition.ipynb #71f12143
 def _check_estimate(name: str, x: Any) -> None:
     """`x` must be an estimate, of whatever class. Raises TypeError."""
     if all(hasattr(x, part) for part in ("value", "stderr", "n")): return

@@ -63,8 +63,7 @@ class RBM(Stored):
             raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
         b = torch.zeros(n_visible, dtype=dtype, device=device)
         stream = as_generator(generator, b)
-        if isinstance(stream, tuple):
-            raise TypeError("generator must be one stream: weights are no batch")
+        if isinstance(stream, tuple): raise TypeError("generator must be one stream for all weights")
         self.W = Parameter(0.01 * normal((n_visible, n_hidden), b, stream))
         self.b = Parameter(b)
         self.c = Parameter(b.new_zeros(n_hidden))
