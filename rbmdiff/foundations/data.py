@@ -419,7 +419,7 @@ def _numpy_arrays(file: BufferedIOBase, path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is not {kind}: {reason}") from None
     raise ValueError(f"{path} is an archive without arrays; data must be {READABLE}")
 
-
+# %% ../../nbs/foundations/data.ipynb #70213a2a
 def _dense(parts: dict[str, np.ndarray]) -> np.ndarray:
     """The matrix of a sparse file of SciPy, if its numbers fit together and it is not too large."""
     from scipy import sparse
@@ -472,7 +472,7 @@ def _table(file: BufferedIOBase, path: Path, head: bytes) -> np.ndarray:
     if len(lines) == titled: raise ValueError(f"{path} must not be empty, it holds a line of titles")
     return _numbers(lines[titled:], mark, path)
 
-
+# %% ../../nbs/foundations/data.ipynb #fe9bff95
 def _numbers(lines: list[str], mark: str | None, path: Path) -> np.ndarray:
     """The numbers [N, D] of the lines of a table, whose cells are parted by `mark`, or by spaces."""
     try:
@@ -508,7 +508,7 @@ def _is_label(name: str) -> bool:
 
 _IMAGES = re.compile(r"(train|t10k|test)-images[-.]idx3-ubyte(\.gz)?")
 
-
+# %% ../../nbs/foundations/data.ipynb #1c063291
 def _folder_arrays(folder: Path) -> dict[str, np.ndarray]:
     """The arrays in a folder: IDX files named like those of MNIST, or grey pictures."""
     named: dict[str, Path] = {}

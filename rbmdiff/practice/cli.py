@@ -274,7 +274,7 @@ def _run(argv: list[str] | None) -> None:
         {"train": _run_train, "sample": _run_sample, "evaluate": _run_evaluate}[args.command](args)
     sys.stdout.flush()
 
-
+# %% ../../nbs/practice/cli.ipynb #5f91a6b8
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (None: the process's): 0 done, 1 failed, 2 misused, 130 stopped."""
     try:

@@ -295,7 +295,7 @@ def _square(rbm: RBM) -> tuple[int, int] | None:
     side = round(len(rbm.W) ** 0.5)
     return (side, side) if side**2 == len(rbm.W) and (_is_binary(rbm.visible) or side > 7) else None
 
-
+# %% ../../nbs/practice/runs.ipynb #d796c39a
 def _save_preview(folder: Path, state: TrainState, scale: Scale | None,
                   shape: tuple[int, int] | None) -> None:
     """The picture of a run, or a warning."""
@@ -457,7 +457,7 @@ class Run:
         yield from fit(self.folder, self.state, data, self.held_out, step, o["epochs"], o["batch_size"],
                        o["look"], progress, self.scale, self.shape)
 
-
+# %% ../../nbs/practice/runs.ipynb #e650acb7
 def _holding(step: Step, still: Tensor) -> Step:
     """`step` without a gradient for the widths of columns that never change: they would vanish."""
     def held(state: TrainState, v: Tensor) -> Any:
@@ -506,7 +506,7 @@ def _check_new(folder: Path, overwrite: bool) -> None:
     if folder.is_dir() and any(p.suffix != ".tmp" and p.name != "lock" for p in folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty and not a run; choose another --out")
 
-
+# %% ../../nbs/practice/runs.ipynb #2e7aea51
 def _settle(options: dict, scale: Scale, x: np.ndarray, given: dict) -> None:
     """Let `binarize` say what is done. ValueError for data without states, options without effect."""
     source = options["data"]
@@ -851,7 +851,7 @@ def _evaluation_sets(rbm: RBM, folder: Path, content: dict, data: str | None, de
     else: sets[str(data)] = states(new.train if new.test is None else new.test, str(data))
     return v, sets
 
-
+# %% ../../nbs/practice/runs.ipynb #9bd215fd
 def _converted(v: Tensor, unit: Unit, dtype: torch.dtype) -> Tensor:
     """States [N, D] in another `dtype`; levels that are no binary fractions are not rounded twice."""
     if unit.levels is None: return v.to(dtype)
