@@ -150,10 +150,15 @@ def test_another_seed_ends_elsewhere(launcher, whole):
     with pytest.raises(AssertionError): assert_equal(launcher.folder / "other", whole[0])
 
 
+def heed_ctrl_c():
+    """A shell's background jobs, these tests among them, may be told to ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_with_a_checkpoint_and_says_how_to_go_on(launcher, whole):
     run, command = launcher.folder / "stopped", Path(sys.executable).with_name("rbmdiff")
     process = subprocess.Popen([command, *shlex.split(TRAIN.replace("RUN", "stopped"))],
-                               cwd=launcher.folder, env=ENVIRONMENT,
+                               cwd=launcher.folder, env=ENVIRONMENT, preexec_fn=heed_ctrl_c,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     await_epoch(run, 5, process.pid)
     process.send_signal(signal.SIGINT)
