@@ -252,8 +252,8 @@ def test_every_kind_of_unit_is_trained_sampled_and_evaluated(place, capsys, kind
 
 def test_defaults_follow_from_the_unit(place, capsys):
     np.save("x.npy", kinds_of_data("poisson"))
-    for kind, binarize, lr in (("poisson", "none", 0.01), ("relu", "none", 0.01),
-                               ("gaussian", "none", 0.01), ("binomial(99)", "none", 0.3)):
+    for kind, binarize, lr in (("poisson", "none", 0.01), ("relu", "none", 0.02),
+                               ("gaussian", "none", 0.02), ("binomial(99)", "none", 0.3)):
         call(capsys, f"train x.npy --visible {kind} --out r-{kind} --hidden 2 --epochs 1 --quiet")
         options = json.loads(Path(f"r-{kind}/run.json").read_text())["options"]
         assert (options["binarize"], options["lr"]) == (binarize, lr)
@@ -493,7 +493,7 @@ REFUSED = {  # name: (what is prepared, command line, words of the message)
                                      "not a run"),
     "run of another width": (array("a.npy", bits(d=4)), "train a.npy --resume --out run", "fingerprint"),
     "unknown kind of picture": (nothing, "sample run --out a.gif", ".npy"),
-    "sample into nowhere": (nothing, "sample run --out gone/a.png", "No such file"),
+    "sample into nowhere": (nothing, "sample run --out gone/a.png", "no such folder: gone"),
     "evaluate on another width": (array("a.npy", bits(d=4)), "evaluate run a.npy", "9 values"),
     "evaluate without data": (remove("bits.npy"), "evaluate run", "bits.npy"),
     "evaluate nothing": (nothing, "evaluate gone", "not a run")}

@@ -1,5 +1,6 @@
 """The recipe and the folder of a run: start, step, loop, options, resuming, evaluation."""
 import json
+import math
 import os
 from pathlib import Path
 import socket
@@ -266,8 +267,37 @@ def test_options_are_those_given_and_defaults_for_the_rest(tmp_path):
 def test_defaults_that_follow_from_the_unit(kind):
     options, unit = resolve({"data": "x.npy", "visible": kind}), as_unit("unit", kind)
     assert (options["binarize"] == "threshold") == (kind in ("bernoulli", "spin", "binary((-0.5, 2.0))"))
-    assert (options["lr"] == 0.01) == (kind in ("poisson", "gaussian",
-                                                "relu")) == (unit.growth != "bounded")
+    rates = {"poisson": 0.01, "gaussian": 0.02, "relu": 0.02}
+    assert options["lr"] == rates.get(kind, 0.3) and (kind in rates) == (unit.growth != "bounded")
+    assert (options["method"] == "exact") == unit.wide
+
+
+def test_real_units_learn_exactly_where_that_is_cheap():
+    def chosen(**given):
+        options = resolve({"data": "x.npy", "visible": "gaussian", **given})
+        return options["method"], options["lr"]
+    assert chosen() == chosen(hidden=10) == chosen(hidden=200, method="exact") == ("exact", 0.02)
+    assert chosen(hidden=11) == chosen(k=2) == chosen(chains=9) == ("pcd", 0.005)
+    assert chosen(method="cd") == ("cd", 0.005) and chosen(lr=0.1) == ("exact", 0.1)
+    assert resolve({"data": "mnist", "visible": "gaussian"})["hidden"] == 500
+
+
+def test_the_default_of_real_units_finds_clusters_far_apart(tmp_path):
+    """Fifteen widths apart; the control is the rate of other units without bounds, by chains."""
+    g = np.random.default_rng(0)
+    k = g.integers(0, 2, (800, 1))
+    np.save(tmp_path / "x.npy", 0.45 * k + 0.03 * g.normal(size=(800, 2)))
+    def judged(**given):
+        given = {"data": str(tmp_path / "x.npy"), "visible": "gaussian", "hidden": 2, **given}
+        run = prepare(tmp_path / given["method"], given)
+        for _ in run.fit(False): pass
+        found = evaluate(run.folder)
+        return found["log_likelihood"]["test"]["exact"]["value"], found["independent"]["test"]["value"]
+    # what the truth itself has: two clusters, equally likely
+    truth = -math.log(2) - math.log(2 * math.pi * math.e * 0.03**2)
+    value, alone = judged(method="exact", epochs=100)
+    control = judged(method="pcd", lr=0.01, epochs=40)[0]
+    assert value > truth - 0.2 > alone + 2 and control < truth - 0.5
 
 
 @pytest.mark.parametrize("given, words", [

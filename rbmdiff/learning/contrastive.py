@@ -210,10 +210,12 @@ def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, g
 
 # %% ../../nbs/learning/contrastive.ipynb #3dcacb4d
 @own_precision
-def centred(gradients: Gradients, visible_offset: Tensor, hidden_offset: Tensor) -> Gradients:
+def centred(gradients: Gradients, visible_offset: Tensor, hidden_offset: Tensor,
+            sigma: Tensor | None = None) -> Gradients:
     """`gradients` as a step of the machine with offsets mu [D] and lambda [H] [eq-contrastive-centred].
 
-    For Gaussian units mu is an offset of v / sigma^2. Linear in the gradients; zero offsets change
+    For Gaussian units mu is an offset of v / sigma^2, and with their widths `sigma` [D] weights and
+    biases move in units of them [eq-contrastive-width]. Linear in the gradients; zero offsets change
     nothing. Raises TypeError or ValueError for bad offsets. Source: Melchior et al. (2016).
     """
     if not isinstance(gradients, Mapping) or not {*"Wbc"} <= gradients.keys():
@@ -225,5 +227,6 @@ def centred(gradients: Gradients, visible_offset: Tensor, hidden_offset: Tensor)
     left = torch.stack([visible_offset, b], 1)
     right = torch.stack([c, hidden_offset])
     W = torch.addmm(W, left, right, alpha=-1)  # [eq-contrastive-centred]
+    if sigma is not None: W, b = W * sigma[:, None] ** 2, b * sigma**2  # [eq-contrastive-width]
     b = b - W @ hidden_offset  # [eq-contrastive-centred]
     return gradients | {"W": W, "b": b, "c": c - visible_offset @ W}  # [eq-contrastive-centred]

@@ -83,14 +83,15 @@ def _add_learning(add: Callable) -> None:
         help="gradient by persistent chains, by chains from the data, or exact for small machines (pcd)")
     add("--k", type=_COUNT, metavar="N", help="Gibbs steps per update (1)")
     add("--chains", type=_COUNT, metavar="N", help="persistent chains (100)")
-    add("--epochs", type=_COUNT, metavar="N", help="passes over the data (20; 200 for digits)")
-    add("--batch-size", type=_COUNT, metavar="N", help="examples per update (100)")
+    add("--epochs", type=_COUNT, metavar="N",
+        help="passes over the data (20; 200 for digits; for real units those of 5000 updates)")
+    add("--batch-size", type=_COUNT, metavar="N", help="examples per update (100; real units 50)")
     add("--lr", type=_number(float, 0, excluded=True), metavar="X",
-        help="learning rate, falls linearly to zero (0.3; 0.01 for units without bounds)")
-    add("--momentum", type=_PART, metavar="X", help="momentum (0)")
+        help="learning rate, falls linearly to zero (0.3; less for units without bounds)")
+    add("--momentum", type=_PART, metavar="X", help="momentum (0; real units 0.9)")
     add("--weight-decay", type=_number(float, 0), metavar="X", help="pull of weights to zero (0.0001)")
     add("--average", type=_PART, metavar="X",
-        help="decay of the running average of the weights, 0 for none (0.999; 0.99 for digits)")
+        help="decay of the running average of the weights, 0 for none (0.999; digits, real units 0.99)")
     add("--centre", action=argparse.BooleanOptionalAction, help="centred gradient (yes)")
     add("--look", type=_COUNT, metavar="N", help="refresh samples.png every N epochs (5)")
 

@@ -121,8 +121,10 @@ def contrastive_step(k: int = 1, method: Method = "pcd", centre: bool | Tensor =
             refresh_means(state, centre if isinstance(centre, Tensor) else v)
             seen = state.epoch
         gradients = _gradient(state, v, k, method, chains)
-        if centre is not False:
-            gradients = centred(gradients, state.carry["mean_v"], state.carry["mean_h"])
+        sigma = _machine(state).sigma
+        if centre is not False or sigma is not None:
+            offsets = _offsets(state, centre is not False)
+            gradients = centred(gradients, *offsets, None if sigma is None else sigma.detach())
         ascend(state.model, gradients)
         return {}
     return step
@@ -142,6 +144,12 @@ def _gradient(state: TrainState, v: Tensor, k: int, method: Method, chains: int)
 def _machine(state: TrainState) -> RBM:
     """The model of the state, which is a machine."""
     return cast(RBM, state.model)
+
+
+def _offsets(state: TrainState, centre: bool) -> tuple[Tensor, Tensor]:
+    """The means of both layers that the step keeps, or zeros."""
+    if centre: return state.carry["mean_v"], state.carry["mean_h"]
+    return torch.zeros_like(_machine(state).b), torch.zeros_like(_machine(state).c)
 
 
 @torch.no_grad()
@@ -338,16 +346,26 @@ OPTIONS = {
     "seed": 0, "device": "cpu", "dtype": "float32"}
 """Defaults of a run, for data other than those that have their own."""
 
-_NAMED = {"mnist": {"binarize": "stochastic"},
+_NAMED = {"mnist": {"binarize": "stochastic", "hidden": 500},
           "digits": {"hidden": 16, "epochs": 200, "average": 0.99, "threshold": 7.5 / 16}}
 """Other defaults of data sets that have a name."""
 
 
-def _defaults(data: str, unit: Unit) -> dict:
-    """Defaults for a data set and a kind of visible units; a folder counts as MNIST's."""
+_REAL = {"hidden": 10, "batch_size": 50, "lr": 0.005, "momentum": 0.9, "average": 0.99}
+"""Defaults of units with a width."""
+
+
+def _defaults(given: dict, unit: Unit) -> dict:
+    """Defaults for the data of `given` options and a kind of units; a folder counts as MNIST's."""
+    data = given["data"]
     if data not in _NAMED and Path(data).is_dir(): data = "mnist"
     special = dict(_NAMED.get(data, {}))
     if unit.growth != "bounded": special["lr"] = 0.01
+    if unit.wide:
+        special = {**_REAL, **_NAMED.get(data, {})}
+        few = given.get("hidden", special["hidden"]) <= 10
+        if few and not given.keys() & {"method", "k", "chains"}: special["method"] = "exact"
+        if "exact" in (given.get("method"), special.get("method")): special["lr"] = 0.02
     if not _is_binary(unit): special["binarize"] = "none"
     return {**OPTIONS, **special}
 
@@ -371,7 +389,7 @@ def resolve(given: dict) -> dict:
     given = _normal(given)
     if "data" not in given: raise ValueError("data must be given: a name, a folder or a file")
     unit = as_unit("visible", given.get("visible", OPTIONS["visible"]))
-    options = {**_defaults(given["data"], unit), **given}
+    options = {**_defaults(given, unit), **given}
     for name, (other, wanted) in _NEEDS.items():
         if name not in given or options[other] in wanted: continue
         option = "--" + name.replace("_", "-")
@@ -510,6 +528,9 @@ def _check_new(folder: Path, overwrite: bool) -> None:
 def _settle(options: dict, scale: Scale, x: np.ndarray, given: dict) -> None:
     """Let `binarize` say what is done. ValueError for data without states, options without effect."""
     source = options["data"]
+    if "epochs" not in given and source not in _NAMED and as_unit("visible", options["visible"]).wide:
+        batches = -(-len(x) // options["batch_size"])
+        options["epochs"] = min(1000, max(20, -(-5000 // batches)))
     if scale.kind in ("states", "measurements"):
         useless = given.get("threshold") is not None, given.get("binarize") == "stochastic"
         for name, told in zip(("--threshold", "--binarize stochastic"), useless):
