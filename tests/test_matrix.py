@@ -106,3 +106,13 @@ def test_cuda():
     assert there.device.type == "cuda"
     wanted = matrix_deis(bell.predictor(linear), scalar_sde(linear, 2), x, grid)
     torch.testing.assert_close(there.cpu(), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_short_grids():
+    x, sde = noise(4, 2), scalar_sde(linear, 2)
+    for steps in (1, 2, 3, 4):
+        grid = time_grid(linear, steps)
+        assert torch.equal(matrix_deis(predict, sde, x, grid),
+                           matrix_deis(predict, sde, x, grid, min(3, steps - 1)))
+    with pytest.raises(ValueError, match="order must be at most 0"):
+        matrix_deis(predict, sde, x, time_grid(linear, 1), 1)

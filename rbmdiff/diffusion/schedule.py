@@ -7,8 +7,8 @@ from it, time grids, and the conversions between predictions.
 # %% auto #0
 __all__ = ['Kind', 'SINGLE_ONLY', 'Grid', 'Prediction', 'PREDICTIONS', 'Schedule', 'LinearBeta',
            'SinusoidalBeta', 'SubVP', 'Betas', 'LinearLogSNR', 'Cosine', 'Geometric', 'LogSNR',
-           'FlowMatching', 'time_grid', 'check_grid', 'expand', 'noised', 'diffuse', 'convert',
-           'speed_of_velocity', 'velocity_of_speed']
+           'FlowMatching', 'time_grid', 'check_grid', 'expand', 'noised', 'diffuse', 'conversion',
+           'convert', 'speed_of_velocity', 'velocity_of_speed']
 
 # %% ../../nbs/diffusion/schedule.ipynb #d8644b82
 from collections.abc import Callable, Sequence
@@ -385,7 +385,8 @@ class LinearLogSNR(Schedule):
 
     def __init__(self, log_snr_min: float = -10.0, log_snr_max: float = 10.0):
         if not -math.inf < log_snr_min < log_snr_max < math.inf:
-            raise ValueError(f"log_snr_min must lie below log_snr_max, got {log_snr_min}, {log_snr_max}")
+            raise ValueError("log_snr_min must lie below log_snr_max, both finite, "
+                             f"got {log_snr_min}, {log_snr_max}")
         self.log_snr_min = float(log_snr_min)
         self.log_snr_max = float(log_snr_max)
 
@@ -405,19 +406,30 @@ class LinearLogSNR(Schedule):
         return (self.log_snr_max - log_snr) / (self.log_snr_max - self.log_snr_min)
 
 # %% ../../nbs/diffusion/schedule.ipynb #0bd34f35
+def _exp(x: float) -> float:
+    """The exponential of a number, infinity where it is too large."""
+    return math.exp(x) if x < 709 else math.inf
+
+
 class Cosine(LinearLogSNR):
     """alpha = cos(angle), the angle linear in t between the ends of the log-SNR [eq-schedule-cosine].
+
+    The ends may be infinite: then the angle runs from 0 or up to pi / 2.
 
     Sources: Nichol and Dhariwal (2021); with two ends, Salimans and Ho (2022).
     """
 
     def __init__(self, log_snr_min: float = -20.0, log_snr_max: float = 20.0):
-        super().__init__(log_snr_min, log_snr_max)
-        self._first = math.exp(-self.log_snr_max / 2)
-        last = math.exp(-self.log_snr_min / 2)
+        if not log_snr_min < log_snr_max:
+            raise ValueError(f"log_snr_min must lie below log_snr_max, got {log_snr_min}, {log_snr_max}")
+        self.log_snr_min = float(log_snr_min)
+        self.log_snr_max = float(log_snr_max)
+        self._first = _exp(-self.log_snr_max / 2)
+        last = _exp(-self.log_snr_min / 2)
         self._start = math.atan(self._first)
-        self._rest = math.atan(1 / last)
-        self._swing = math.atan((last - self._first) / (1 + last * self._first))  # of two arc tangents
+        self._rest = math.atan(_exp(self.log_snr_min / 2))
+        self._swing = math.pi / 2 - self._start  # or the difference of two arc tangents
+        if last < math.inf: self._swing = math.atan((last - self._first) / (1 + last * self._first))
 
     def _angles(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The angle, and what it lacks to pi / 2."""
@@ -648,29 +660,38 @@ def diffuse(schedule: Schedule, x0: Tensor, t: Tensor | float,
 # %% ../../nbs/diffusion/schedule.ipynb #5aed6da3
 Prediction = Literal["eps", "x0", "v", "score"]
 PREDICTIONS = ("eps", "x0", "v", "score")
+_FACTORS: dict[tuple[str, str], Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    ("eps", "x0"): lambda a, s: (1 / a, -s / a),  # [eq-schedule-predictions]
+    ("eps", "v"): lambda a, s: (-s / a, (a * a + s * s) / a),  # [eq-schedule-predictions]
+    ("eps", "score"): lambda a, s: (0 * s, -1 / s),  # [eq-schedule-tweedie]
+    ("x0", "eps"): lambda a, s: (1 / s, -a / s),  # [eq-schedule-predictions]
+    ("x0", "v"): lambda a, s: (a / s, -(a * a + s * s) / s),  # [eq-schedule-predictions]
+    ("x0", "score"): lambda a, s: (-1 / s**2, a / s**2),  # [eq-schedule-tweedie]
+    ("v", "eps"): lambda a, s: (s / (a * a + s * s), a / (a * a + s * s)),  # [eq-schedule-predictions]
+    ("v", "x0"): lambda a, s: (a / (a * a + s * s), -s / (a * a + s * s)),  # [eq-schedule-predictions]
+    ("v", "score"): lambda a, s: (-1 / (a * a + s * s), -a / s / (a * a + s * s)),
+    ("score", "eps"): lambda a, s: (0 * s, -s),  # [eq-schedule-predictions]
+    ("score", "x0"): lambda a, s: (1 / a, s * s / a),  # [eq-schedule-tweedie]
+    ("score", "v"): lambda a, s: (-s / a, -s * (a * a + s * s) / a)}  # [eq-schedule-predictions]
 
 
-def _to_eps(p: Tensor, x: Tensor, a: Tensor, s: Tensor, given: Prediction) -> Tensor:
-    """Noise from a prediction `p` [eq-schedule-predictions]."""
-    if given == "eps": return p
-    if given == "x0": return (x - a * p) / s  # [eq-schedule-predictions]
-    if given == "v": return (a * p + s * x) / (a * a + s * s)  # [eq-schedule-predictions]
-    return -s * p  # [eq-schedule-predictions]
+def conversion(alpha: Tensor, sigma: Tensor, given: Prediction,
+               wanted: Prediction) -> tuple[Tensor, Tensor]:
+    """Factors X, P like `alpha` of wanted = X x + P given [eq-schedule-predictions].
 
-
-def _to_x0(p: Tensor, x: Tensor, a: Tensor, s: Tensor, given: Prediction) -> Tensor:
-    """Data from a prediction `p` [eq-schedule-predictions]."""
-    if given == "eps": return (x - s * p) / a  # [eq-schedule-predictions]
-    if given == "x0": return p
-    if given == "v": return (a * x - s * p) / (a * a + s * s)  # [eq-schedule-predictions]
-    return (x + s * s * p) / a  # [eq-schedule-tweedie]
+    Infinite where the one tells nothing about the other. ValueError for an unknown kind.
+    """
+    check_choice("given", given, PREDICTIONS)
+    check_choice("wanted", wanted, PREDICTIONS)
+    if given == wanted: return torch.zeros_like(alpha), torch.ones_like(alpha)
+    return _FACTORS[given, wanted](alpha, sigma)
 
 # %% ../../nbs/diffusion/schedule.ipynb #a610c5e6
 def _check_exists(a: Tensor, s: Tensor, given: Prediction, wanted: Prediction) -> None:
     """ValueError where `wanted` cannot be found from `given`: a division by sigma = 0 or alpha = 0."""
-    if (given == "x0" or wanted == "score") and not bool((s > 0).all()):
+    if (given == "x0" or wanted == "score") and not holds(s > 0):
         raise ValueError(f"sigma must be positive to find {wanted} from {given}, got {float(s.min()):g}")
-    if given in ("eps", "score") and wanted in ("x0", "v") and not bool((a > 0).all()):
+    if given in ("eps", "score") and wanted in ("x0", "v") and not holds(a > 0):
         raise ValueError(f"alpha must be positive to find {wanted} from {given}, got {float(a.min()):g}")
 
 # %% ../../nbs/diffusion/schedule.ipynb #d89ccf1f
@@ -682,8 +703,8 @@ def convert(prediction: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor 
     TypeError or ValueError for an unknown kind, a wrong shape or dtype, or where the answer does not
     exist: a division by sigma = 0 or by alpha = 0.
     """
-    check_choice("given", given, get_args(Prediction))
-    check_choice("wanted", wanted, get_args(Prediction))
+    check_choice("given", given, PREDICTIONS)
+    check_choice("wanted", wanted, PREDICTIONS)
     check_tensor("x", x)
     check_tensor("prediction", prediction, like=x)
     if prediction.shape != x.shape:
@@ -693,11 +714,8 @@ def convert(prediction: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor 
     a = expand(alpha, x)
     s = expand(sigma, x)
     _check_exists(a, s, given, wanted)
-    if wanted == "x0": return _to_x0(prediction, x, a, s, given)
-    eps = _to_eps(prediction, x, a, s, given)
-    if wanted == "eps": return eps
-    if wanted == "score": return -eps / s  # [eq-schedule-tweedie]
-    return a * eps - s * _to_x0(prediction, x, a, s, given)  # [eq-schedule-predictions]
+    X, P = conversion(a, s, given, wanted)
+    return X * x + P * prediction  # [eq-schedule-predictions] [eq-schedule-tweedie]
 
 # %% ../../nbs/diffusion/schedule.ipynb #7fcbf1a2
 def speed_of_velocity(v: Tensor, x: Tensor, t: Tensor | float) -> Tensor:
