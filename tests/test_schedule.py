@@ -32,6 +32,7 @@ from rbmdiff.diffusion.schedule import (
     Schedule,
     SinusoidalBeta,
     SubVP,
+    arctan_variable,
     check_grid,
     convert,
     diffuse,
@@ -411,7 +412,8 @@ def test_grids_are_grids(schedule, kind, steps, t_min, t_max):
     assert grid[-1] == t_min
     assert torch.equal(check_grid(grid), grid)
     u = {"uniform": lambda t: t, "quadratic": lambda t: t.sqrt(), "log_snr": schedule.log_snr,
-         "rho7": lambda t: schedule.rho(t)**(1 / 7)}[kind](grid)
+         "rho7": lambda t: schedule.rho(t)**(1 / 7),
+         "arctan": lambda t: arctan_variable(schedule.rho(t).log())}[kind](grid)
     assert torch.allclose(u, torch.linspace(float(u[0]), float(u[-1]), steps + 1, dtype=torch.float64),
                           rtol=1e-6, atol=1e-9)
 
@@ -425,7 +427,7 @@ def test_grid_from_float32_is_widened():
 def test_numbers_of_40_digits():
     truth = json.loads(DEIS.read_text())["t2"]
     ts, rho, power = (f64(*map(float, truth[key])) for key in ("ts", "rho", "alpha_bar"))
-    schedule, grid = LinearBeta(), time_grid(LinearBeta(), 10)
+    schedule, grid = LinearBeta(), time_grid(LinearBeta(), 10, kind="quadratic")
     assert (grid / ts - 1).abs().max() < 1e-14 and (schedule.rho(grid) / rho - 1).abs().max() < 1e-13
     assert (schedule.alpha(grid)**2 / power - 1).abs().max() < 1e-13
     assert (schedule.t_of_rho(rho) / ts - 1).abs().max() < 1e-13

@@ -165,7 +165,7 @@ class History:
     end: float
     t: tuple[float, ...] = ()
     values: tuple[Tensor, ...] = ()
-    extrapolate: Extrapolate = "eps"
+    extrapolate: Extrapolate = "x0"
 
 # %% ../../nbs/diffusion/deis.ipynb #d4cc4624
 def _check_history(history: History | None, x: Tensor, grid: Tensor,
@@ -254,7 +254,7 @@ def _check_rounding(schedule: Schedule, grid: Tensor, columns: list[Tensor], giv
                      "float64, or let as_eps make predict of a network of v or x0, and extrapolate that")
 
 # %% ../../nbs/diffusion/deis.ipynb #c3d5e780
-GROWTH = 30.0, 100.0
+GROWTH = 50.0, 100.0
 """How often a step may magnify errors of predictions, against order 0, where the order is free; where it
 is given, without a warning."""
 
@@ -271,11 +271,10 @@ def _steadied(C: Tensor, schedule: Schedule, grid: Tensor, variable: Variable, e
     """
     wild = float(_growth(C).nan_to_num(math.inf).max())
     if wild <= GROWTH[not free]: return C
-    what = f"a step of deis on this grid magnifies errors of the predictions {wild:.0f} times"
     if free:
-        warnings.warn(f"{what}; it takes a lower degree there", stacklevel=2)
         return _lowered(_Table(schedule, grid, variable, extrapolate), C.shape[1] - 1 - correct, correct)
-    warnings.warn(f"{what}; choose a lower order, another variable or another grid", stacklevel=2)
+    warnings.warn(f"a step of deis on this grid magnifies errors of the predictions {wild:.0f} times; "
+                  "choose a lower order or none, another variable or another grid", stacklevel=2)
     return C
 
 # %% ../../nbs/diffusion/deis.ipynb #f2a9c610
@@ -294,18 +293,17 @@ def _lowered(table: _Table, order: int, correct: bool) -> Tensor:
 # %% ../../nbs/diffusion/deis.ipynb #807bca3a
 @solver
 def deis(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, order: int | None = None,
-         variable: Variable = "t",
-         extrapolate: Extrapolate = "eps", correct: bool = False, denoise: bool = False,
+         variable: Variable = "angle", extrapolate: Extrapolate = "x0", correct: bool = True,
+         denoise: bool = False,
          history: History | None = None) -> Iterator[Snapshot]:
-    """`x` [B, ...] carried along `grid` [N + 1] by an exponential Adams-Bashforth method [eq-deis-step],
-    N calls.
+    """`x` [B, ...] carried along `grid` [N + 1] by an exponential Adams method [eq-deis-step], N calls.
 
-    The prediction `extrapolate` is a polynomial of degree `order` in `variable`, of degree 3, or N - 1
-    if that is less, unless given; `correct` as in [eq-deis-corrector]; `history` continues an earlier
-    run. Predictions of data or velocity (`networks.as_eps`) are taken as they are. Other arguments,
-    `.states` and errors as in `euler_maruyama`; ValueError also for an `order` above what the grid
-    allows, a `history` that does not fit, or coefficients that the dtype of `x` cannot hold. Source:
-    Zhang and Chen (2023).
+    The prediction `extrapolate` is a polynomial of degree `order` in `variable`; unless given, of degree
+    3, or less where the grid does not bear it; `correct` as in [eq-deis-corrector]; `history` continues
+    an earlier run. Predictions of data or velocity (`networks.as_eps`) are taken as they are. Other
+    arguments, `.states` and errors as in `euler_maruyama`; ValueError also for an `order` above what the
+    grid allows, a `history` that does not fit, or coefficients that the dtype of `x` cannot hold; a
+    warning if a given `order` magnifies errors of the predictions. Source: Zhang and Chen (2023).
     """
     check_choice("extrapolate", extrapolate, get_args(Extrapolate))
     network, grid, _ = prepare(predict, x, grid, schedule=schedule)
@@ -314,10 +312,11 @@ def deis(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, order: i
     times, q = check_order(torch.cat([known, grid]), order)
     with torch.no_grad():
         Psi, C = deis_coefficients(schedule, times, q, variable, extrapolate, correct)
-        C = _steadied(C, schedule, times, variable, extrapolate, correct, order is None)
         parts = _prediction_of(schedule, times[:-1], extrapolate, network.kind)
-    columns = [column[len(known):] for column in (Psi, C, *parts)]
-    _check_rounding(schedule, grid, columns, network.kind, x.dtype)
+        columns = [column[len(known):] for column in (Psi, C, *parts)]
+        _check_rounding(schedule, grid, columns, network.kind, x.dtype)
+        columns[1] = _steadied(C, schedule, times, variable, extrapolate, correct,
+                               order is None)[len(known):]
     rows = [_Row(*row) for row in zip(*(column.tolist() for column in columns))]
     keep = (3 if order is None else q) + correct
     return _remember(network, x, grid, rows, history, keep, schedule if denoise else None)

@@ -7,8 +7,8 @@ from it, time grids, and the conversions between predictions.
 # %% auto #0
 __all__ = ['Kind', 'SINGLE_ONLY', 'Grid', 'Prediction', 'PREDICTIONS', 'Schedule', 'LinearBeta',
            'SinusoidalBeta', 'SubVP', 'Betas', 'LinearLogSNR', 'Cosine', 'Geometric', 'LogSNR',
-           'FlowMatching', 'time_grid', 'check_grid', 'expand', 'noised', 'diffuse', 'conversion',
-           'convert', 'speed_of_velocity', 'velocity_of_speed']
+           'FlowMatching', 'time_grid', 'arctan_variable', 'check_grid', 'expand', 'noised', 'diffuse',
+           'conversion', 'convert', 'speed_of_velocity', 'velocity_of_speed']
 
 # %% ../../nbs/diffusion/schedule.ipynb #d8644b82
 from collections.abc import Callable, Sequence
@@ -99,9 +99,10 @@ class Schedule:
     Subclasses give `_log_snr` in float64, strictly falling, and a `kind`: 'vp' (alpha² + sigma² = 1),
     've' (alpha = 1), 'sub-vp' (alpha² + sigma = 1) or 'line' (alpha + sigma = 1). Slope and inverse are
     found numerically where no closed form is given; gradients flow through every method. Schedules of
-    one class are equal if their settings are.
+    one class are equal if their settings are. `grid` is the kind of time grid that it proposes.
     """
     kind: Kind = "vp"
+    grid: "Grid" = "arctan"
 
     def _log_snr(self, t: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define _log_snr")
@@ -571,19 +572,22 @@ class FlowMatching(Schedule):
         return torch.sigmoid(-log_snr / 2)
 
 # %% ../../nbs/diffusion/schedule.ipynb #ac644aaf
-Grid = Literal["quadratic", "uniform", "log_snr", "rho7"]
+Grid = Literal["arctan", "quadratic", "uniform", "log_snr", "rho7"]
 """The variable of which a time grid takes equal steps."""
 
 
 @torch.no_grad()
-def time_grid(schedule: Schedule, steps: int, t_min: float = 1e-3, kind: Grid = "quadratic",
+def time_grid(schedule: Schedule, steps: int, t_min: float = 1e-3, kind: Grid | None = None,
               t_max: float = 1.0) -> Tensor:
     """Decreasing times [steps + 1] from `t_max` to `t_min`, float64, on the CPU [eq-schedule-grid].
 
-    Equal steps of √t, t, the log-SNR, or the seventh root of sigma / alpha (Karras et al. 2022).
-    Raises TypeError or ValueError for a bad count or kind, or unless 0 < t_min < t_max <= 1.
+    Equal steps of an arc tangent of rho, √t, t, the log-SNR, or the seventh root of rho (Karras et al.
+    2022); of what `schedule.grid` proposes unless `kind` is given. Raises TypeError or ValueError for a
+    bad count or kind, or unless 0 < t_min < t_max <= 1.
     """
     check_count("steps", steps)
+    proposed: Grid = getattr(schedule, "grid", "arctan")
+    kind = kind or proposed
     check_choice("kind", kind, get_args(Grid))
     if not 0 < t_min < t_max <= 1:
         raise ValueError(f"t_min, t_max: 0 < t_min < t_max <= 1, got {t_min}, {t_max}")
@@ -601,11 +605,33 @@ def _inner_times(schedule: Schedule, steps: int, ends: Tensor, kind: Grid) -> Te
         raise ValueError(f"t_max must be below {ends[0]:g}, where nothing is left of the data, for "
                          f"equal steps of {kind!r}")
 
+    if kind == "arctan": return _arctan_times(schedule, steps, ends)
     if kind == "uniform": return line(ends)  # [eq-schedule-grid]
     if kind == "quadratic": return line(ends.sqrt()).square()  # [eq-schedule-grid]
     if kind == "log_snr":
         return schedule.t_of_log_snr(line(schedule.log_snr(ends)))  # [eq-schedule-grid]
     return schedule.t_of_rho(line(schedule.rho(ends) ** (1 / 7)) ** 7)  # [eq-schedule-grid]
+
+# %% ../../nbs/diffusion/schedule.ipynb #d41b8e02
+def arctan_variable(log_rho: Tensor) -> Tensor:
+    """arctan 2 rho + 0.06 log min(rho, 150), like `log_rho` [eq-schedule-grid]."""
+    fine = 0.06 * log_rho.clamp(max=math.log(150))  # [eq-schedule-grid]
+    return torch.atan(2 * log_rho.exp()) + fine  # [eq-schedule-grid]
+
+
+def _arctan_times(schedule: Schedule, steps: int, ends: Tensor) -> Tensor:
+    """Times [steps + 1] between `ends` [2] in equal steps of `arctan_variable`, by bisection."""
+    log_rho = (-schedule.log_snr(ends) / 2).clamp(-350, 350)
+    first, last = arctan_variable(log_rho).tolist()
+    u = torch.linspace(first, last, steps + 1, dtype=torch.float64)
+    low = log_rho[1].expand_as(u)
+    high = log_rho[0].expand_as(u)
+    for _ in range(64):
+        middle = (low + high) / 2
+        above = arctan_variable(middle) > u
+        low = torch.where(above, low, middle)
+        high = torch.where(above, middle, high)
+    return schedule.t_of_log_snr(-low - high).clamp(ends[1], ends[0])
 
 # %% ../../nbs/diffusion/schedule.ipynb #b090ea26
 def check_grid(grid: Tensor) -> Tensor:
