@@ -230,7 +230,7 @@ def overhead(steps: int = 20, batch: int = 16) -> dict:
     answer = torch.randn(x.shape, generator=g)
     free = lambda x, t: answer
     with torch.no_grad(): call = seconds(lambda: network(x, torch.tensor(0.5)))
-    grid = time_grid(SCHEDULE, steps, T_MIN)
+    grid = time_grid(SCHEDULE, steps, T_MIN, kind="quadratic")
     rows = {"deis": lambda: deis(free, SCHEDULE, x, grid), "ddim": lambda: ddim(free, SCHEDULE, x, grid)}
     def loop(make):
         scheduler = make()

@@ -98,7 +98,8 @@ def mixing(n):
     second.
     """
     m, V, schedule = two_modes(), states(10, "spin"), LinearBeta()
-    p, grid, g = m.log_prob(V).exp(), time_grid(schedule, 50), torch.Generator().manual_seed(0)
+    p, g = m.log_prob(V).exp(), torch.Generator().manual_seed(0)
+    grid = time_grid(schedule, 50, kind="quadratic")
     tau = autocorrelation_time(m, V, p)
     random = torch.where(torch.rand(n, 10, generator=g) < 0.5, 1.0, -1.0).double()
     exact, methods = V[torch.multinomial(p, n, replacement=True, generator=g)], {}

@@ -55,7 +55,7 @@ def other(case: str):
     v = (torch.rand(1500, 64, generator=g) < 0.2).float()
     x = torch.randn(100, 64, generator=g)
     schedule = LinearBeta()
-    grid = time_grid(schedule, 20)
+    grid = time_grid(schedule, 20, kind="quadratic")
     no_grad = torch.no_grad()
     return {"ais": lambda: ais(large, 100, 10, g), "exact": lambda: exact_gradient(small, v),
             "log_prob": lambda: no_grad(small.log_prob)(v),

@@ -12,7 +12,9 @@ from .diffusion.elbo import elbo as elbo
 from .diffusion.networks import MLP as MLP, Preconditioned as Preconditioned, UNet as UNet
 from .diffusion.oracle import Mixture as Mixture
 from .diffusion.schedule import (
+    Betas as Betas,
     Cosine as Cosine,
+    FlowMatching as FlowMatching,
     Geometric as Geometric,
     LinearBeta as LinearBeta,
     LinearLogSNR as LinearLogSNR,

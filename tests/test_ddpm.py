@@ -40,7 +40,7 @@ def mixture():
 
 @pytest.mark.parametrize("schedule", [LinearBeta(), Cosine(-8, 12), LinearLogSNR()])
 def test_chain_on_grid_has_the_marginals_of_the_schedule(schedule):
-    grid = time_grid(schedule, 20)
+    grid = time_grid(schedule, 20, kind="quadratic")
     chain = chain_on_grid(schedule, grid)
     assert chain.steps == 21 and chain.alphas[0] == 1 and chain.sigmas[0] == 0
     torch.testing.assert_close(chain.alphas[1:], schedule.alpha(grid.flip(0)), rtol=1e-12, atol=0)
@@ -163,7 +163,7 @@ def test_training_finds_the_best_linear_network():
 
 def test_sample_chain_is_the_solver_of_the_same_name():
     schedule, model = LinearBeta(), mixture()
-    grid = time_grid(schedule, 12)
+    grid = time_grid(schedule, 12, kind="quadratic")
     chain, predict = chain_on_grid(schedule, grid), model.predictor(schedule)
     x = torch.randn(5, 4, generator=rng(), **F64)
     down = torch.arange(13, 0, -1)
@@ -178,8 +178,8 @@ def test_sample_chain_is_the_solver_of_the_same_name():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sample_chain_does_not_depend_on_the_batch(dtype):
     schedule = LinearBeta()
-    chain, predict = chain_on_grid(schedule,
-                                   time_grid(schedule, 20)), mixture().to(dtype).predictor(schedule)
+    chain = chain_on_grid(schedule, time_grid(schedule, 20, kind="quadratic"))
+    predict = mixture().to(dtype).predictor(schedule)
     x = torch.randn(5, 4, generator=rng(), dtype=dtype)
     whole = sample_chain(predict, chain, x, eta=0.0)
     assert whole.dtype == dtype
@@ -192,7 +192,7 @@ def test_encoding_is_undone_at_first_order():
     schedule, predict, errors = LinearBeta(), mixture().predictor(LinearBeta()), []
     x = mixture().sample(20, rng(5))
     for steps in (100, 200, 400):
-        chain = chain_on_grid(schedule, time_grid(schedule, steps - 1, 1e-4))
+        chain = chain_on_grid(schedule, time_grid(schedule, steps - 1, 1e-4, "quadratic"))
         code = sample_chain(predict, chain, x, torch.arange(1, steps + 1), eta=0.0)
         back = sample_chain(predict, chain, code, torch.arange(steps, 0, -1), eta=0.0)
         errors.append(float((back - x).square().mean().sqrt()))

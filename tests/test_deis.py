@@ -1,6 +1,8 @@
 """DEIS: coefficients against other people's numbers and other integrals, invariants, the buffer, orders,
 bad input.
 """
+from copy import deepcopy
+from functools import partial
 from itertools import pairwise, product
 import json
 import math
@@ -26,9 +28,12 @@ from rbmdiff.diffusion.deis import (
     rho_rk,
     window,
 )
+from rbmdiff.diffusion.networks import MLP, Preconditioned, as_eps
+from rbmdiff.diffusion.objective import native
 from rbmdiff.diffusion.oracle import Mixture, gaussian, gaussian_flow
 from rbmdiff.diffusion.schedule import (
     Cosine,
+    FlowMatching,
     Geometric,
     LinearBeta,
     LogSNR,
@@ -36,7 +41,7 @@ from rbmdiff.diffusion.schedule import (
     SubVP,
     time_grid,
 )
-from rbmdiff.diffusion.solvers import ddim
+from rbmdiff.diffusion.solvers import ancestral, ddim, heun
 
 CHECK = Path(__file__).parents[2] / "shared/data/deis_check.json"
 needs_check = pytest.mark.skipif(not CHECK.is_file(), reason=f"the check numbers are not in {CHECK}")
@@ -50,6 +55,8 @@ three = Mixture(torch.tensor([0.3, 0.5, 0.2], dtype=F64),
                 torch.eye(2, dtype=F64).expand(3, 2, 2) * 0.1)
 linear = LinearBeta()
 predict = three.predictor(linear)
+GRID = time_grid(linear, 6)
+TAB = dict(variable="t", extrapolate="eps", correct=False)
 
 
 def noise(*shape, seed=0, dtype=F64):
@@ -64,7 +71,7 @@ def noise(*shape, seed=0, dtype=F64):
 def test_all_published_numbers(variable, key, order):
     data = json.loads(CHECK.read_text())["t2"]
     numbers = lambda rows: torch.tensor([[float(c) for c in row] for row in rows], dtype=F64)
-    grid = time_grid(linear, 10)
+    grid = time_grid(linear, 10, kind="quadratic")
     Psi, C = deis_coefficients(linear, grid, order, variable)
     wanted = numbers(data[f"{key}{order}"])
     # the file gives these for x / alpha
@@ -151,7 +158,7 @@ def test_order_zero_is_ddim(schedule, variable):
     net, x = three.predictor(schedule), noise(5, 2) * schedule.sigma(1.0)
     # both freeze what DDIM freezes
     for extrapolate in ("eps", "x0"):
-        ours = deis(net, schedule, x, time_grid(schedule, 7), 0, variable, extrapolate)
+        ours = deis(net, schedule, x, time_grid(schedule, 7), 0, variable, extrapolate, False)
         torch.testing.assert_close(ours, ddim(net, schedule, x, time_grid(schedule, 7)), rtol=1e-11,
                                    atol=1e-12)
 
@@ -161,10 +168,10 @@ def test_order_zero_is_ddim(schedule, variable):
 def test_states(denoise, dtype):
     grid, x = time_grid(linear, 6), noise(3, 2, dtype=dtype)
     net = lambda x, t: predict(x.double(), t.double()).to(x)
-    states = list(deis.states(net, linear, x, grid, denoise=denoise))
+    states = list(deis.states(net, linear, x, grid, **TAB, denoise=denoise))
     assert [s.t for s in states] == grid.tolist() + [0.0] * denoise
     assert [s.nfe for s in states] == list(range(7 + denoise))
-    assert torch.equal(states[-1].x, deis(net, linear, x, grid, denoise=denoise))
+    assert torch.equal(states[-1].x, deis(net, linear, x, grid, **TAB, denoise=denoise))
     assert states[-1].x.dtype == dtype
     assert [s.history is None for s in states] == [False] * 7 + [True] * denoise
     assert torch.equal(states[0].x, x)
@@ -263,7 +270,135 @@ def test_windows_and_polynomials():
     assert known.tolist() == [[True, False], [True, True], [True, True]]
     basis = lagrange(torch.tensor([[3.0]]), torch.tensor([[2.0, 1.0]]), torch.tensor([[True, True]]))
     assert basis.tolist() == [[[2.0, -1.0]]]
-    assert torch.equal(check_order(GRID.float(), 5), GRID.float().double())
+    grid, order = check_order(GRID.float(), 5)
+    assert torch.equal(grid, GRID.float().double()) and order == 5
+    assert [check_order(GRID[:n], None)[1] for n in (2, 3, 4, 5, 7)] == [0, 1, 2, 3, 3]
+
+
+# --- predictions as they are, and coefficients that magnify
+
+bell32 = gaussian(torch.tensor([0.5, -0.3]), torch.tensor([[1.0, 0.6], [0.6, 0.5]]))
+bell64 = deepcopy(bell32).double()
+BELLS = {torch.float32: bell32, F64: bell64}
+
+
+def terminal(t): return -2 * torch.log(torch.tan(math.pi / 2 * t))
+
+
+ENDS = {"zero terminal SNR": LogSNR(terminal), "cosine to -40": Cosine(-40, 20),
+        "cosine to -200": Cosine(-200, 20), "cosine to -infinity": Cosine(-math.inf, 20),
+        "flow matching": FlowMatching()}
+
+
+def rms(schedule, y, x, t=1e-3):
+    goal = gaussian_flow(bell64, schedule, x.double(), 1.0, t)
+    return float((y.double() - goal).square().sum(-1).mean().sqrt())
+
+
+@pytest.mark.parametrize("dtype", BELLS)
+@pytest.mark.parametrize("kind", ["x0", "v"])
+@pytest.mark.parametrize("end", ENDS)
+def test_predictions_are_taken_as_they_are(end, kind, dtype):
+    schedule, x = ENDS[end], noise(64, 2).to(dtype)
+    net = as_eps(BELLS[dtype].predictor(schedule, kind), schedule, kind)
+    grid = time_grid(schedule, 50, kind="uniform")
+    assert rms(schedule, deis(net, schedule, x, grid, 3, "angle", "v", False), x) < 3e-4
+    assert rms(schedule, deis(net, schedule, x, grid, 3, "angle", "x0", True), x) < 6e-4
+    for run in (ddim, partial(ancestral, eta=0.0)):
+        assert rms(schedule, run(net, schedule, x, grid), x) < 0.05
+    assert rms(schedule, deis(net, schedule, x, grid, 0, extrapolate="x0"), x) < 0.05
+    last = deis(net, schedule, x, grid, 3, "angle", "v", denoise=True)
+    assert last.isfinite().all()
+
+
+def test_the_number_of_the_fault():
+    schedule, x = ENDS["zero terminal SNR"], noise(64, 2)
+    grid, found = time_grid(schedule, 50, kind="uniform"), []
+    for dtype, bell in BELLS.items():
+        v = bell.predictor(schedule, "v")
+        y = deis(as_eps(v, schedule, "v"), schedule, x.to(dtype), grid, None, "angle", "v", False)
+        found.append(rms(schedule, y, x))
+        assert rms(schedule, heun(as_eps(v, schedule, "v"), schedule, x.to(dtype), grid), x) < 0.03
+    assert found[0] == pytest.approx(2.86e-4, rel=0.02) and found[1] == pytest.approx(found[0], rel=0.01)
+
+
+@pytest.mark.parametrize("extrapolate", EXTRAPOLATE)
+@pytest.mark.parametrize("end", [e for e in ENDS if "terminal" not in e])
+def test_noise_that_says_nothing_is_refused_before_the_first_call(end, extrapolate):
+    schedule, calls = ENDS[end], []
+    grid = time_grid(schedule, 10, kind="uniform")
+    with pytest.raises(ValueError, match="magnifies the rounding|no finite step"):
+        deis(lambda x, t: calls.append(t), schedule, noise(3, 2).float(), grid, 0, "t", extrapolate)
+    assert not calls
+
+
+def test_kinds_agree_where_all_exist():
+    for schedule in SCHEDULES:
+        grid, x = time_grid(schedule, 9), noise(4, 2) * schedule.sigma(1.0)
+        for run in (partial(deis, extrapolate="x0", correct=True), partial(deis, extrapolate="v"), deis,
+                    ddim, partial(ddim, eta=0.5, generator=3), partial(ancestral, generator=3), heun,
+                    partial(heun, eta=0.7, generator=3)):
+            runs = [run(as_eps(three.predictor(schedule, kind), schedule, kind), schedule, x, grid,
+                        denoise=True) for kind in ("eps", "x0", "v", "score")]
+            for other in runs[1:]: torch.testing.assert_close(other, runs[0], rtol=1e-6, atol=1e-7)
+
+
+def test_only_what_is_asked_under_its_own_schedule_is_native():
+    v = as_eps(three.predictor(linear, "v"), linear, "v")
+    assert native(v, linear) == (v.native, "v") and native(v, LinearBeta()) == (v.native, "v")
+    assert native(v, Cosine()) == (v, "eps") and native(v, None) == (v, "eps")
+    score = as_eps(three.predictor(linear, "score"), linear, "score")
+    assert native(score, linear) == (score, "eps") and native(predict, linear) == (predict, "eps")
+    model = Preconditioned(MLP(2, 8, 1, dtype=F64), linear)
+    assert native(model, linear)[1] == "v"
+    class Guided(Preconditioned):
+        def forward(self, x, t): return 0.5 * super().forward(x, t)
+    guided = Guided(MLP(2, 8, 1, dtype=F64), linear)
+    assert native(guided, linear) == (guided, "eps")
+    seen, x = [], noise(3, 2)
+    handle = model.register_forward_hook(lambda *a: seen.append(1))
+    deis(model, linear, x, GRID)
+    assert len(seen) == 6
+    handle.remove()
+    hidden = lambda x, t: model(x, t)
+    torch.testing.assert_close(deis(model, linear, x, GRID), deis(hidden, linear, x, GRID))
+
+
+def test_short_grids():
+    x, net, errors = noise(64, 2), bell64.predictor(linear), []
+    for steps in (1, 2, 3, 4, 5):
+        grid = time_grid(linear, steps)
+        errors.append(rms(linear, deis(net, linear, x, grid, extrapolate="x0", correct=True), x))
+        assert torch.equal(deis(net, linear, x, grid), deis(net, linear, x, grid, min(3, steps - 1)))
+    assert errors[0] > errors[1] > errors[2] > 0.5 * errors[4]
+    with pytest.raises(ValueError, match="order must be at most 2"):
+        deis(predict, linear, noise(3, 2), time_grid(linear, 3), 3)
+
+
+def test_a_run_in_pieces_without_an_order():
+    grid, x = time_grid(linear, 7), noise(4, 2)
+    for correct in (False, True):
+        whole = deis(predict, linear, x, grid, correct=correct)
+        y, history = x, None
+        for k in range(7):
+            *_, last = deis.states(predict, linear, y, grid[k:k + 2], correct=correct, history=history)
+            y, history = last.x, last.history
+        torch.testing.assert_close(y, whole, rtol=1e-12, atol=1e-12)
+
+
+def test_magnified_errors_are_told_and_avoided():
+    schedule, x = Cosine(), noise(64, 2)
+    net, grid = bell64.predictor(schedule), time_grid(schedule, 6, kind="log_snr")
+    free = deis(net, schedule, x, grid, None, "t", "eps", False)
+    with pytest.warns(UserWarning, match="choose a lower order"):
+        told = deis(net, schedule, x, grid, 3, "t", "eps", False)
+    zero = deis(net, schedule, x, grid, 0, correct=False)
+    errors = [rms(schedule, y, x) for y in (free, zero, told)]
+    assert errors[0] < errors[1] < errors[2]
+    jump = torch.tensor([1.0, 0.999, 0.1, 0.05, 0.01], dtype=F64)
+    y = deis(bell64.predictor(linear), linear, x, jump)
+    zero = deis(bell64.predictor(linear), linear, x, jump, 0, correct=False)
+    assert rms(linear, y, x, 0.01) < 2 * rms(linear, zero, x, 0.01)
 
 
 # --- Runge-Kutta
@@ -295,7 +430,6 @@ def test_runge_kutta_restarts_from_the_state_alone():
 
 # --- bad input
 
-GRID = time_grid(linear, 6)
 BAD = {
     "rising": (dict(grid=GRID.flip(0)), ValueError, "grid must decrease"),
     "repeating": (dict(grid=torch.tensor([1.0, 0.5, 0.5, 0.1])), ValueError, "grid must decrease"),
@@ -313,12 +447,12 @@ BAD = {
     "predict": (dict(predict=3), TypeError, "predict must be"),
     "shape of the prediction": (dict(predict=lambda x, t: x[:, :1]), ValueError,
                                 "predict must return shape"),
-    "NaN in the third call": (dict(predict=lambda x, t: predict(x, t) / (t > 0.6)), ValueError,
+    "NaN in the third call": (dict(predict=lambda x, t: predict(x, t) / (t > 0.4)), ValueError,
                               "in call 3, at t = "),
     "history": (dict(history=[]), TypeError, "history must be a History"),
     "history of another grid": (dict(history=History(0.9)), ValueError, "a buffer from another grid"),
-    "history of another kind": (dict(history=History(1.0, extrapolate="x0")), ValueError,
-                                "predictions of 'eps'"),
+    "history of another kind": (dict(history=History(1.0, extrapolate="eps")), ValueError,
+                                "predictions of 'x0'"),
     "history of another shape": (dict(grid=GRID[1:],
                                       history=History(float(GRID[1]), (1.0,), (noise(4, 2),))),
                                  ValueError, r"history must hold shape \[3, 2\]"),

@@ -87,7 +87,8 @@ ASKS = {
 LEARN = "denoising_loss", "simple_loss", "weighted_loss", "Preconditioned"   # keep the network's mode
 NO_ASKING = {
     "modules_in": "looks at a network and asks it nothing", "prepare": "returns the door",
-    "integrate": "takes the door", "CheckedNetwork": "the door", "as_eps": "what it returns is asked"}
+    "integrate": "takes the door", "CheckedNetwork": "the door", "as_eps": "what it returns is asked",
+    "AsEps": "is asked when called", "native": "says whom to ask"}
 DRAWS = {name: lambda g, x=X, ask=ask: ask(lambda x, t: x * t.reshape(-1, *[1] * (t.ndim and 1)), x, g)
          for name, ask in ASKS.items()} | {
     "noised": lambda g, x=X: schedule.noised(x, 0.6, 0.8, g)[0],

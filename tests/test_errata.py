@@ -260,7 +260,7 @@ def test_deis_noise(entry):
 def test_deis_half(entry):
     data = gaussian(torch.tensor([0.5, -1.0], dtype=f64),
                     torch.diag(torch.tensor([0.2, 2.0], dtype=f64)))
-    times, x, predict = time_grid(S, 100), normal(8, 2), data.predictor(S)
+    times, x, predict = time_grid(S, 100, kind="quadratic"), normal(8, 2), data.predictor(S)
     truth = gaussian_flow(data, S, x, 1.0, float(times[-1]))
 
     def multistep(weight):
@@ -270,8 +270,8 @@ def test_deis_half(entry):
             y = Psi[i] * y + 2 * weight * sum(c * e for c, e in zip(C[i], past))
         return y
 
-    assert (multistep(0.5) - deis(predict, S, x, times, order=3)).abs().max() < 1e-12
-    entry(truth, multistep(1.0), deis(predict, S, x, times, order=3))
+    assert (multistep(0.5) - deis(predict, S, x, times, 3, "t", "eps", False)).abs().max() < 1e-12
+    entry(truth, multistep(1.0), deis(predict, S, x, times, 3, "t", "eps", False))
 
 
 def test_transition_derivative(entry):

@@ -41,7 +41,8 @@ def test_scalar_matrices_are_scalars(schedule):
 def test_matrix_solver_is_the_scalar_solver():
     grid, x = time_grid(linear, 8, 1e-2), noise(4, 2)
     states = list(matrix_deis.states(predict, scalar_sde(linear, 2), x, grid, 2))
-    torch.testing.assert_close(states[-1].x, deis(predict, linear, x, grid, 2), rtol=1e-9, atol=1e-9)
+    scalar = deis(predict, linear, x, grid, 2, "t", "eps", False)
+    torch.testing.assert_close(states[-1].x, scalar, rtol=1e-9, atol=1e-9)
     assert [s.nfe for s in states] == list(range(9)) and [s.t for s in states] == grid.tolist()
 
 
@@ -106,3 +107,13 @@ def test_cuda():
     assert there.device.type == "cuda"
     wanted = matrix_deis(bell.predictor(linear), scalar_sde(linear, 2), x, grid)
     torch.testing.assert_close(there.cpu(), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_short_grids():
+    x, sde = noise(4, 2), scalar_sde(linear, 2)
+    for steps in (1, 2, 3, 4):
+        grid = time_grid(linear, steps)
+        assert torch.equal(matrix_deis(predict, sde, x, grid),
+                           matrix_deis(predict, sde, x, grid, min(3, steps - 1)))
+    with pytest.raises(ValueError, match="order must be at most 0"):
+        matrix_deis(predict, sde, x, time_grid(linear, 1), 1)

@@ -23,6 +23,7 @@ from rbmdiff.diffusion.objective import denoising_loss, denoising_step
 from rbmdiff.diffusion.oracle import Mixture, gaussian
 from rbmdiff.diffusion.schedule import (
     Cosine,
+    FlowMatching,
     Geometric,
     LinearBeta,
     LinearLogSNR,
@@ -30,6 +31,7 @@ from rbmdiff.diffusion.schedule import (
     Prediction,
     SinusoidalBeta,
     SubVP,
+    convert,
     diffuse,
 )
 from rbmdiff.foundations.core import write_tensors
@@ -204,6 +206,37 @@ def test_as_eps_of_every_kind():
                                   atol=1e-9)
 
 
+def test_as_eps_is_pickled_and_casts():
+    again = pickle.loads(pickle.dumps(as_eps(mlp(), LinearBeta(), "x0")))
+    x = torch.randn(4, 3)
+    assert torch.equal(again(x, 0.5), as_eps(mlp(), LinearBeta(), "x0")(x, 0.5))
+    half = as_eps(lambda x, t: (0.5 * x).bfloat16(), LinearBeta(), "x0")
+    assert half(x, 0.5).dtype == torch.float32
+    single = as_eps(lambda x, t: 0.5 * x, LinearBeta(), "x0")
+    assert torch.allclose(half(x, 0.5), single(x, 0.5), atol=0.01)
+
+
+@pytest.mark.parametrize("schedule", [LinearBeta(), Geometric(), SubVP(), FlowMatching()])
+def test_the_velocity_of_a_preconditioned_network(schedule):
+    x, t = torch.randn(5, 3, dtype=torch.float64), torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    model = Preconditioned(lambda x, t: x.sin(), schedule, 0.6)
+    levels = schedule.alpha(t), schedule.sigma(t)
+    v = convert(model(x, t), x, *levels, "eps", "v")
+    torch.testing.assert_close(model.native(x, t), v, rtol=1e-10, atol=1e-10)
+    if schedule == FlowMatching(): assert model.native(x, 1.0).isfinite().all()
+
+
+def test_models_compile_as_one_graph():
+    x = torch.randn(4, 3)
+    for schedule in (LinearBeta(), LogSNR(lambda t: 10 - 20 * t)):
+        torch.compiler.reset()
+        model = Preconditioned(mlp(), schedule).requires_grad_(False)
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(x, torch.tensor(0.5)), model(x, torch.tensor(0.5)))
+        one = torch.func.vmap(lambda z: model(z[None], torch.tensor(0.5))[0])
+        torch.testing.assert_close(one(x), model(x, torch.tensor(0.5)))
+
+
 def test_gradients_flow_through_as_eps():
     x = torch.randn(2, 3, dtype=torch.float64, generator=gen()).requires_grad_()
     predict = as_eps(Preconditioned(mlp(torch.float64), LinearBeta(), 0.5), LinearBeta())
@@ -310,7 +343,7 @@ def test_stored_network_loads():
     (lambda: as_eps(mlp(), LinearBeta(), "noise"), ValueError, "kind"),
     (lambda: as_eps(3, LinearBeta()), TypeError, "network"),
     (lambda: as_eps(lambda x, t: x[:1], LinearBeta(), "v")(torch.zeros(2, 3), torch.tensor(0.5)),
-     ValueError, "prediction must have shape"),
+     ValueError, "network must return shape"),
     (lambda: Preconditioned(LinearBeta(), mlp()), TypeError, "network must be a function"),
     (lambda: Preconditioned(mlp(), LinearBeta), TypeError, "schedule must be a schedule"),
     (lambda: Preconditioned(lambda x, t: (x, x), LinearBeta())(torch.zeros(2, 3), 0.5), TypeError,

@@ -1,17 +1,27 @@
 """Schedules against their definitions, their inverses, both ends in float32; grids, noising,
 conversions, bad input.
 """
+from fractions import Fraction
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 from hypothesis import given, settings, strategies as st
+import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from rbmdiff.diffusion import schedule as library
+from rbmdiff.diffusion.ddpm import chain_on_grid, linear_chain
+from rbmdiff.diffusion.elbo import AdaptiveLevels, uniform_log_snr, uniform_time
 from rbmdiff.diffusion.schedule import (
+    Betas,
     Cosine,
+    FlowMatching,
     Geometric,
     Grid,
     Kind,
@@ -22,19 +32,24 @@ from rbmdiff.diffusion.schedule import (
     Schedule,
     SinusoidalBeta,
     SubVP,
+    arctan_variable,
     check_grid,
     convert,
     diffuse,
     expand,
     noised,
+    speed_of_velocity,
     time_grid,
+    velocity_of_speed,
 )
+from rbmdiff.diffusion.weights import implied_weight, weighted_loss
 
 GRIDS, KINDS, PREDICTIONS = get_args(Grid), get_args(Kind), get_args(Prediction)
 DEIS = Path(__file__).parents[2] / "shared/data/deis_check.json"
 FAMILIES = (LinearBeta(), SinusoidalBeta(), SubVP(), Cosine(), LinearLogSNR(), Geometric(),
             LogSNR(lambda t: 8 - 14 * t + 2 * torch.cos(5 * t), "sub-vp"),
-            LogSNR(lambda t: -torch.log(t + t * t)))
+            LogSNR(lambda t: -torch.log(t + t * t)), LogSNR(lambda t: 9 - 17 * t, "line"),
+            Betas(torch.linspace(1e-3, 0.2, 30)))
 names = [f"{type(s).__name__}-{s.kind}" for s in FAMILIES]
 every = pytest.mark.parametrize("schedule", FAMILIES, ids=names)
 methods = ("alpha", "sigma", "rho", "log_snr", "log_snr_slope", "drift", "beta", "diffusion")
@@ -62,7 +77,7 @@ def test_marginals_and_coefficients_agree(schedule):
     assert torch.allclose(g2, 2 * s * a * step, rtol=1e-9)
     assert torch.allclose(g2 / s**2, -schedule.log_snr_slope(t))
     assert torch.equal(schedule.beta(t), -2 * f) and (schedule.log_snr_slope(t) < 0).all()
-    total = {"vp": a**2 + s**2, "ve": a, "sub-vp": a**2 + s}[schedule.kind]
+    total = {"vp": a**2 + s**2, "ve": a, "sub-vp": a**2 + s, "line": a + s}[schedule.kind]
     assert (total - 1).abs().max() < 1e-14
     assert torch.allclose((a / s).log() * 2, schedule.log_snr(t), atol=1e-12)
 
@@ -163,6 +178,230 @@ def test_a_learned_schedule_gets_gradients():
     assert schedule.log_snr_slope(0.3) == -3 and abs(schedule.t_of_log_snr(3.5) - 0.5) < 1e-15
 
 
+# Gradients
+
+def own(a, kind): return LogSNR(lambda t: 6 - a * t - 2 * torch.sin(a * t) / a, kind)
+
+
+FUNCTIONS = {**{n: (n, 0.37) for n in methods}, "t_of_log_snr": ("t_of_log_snr", 1.3),
+             "t_of_rho": ("t_of_rho", 0.6)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients_through_an_own_schedule(name, kind):
+    method, at = FUNCTIONS[name]
+    value = lambda a, x: getattr(own(a, kind), method)(x)
+    a, x = f64(11.0)[0].requires_grad_(), f64(at)[0].requires_grad_()
+    first = torch.autograd.grad(value(a, x) + 0 * (a + x), (a, x), create_graph=True)
+    h = 1e-5
+    for i, (da, dx) in enumerate(((h, 0), (0, h))):
+        ends = [float(value(a + s * da, x + s * dx).detach()) for s in (1, -1)]
+        assert abs(first[i] - (ends[0] - ends[1]) / (2 * h)) < 1e-7 * (1 + abs(first[i]))
+    mixed, = torch.autograd.grad(first[1] + 0 * a, a)
+    ends = [torch.autograd.grad(value(a + s * h, x) + 0 * x, x)[0] for s in (1, -1)]
+    assert abs(mixed - (ends[0] - ends[1]) / (2 * h)) < 1e-6 * (1 + abs(mixed))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_torch_func_through_an_own_schedule(kind):
+    a, x = f64(11.0)[0], f64(0.37)[0]
+    for name in ("drift", "diffusion"):
+        schedule = own(a, kind)
+        known = torch.autograd.functional.jacobian(lambda x: getattr(schedule, name)(x), x)
+        assert abs(torch.func.grad(lambda x: getattr(schedule, name)(x))(x) - known) < 1e-12
+    schedule = own(a, kind)
+    slope = float(schedule.log_snr_slope(schedule.t_of_log_snr(1.3)))
+    assert abs(torch.func.grad(schedule.t_of_log_snr)(f64(1.3)[0]) - 1 / slope) < 1e-12
+
+
+def test_gradients_with_known_values():
+    a = f64(20.0)[0].requires_grad_()
+    schedule, half = LogSNR(lambda t: 10 - a * t), f64(0.5)[0]
+    found, = torch.autograd.grad(schedule.diffusion(half), a)
+    assert abs(found - 3 / (2 * 10**0.5)) < 1e-12
+    t = half.clone().requires_grad_()
+    found, = torch.autograd.grad(LogSNR(lambda t: 10 - 20 * t**2).drift(t), t)
+    assert abs(found + 1.4635) < 1e-4
+    plain = LogSNR(lambda t: 10 - 20 * t)
+    assert not any(getattr(plain, name)(0.5).requires_grad for name in methods)
+    assert not plain.t_of_log_snr(1.0).requires_grad
+
+
+def test_gradient_of_the_inverse_of_the_sinusoidal_rate():
+    schedule, log_snr = SinusoidalBeta(), f64(3.0, 0.0, -4.0).requires_grad_()
+    t = schedule.t_of_log_snr(log_snr)
+    found, = torch.autograd.grad(t.sum(), log_snr)
+    assert (found * schedule.log_snr_slope(t.detach()) - 1).abs().max() < 1e-10
+    assert schedule.t_of_log_snr(f64(math.inf, 3.0)[1:].requires_grad_()).isfinite().all()
+
+
+@pytest.mark.parametrize("levels", [uniform_time, uniform_log_snr])
+def test_gradient_of_a_weighted_loss_in_the_schedule(levels):
+    x, answer = torch.randn(400, 2, generator=seeded(5), dtype=torch.float64), lambda x, t: 0.3 * x
+
+    def loss(a):
+        schedule = LogSNR(lambda t: 10 - a * t)
+        return weighted_loss(answer, schedule, x, levels=levels, generator=seeded(6)).mean()
+    a = f64(20.0)[0].requires_grad_()
+    found, = torch.autograd.grad(loss(a), a)
+    ends = [float(loss(f64(20.0 + s)[0])) for s in (1e-4, -1e-4)]
+    assert abs(found - (ends[0] - ends[1]) / 2e-4) < 1e-5 and abs(found) > 1e-3
+
+
+def test_gradient_of_implied_weights_and_adaptive_levels():
+    def value(a): return implied_weight(LogSNR(lambda t: 10 - 3 * a * t - a * t**2), "v")(f64(0.5)[0])
+    a = f64(5.0)[0].requires_grad_()
+    found, = torch.autograd.grad(value(a), a)
+    assert abs(found - float(value(f64(5.00001)[0]) - value(f64(4.99999)[0])) / 2e-5) < 1e-6
+    schedule = LogSNR(lambda t: 10 - 4 * a * t)
+    u = torch.rand(8, dtype=torch.float64, generator=seeded(0))
+    t, _ = AdaptiveLevels(schedule)(schedule, u, 1e-3)
+    assert t.requires_grad
+
+
+# Own schedules are tried out
+
+def narrow(t): return 10 - 20 * t + 0.01 * torch.exp(-((t - 0.50051) / 1e-4)**2)
+
+
+def stepwise(t): return (10 - 20 * t).detach() + 0 * t
+
+
+def scalar_only(t): return torch.cat([10 - 20 * t[:1], 10 - 20 * t[1:]])
+
+
+def centred(t): return 10 - 20 * t + 0.1 * (t - t.mean())
+
+
+def noisy(t): return 10 - 20 * t + 1e-6 * torch.rand_like(t)
+
+
+@pytest.mark.parametrize("function, error, message", [
+    (3.0, TypeError, "log_snr must be a function"), (torch.nn.Linear, TypeError, "must be a function"),
+    ([1.0, 2.0], TypeError, "must be a function"),
+    (lambda t: 10 - 20 * t.detach(), ValueError, "its derivative is 0 at t = .*detach"),
+    (stepwise, ValueError, "its derivative is 0"),
+    (lambda t: torch.as_tensor(10 - 20 * t.numpy()), ValueError, "differentiable by torch"),
+    (lambda t: 10 - 19 * t - t.detach(), ValueError, "its derivative is -19 at .* differences give -20"),
+    (scalar_only, ValueError, r"for shape \[\] it raised"),
+    (lambda t: 10 - 20 * t.reshape(-1), ValueError, r"for shape \[\] it gave torch.float64 \[1\]"),
+    (centred, ValueError, "whatever the shape and the other times"),
+    (noisy, ValueError, "rise|whatever the shape"),
+    (narrow, ValueError, "must not rise, it does at t = 0.500"),
+    (torch.nn.Linear(1, 1), ValueError, "it raised RuntimeError")])
+def test_own_schedules_are_tried_out(function, error, message):
+    with pytest.raises(error, match=message): LogSNR(function)
+
+
+def test_own_schedules_that_pass():
+    kinked = LogSNR(lambda t: torch.where(t < 0.5, 10 - 8 * t, 16 - 20 * t))
+    assert kinked.log_snr_slope(0.7) == -20
+    net = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)).double()
+    learned = LogSNR(lambda t: 10 - 20 * t + 0.1 * net(t[..., None])[..., 0])
+    learned.diffusion(0.3).backward()
+    assert net[0].weight.grad.abs().sum() > 0
+    line = LogSNR(lambda t: 2 * torch.log((1 - t) / t), "line")
+    assert line.log_snr(1.0) == -math.inf and line.alpha(1.0) == 0 and line.sigma(1.0) == 1
+
+
+def test_schedules_are_values():
+    for make in (LinearBeta, SinusoidalBeta, SubVP, Cosine, LinearLogSNR, Geometric, FlowMatching,
+                 lambda: Betas([0.1, 0.2])):
+        assert make() == make() and hash(make()) == hash(make()) and len({make(), make()}) == 1
+        assert "object at" not in repr(make())
+    assert LinearBeta() != LinearBeta(0.2) and LinearBeta() != SubVP() and LinearBeta() != 3
+    assert Betas([0.1, 0.2]) != Betas([0.1, 0.3]) and Betas([0.1]) != Betas([0.1, 0.2])
+    f = lambda t: 10 - 20 * t
+    assert LogSNR(f) == LogSNR(f) != LogSNR(f, "ve") and LogSNR(f) != LogSNR(lambda t: 10 - 20 * t)
+    assert repr(LogSNR(f)) == "LogSNR(<lambda>, kind='vp')"
+    assert repr(FlowMatching()) == "FlowMatching()"
+
+
+# Where values are unknown, and devices without float64
+
+@every
+def test_schedules_in_vmap_and_compiled(schedule):
+    t = torch.linspace(0.1, 0.9, 4)
+    torch.compiler.reset()
+    for name in methods:
+        method = getattr(schedule, name)
+        assert torch.equal(torch.func.vmap(method)(t), method(t))
+    def whole(t):
+        return schedule.alpha(t), schedule.diffusion(t), schedule.t_of_log_snr(schedule.log_snr(t))
+    compiled = torch.compile(whole, fullgraph=True, backend="eager")(t)
+    for found, wanted in zip(compiled, whole(t)): torch.testing.assert_close(found, wanted)
+
+
+class NoDouble(TorchDispatchMode):
+    """Refuses float64 on an imagined device of a type that has none."""
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        y = function(*args, **(kwargs or {}))
+        wrong = isinstance(y, torch.Tensor) and y.device.type == "mps" and y.dtype == torch.float64
+        assert not wrong, f"{function} makes float64 on {y.device}"
+        return y
+
+
+def test_devices_without_float64(monkeypatch):
+    for name, stub in (("check_tensor", lambda *a, **k: None), ("holds", lambda x: True)):
+        monkeypatch.setattr(library, name, stub)          # an imagined tensor has no values to look at
+    with FakeTensorMode(allow_non_fake_inputs=True), NoDouble():
+        t, x = torch.empty(4, device="mps"), torch.empty(4, 3, device="mps")
+        for schedule in (LinearBeta(), Cosine(), Geometric(), FlowMatching()):
+            for name in (*methods, "t_of_rho"):
+                y = getattr(schedule, name)(t)
+                assert y.device.type == "mps" and y.dtype == torch.float32
+        for factor in (0.5, t):
+            assert expand(factor, x).device.type == "mps"
+
+
+# Chains and the line
+
+def test_betas_are_the_chain():
+    chain = linear_chain(50, 1e-3, 0.3)
+    schedule, t = Betas(chain), torch.arange(51, dtype=torch.float64) / 50
+    assert torch.allclose(schedule.alpha(t), chain.alphas, rtol=1e-14)
+    assert torch.allclose(schedule.sigma(t), chain.sigmas, rtol=1e-12)
+    for same in (Betas(chain.betas), Betas(chain.betas.tolist()),
+                 Betas(SimpleNamespace(betas=chain.betas)), Betas(alphas_cumprod=chain.alphas[1:]**2)):
+        assert torch.allclose(same.log_snr(t[1:]), schedule.log_snr(t[1:]), rtol=1e-9)
+    grid = time_grid(LinearBeta(), 12)
+    bent = Betas(chain_on_grid(LinearBeta(), grid))
+    assert torch.allclose(bent.log_snr(grid), LinearBeta().log_snr(grid), rtol=1e-9)
+    assert abs(schedule.beta(0.5) / schedule.diffusion(0.5)**2 - 1) < 1e-15
+    assert repr(schedule).startswith("Betas(of 50 steps")
+    assert abs(schedule.t_of_log_snr(schedule.log_snr(0.777)) - 0.777) < 1e-12
+
+
+def test_betas_can_be_learned():
+    betas = f64(0.1, 0.2, 0.3).requires_grad_()
+    Betas(betas).alpha(1.0).backward()
+    alpha = (0.9 * 0.8 * 0.7)**0.5
+    assert torch.allclose(betas.grad, -alpha / 2 / (1 - betas.detach()))
+
+
+def test_flow_matching():
+    t = torch.linspace(0, 1, 11, dtype=torch.float64)
+    schedule = FlowMatching()
+    assert torch.allclose(schedule.alpha(t), 1 - t, atol=1e-15)
+    assert torch.allclose(schedule.sigma(t), t, atol=1e-15)
+    assert schedule.diffusion(1.0) == math.inf and schedule.diffusion(0.0) == 0
+    x0, eps = torch.randn(2, 11, 3, dtype=torch.float64, generator=seeded(0))
+    x = expand(1 - t, x0) * x0 + expand(t, x0) * eps
+    v = expand(1 - t, x0) * eps - expand(t, x0) * x0
+    assert torch.allclose(speed_of_velocity(v, x, t), eps - x0)
+    assert torch.allclose(velocity_of_speed(eps - x0, x, t), v)
+    for kind in ("log_snr", "rho7"):
+        with pytest.raises(ValueError, match="t_max must be below 1"): time_grid(schedule, 5, kind=kind)
+        assert len(time_grid(schedule, 5, kind=kind, t_max=0.99)) == 6
+
+
+def test_numbers_as_times():
+    for t in (0.5, np.float32(0.5), np.float64(0.5), Fraction(1, 2)):
+        assert LinearBeta().alpha(t) == LinearBeta().alpha(0.5)
+    with pytest.raises(TypeError, match="t must be a number"): LinearBeta().alpha(True)
+
+
 # Grids
 
 @quick
@@ -173,7 +412,8 @@ def test_grids_are_grids(schedule, kind, steps, t_min, t_max):
     assert grid[-1] == t_min
     assert torch.equal(check_grid(grid), grid)
     u = {"uniform": lambda t: t, "quadratic": lambda t: t.sqrt(), "log_snr": schedule.log_snr,
-         "rho7": lambda t: schedule.rho(t)**(1 / 7)}[kind](grid)
+         "rho7": lambda t: schedule.rho(t)**(1 / 7),
+         "arctan": lambda t: arctan_variable(schedule.rho(t).log())}[kind](grid)
     assert torch.allclose(u, torch.linspace(float(u[0]), float(u[-1]), steps + 1, dtype=torch.float64),
                           rtol=1e-6, atol=1e-9)
 
@@ -187,7 +427,7 @@ def test_grid_from_float32_is_widened():
 def test_numbers_of_40_digits():
     truth = json.loads(DEIS.read_text())["t2"]
     ts, rho, power = (f64(*map(float, truth[key])) for key in ("ts", "rho", "alpha_bar"))
-    schedule, grid = LinearBeta(), time_grid(LinearBeta(), 10)
+    schedule, grid = LinearBeta(), time_grid(LinearBeta(), 10, kind="quadratic")
     assert (grid / ts - 1).abs().max() < 1e-14 and (schedule.rho(grid) / rho - 1).abs().max() < 1e-13
     assert (schedule.alpha(grid)**2 / power - 1).abs().max() < 1e-13
     assert (schedule.t_of_rho(rho) / ts - 1).abs().max() < 1e-13
@@ -311,6 +551,11 @@ def test_conversions_at_the_ends(given_, wanted):
     (lambda: Geometric().t_of_rho(51.0), "rho must lie"),
     (lambda: LinearBeta().t_of_rho(-0.1), "rho must lie"),
     (lambda: FAMILIES[7].drift(0.0), "t must be where"),
+    (lambda: Betas([0.1, 1.0]), "betas must lie in .*got 1; .*leave the last step out"),
+    (lambda: Betas([0.1, -0.1]), "betas must lie in"), (lambda: Betas([[0.1, 0.2]]), r"shape \[T\]"),
+    (lambda: Betas(alphas_cumprod=[0.5, 0.6]), "fall strictly"),
+    (lambda: Betas([0.1, 0.2], times=[0, 1]), "times must be 3 numbers"),
+    (lambda: Betas([0.1, 0.2], times=[0, 0.8, 0.5]), "times must be 3 numbers"),
     (lambda: time_grid(LinearBeta(), 0), "steps"), (lambda: time_grid(LinearBeta(), 5, 0.0), "t_min"),
     (lambda: time_grid(LinearBeta(), 5, 0.5, t_max=0.5), "t_min"),
     (lambda: time_grid(LinearBeta(), 5, t_max=1.1), "t_max"),
@@ -340,6 +585,7 @@ def test_bad_values(call, message):
 
 
 @pytest.mark.parametrize("call", [
+    lambda: Betas(), lambda: Betas([0.1], alphas_cumprod=[0.9]),
     lambda: LinearBeta().alpha("0.5"), lambda: LinearBeta().alpha(torch.tensor(1)),
     lambda: LinearBeta().alpha(None),
     lambda: LinearBeta().sigma(torch.tensor(0.5, dtype=torch.float16)),

@@ -178,7 +178,7 @@ def test_a_noised_gaussian_machine_is_a_boltzmann_machine(hidden):
 
 def test_it_samples_and_scores_like_a_diffusion_model():
     m, schedule, V = machine(4, 2, scale=1.5), LinearBeta(), states(4)
-    p, grid = m.log_prob(V).exp(), time_grid(schedule, 40)
+    p, grid = m.log_prob(V).exp(), time_grid(schedule, 40, kind="quadratic")
     for solve in (ddim, deis):
         x = solve(machine_predictor(m, schedule), schedule, noise(4000, 4), grid)
         e = drift((x > 0.5 * schedule.alpha(grid[-1])).double(), p)

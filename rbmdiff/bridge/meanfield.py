@@ -166,7 +166,7 @@ def sample_logits(rbm: RBM | Network, schedule: Schedule, noise: Tensor, steps: 
     for bad arguments, or if the network returns NaN. Source: Paquet III, eq. 32.
     """
     predict = as_eps(_as_network(rbm), schedule, "score")
-    grid = time_grid(schedule, steps, t_min)
+    grid = time_grid(schedule, steps, t_min, kind="quadratic")
     return euler_maruyama(predict, schedule, noise, grid, generator=generator)  # [eq-meanfield-reverse]
 
 

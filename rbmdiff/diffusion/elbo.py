@@ -65,10 +65,10 @@ def uniform_log_snr(schedule: Schedule, u: Tensor, t_min: float) -> tuple[Tensor
     """Times [n] with uniform log-SNR from uniform `u` [n], and 1 / p(log-SNR) of each [n]
     [eq-elbo-importance].
     """
-    high = float(schedule.log_snr(t_min))
-    low = float(schedule.log_snr(1.0))
+    high = schedule.log_snr(t_min).to(u)
+    low = schedule.log_snr(1.0).to(u)
     t = schedule.t_of_log_snr(high + (low - high) * u)
-    return t, torch.full_like(u, high - low)  # [eq-elbo-importance]
+    return t, (high - low).expand_as(u)  # [eq-elbo-importance]
 
 # %% ../../nbs/diffusion/elbo.ipynb #04d39644
 def low_discrepancy(n: int, generator: Stream = None, rows: tuple[int, ...] = ()) -> Tensor:
@@ -96,7 +96,7 @@ class AdaptiveLevels:
     def __init__(self, schedule: Schedule, t_min: float = 1e-3, bins: int = 50, decay: float = 1.0):
         check_count("bins", bins)
         check_number("decay", decay, above=0, most=1)
-        low, high = (float(schedule.log_snr(t)) for t in (1.0, t_min))
+        low, high = (float(schedule.log_snr(t).detach()) for t in (1.0, t_min))
         self.edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
         self.decay = decay
         self.total = torch.zeros(bins, dtype=torch.float64)
@@ -124,7 +124,7 @@ class AdaptiveLevels:
     def __call__(self, schedule: Schedule, u: Tensor,
                  t_min: float) -> tuple[Tensor, Tensor]:
         """Times from uniform `u`, and 1 / p(log-SNR) of each. ValueError if made for another range."""
-        low, high = (float(schedule.log_snr(t)) for t in (1.0, t_min))
+        low, high = (float(schedule.log_snr(t).detach()) for t in (1.0, t_min))
         e = self.edges
         if max(abs(float(e[0]) - low), abs(float(e[-1]) - high)) > 1e-6:
             raise ValueError(f"levels must span the log-SNR [{low:g}, {high:g}], "

@@ -39,7 +39,7 @@ def matrix_coefficients(sde: LinearSDE, grid: Tensor, order: int,
     `initial` [D, D] is the covariance at t = 0 given the data. Raises as `deis_coefficients`, and
     ValueError for a covariance that is not positive definite.
     """
-    grid = check_order(grid, order)
+    grid, order = check_order(grid, order)
     half = grid.log().diff()[:, None] / 2
     t = torch.exp(grid[:-1, None].log() + half * (1 + NODES))
     T = sde.transition(float(grid[0]), torch.cat([grid, t.flatten()]))
@@ -52,24 +52,25 @@ def matrix_coefficients(sde: LinearSDE, grid: Tensor, order: int,
 
 # %% ../../nbs/diffusion/matrix.ipynb #38f7b41a
 @solver
-def matrix_deis(predict: Predict, sde: LinearSDE, x: Tensor, grid: Tensor, order: int = 3,
+def matrix_deis(predict: Predict, sde: LinearSDE, x: Tensor, grid: Tensor, order: int | None = None,
                 initial: Tensor | None = None) -> Iterator[Snapshot]:
     """`x` [B, D] carried along `grid` [N + 1] against the SDE dx = F x dt + G dw [eq-deis-matrix].
 
     N calls. `predict(x, t)` gives the whitened noise -Lᵀ score [B, D], L the Cholesky factor of the
-    covariance given the data, which at t = 0 is `initial` [D, D], or zero. Errors as in
-    `matrix_coefficients`.
+    covariance given the data, which at t = 0 is `initial` [D, D], or zero. `order` None: 3, or N - 1 if
+    that is less. Errors as in `matrix_coefficients`.
     """
     network, grid, _ = prepare(predict, x, grid)
     if x.shape[1:] != (sde.dim,):
         raise ValueError(f"x must have shape [B, {sde.dim}], got {list(x.shape)}")
-    Psi, C = (c.to(x) for c in matrix_coefficients(sde, grid, order, initial))
+    grid, q = check_order(grid, order)
+    Psi, C = (c.to(x) for c in matrix_coefficients(sde, grid, q, initial))
     at = grid.to(x).unbind()
     buffer: list[Tensor] = []
 
     def step(x: Tensor, i: int) -> Tensor:
         buffer.insert(0, network(x, at[i]).clone())
-        del buffer[order + 1:]
+        del buffer[q + 1:]
         push = torch.zeros_like(x)
         for value, c in zip(buffer, C[i]):
             push += value @ c.mT  # [eq-deis-matrix]

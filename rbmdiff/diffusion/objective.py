@@ -6,7 +6,7 @@ between them, norms and weights, and the floor of the loss.
 
 # %% auto #0
 __all__ = ['Predict', 'norm_squared', 'conditional_score', 'empirical_score', 'irreducible_loss',
-           'noise_weight', 'CheckedNetwork', 'check_answer', 'modules_in', 'denoising_loss',
+           'noise_weight', 'CheckedNetwork', 'native', 'check_answer', 'modules_in', 'denoising_loss',
            'uniform_times', 'denoising_step', 'Bound']
 
 # %% ../../nbs/diffusion/objective.ipynb #d7483b17
@@ -141,14 +141,18 @@ class CheckedNetwork:
 
     A network is asked in evaluation mode, without dropout, and has its own mode back after each call;
     unless it is `learning`. That holds for every module that `modules_in` finds in `predict`; what hides
-    deeper must be put into evaluation mode by the caller. Raises TypeError for what cannot be called.
+    deeper must be put into evaluation mode by the caller. With a `schedule` a prediction of another
+    `kind` than eps is asked as it is, see `native`. Raises TypeError for what cannot be called.
     """
 
-    def __init__(self, predict: Predict, name: str = "predict", learning: bool = False):
+    kind: Prediction
+
+    def __init__(self, predict: Predict, name: str = "predict", learning: bool = False,
+                 schedule: Schedule | None = None):
         if not callable(predict) or isinstance(predict, type):
             got = f"the class {predict!r}" if isinstance(predict, type) else type(predict).__name__
             raise TypeError(f"{name} must be callable, got {got}")
-        self.predict = predict
+        self.predict, self.kind = native(predict, schedule)
         self.name = name
         self.modules = () if learning else modules_in(predict)
         self.nfe = 0
@@ -207,6 +211,23 @@ class CheckedNetwork:
         fine = torch.stack([note[2] for note in notes]).tolist()
         for (call, t, _), good in zip(notes, fine):
             if not good: self._refuse(call, t)
+
+# %% ../../nbs/diffusion/objective.ipynb #7be10d55
+def native(predict: Predict, schedule: Schedule | None) -> tuple[Predict, Prediction]:
+    """What to ask instead of `predict`(x, t) -> eps under `schedule`, and the kind of its answers.
+
+    A `predict` that is made of another prediction says so by its `kind`, "x0" or "v", its `schedule` and
+    a method `native`(x, t), as those of `networks` do; unless a subclass, a hook or a wrapper stands in
+    between. Otherwise it is `predict` itself, and "eps".
+    """
+    kind = getattr(predict, "kind", None)
+    if schedule is None or kind not in ("x0", "v"): return predict, "eps"
+    names = ("native", "forward", "__call__")
+    owner = next(c for c in type(predict).__mro__ if any(name in vars(c) for name in names))
+    hooks = (getattr(predict, f"_forward{when}_hooks", None) for when in ("", "_pre"))
+    if "native" not in vars(owner) or "forward" in vars(predict) or any(hooks): return predict, "eps"
+    if getattr(predict, "schedule", None) != schedule: return predict, "eps"
+    return predict.native, kind  # type: ignore[attr-defined]
 
 # %% ../../nbs/diffusion/objective.ipynb #0cf2ff91
 def _set_mode(modules: list[Module], training: bool) -> None:

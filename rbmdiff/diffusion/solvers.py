@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .ddpm import ddim_coefficients
 from .objective import CheckedNetwork, Predict
-from .schedule import Schedule, check_grid
+from .schedule import Schedule, check_grid, conversion
 from rbmdiff.foundations.core import (
     Stream,
     as_generator,
@@ -130,15 +130,18 @@ def solver(states: Callable | None = None, *, coefficients: Coefficients | None 
 Prepared = tuple[CheckedNetwork, Tensor, torch.Generator | tuple[torch.Generator, ...] | None]
 
 
-def prepare(predict: Predict, x: Tensor, grid: Tensor, generator: Stream = None) -> Prepared:
+def prepare(predict: Predict, x: Tensor, grid: Tensor, generator: Stream = None,
+            schedule: Schedule | None = None) -> Prepared:
     """The network checked and counted, `grid` [N + 1] in float64 on the CPU, and the streams of
     `as_generator`.
 
     `x` must have shape [B, ...], a sequence of streams must have B, the times must fall within (0, 1].
-    Raises ValueError or TypeError that names the argument.
+    With a `schedule` the network is asked for its own kind of prediction. Raises ValueError or TypeError
+    that names the argument.
     """
     check_batch("x", x)
-    return CheckedNetwork(predict), check_grid(grid), as_generator(generator, x, len(x))
+    network = CheckedNetwork(predict, schedule=schedule)
+    return network, check_grid(grid), as_generator(generator, x, len(x))
 
 # %% ../../nbs/diffusion/solvers.ipynb #6e6753c5
 def integrate(network: CheckedNetwork, x: Tensor, grid: Tensor, step: Callable[[Tensor, int], Tensor],
@@ -155,16 +158,16 @@ def integrate(network: CheckedNetwork, x: Tensor, grid: Tensor, step: Callable[[
         x = step(x, i)
         yield Snapshot(t, x, network.nfe)
     if schedule is not None:
-        alpha = float(schedule.alpha(times[-1]))
-        sigma = float(schedule.sigma(times[-1]))
-        x = (x - sigma * network(x, times[-1])) / alpha  # [eq-solvers-denoise]
+        levels = schedule.alpha(times[-1]), schedule.sigma(times[-1])
+        X, P = (float(c.detach()) for c in conversion(*levels, network.kind, "x0"))
+        x = X * x + P * network(x, times[-1])  # [eq-solvers-denoise]
         yield Snapshot(0.0, x, network.nfe)
     network.settle()
 
 # %% ../../nbs/diffusion/solvers.ipynb #0818052a
 def _update(network: CheckedNetwork, x: Tensor, t: Tensor, row: tuple[float, ...],
             generator: Stream) -> Tensor:
-    """a x + b eps(x, t) + c z, with the `row` a, b, c [eq-solvers-update]."""
+    """a x + b p(x, t) + c z, p the prediction, with the `row` a, b, c [eq-solvers-update]."""
     a, b, c = row
     y = (x * a).add_(network(x, t), alpha=b)  # [eq-solvers-update]
     return y.add_(normal(x.shape, x, generator), alpha=c) if c else y  # [eq-solvers-update]
@@ -175,18 +178,27 @@ def _rows(*columns: Tensor) -> list[tuple[float, ...]]:
     table = torch.stack(torch.broadcast_tensors(*columns), 1)
     if not bool(table.isfinite().all()):
         raise ValueError("schedule has no finite step on this grid: where alpha = 0, noise tells "
-                         "nothing about data; "
-                         "start the grid at an earlier time")
+                         "nothing about data; start the grid at an earlier time, or let as_eps make "
+                         "predict of a network of x0 or v")
     return [tuple(row) for row in table.tolist()]
 
 # %% ../../nbs/diffusion/solvers.ipynb #492e36bf
 def _one_call(coefficients: Coefficients, predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor,
-              eta: float, generator: Stream, denoise: bool) -> Iterator[Snapshot]:
+              eta: float, generator: Stream, denoise: bool,
+              of_data: Coefficients | None = None) -> Iterator[Snapshot]:
     """States of the solver whose steps are a x + b eps + c z, with `coefficients(schedule, grid, eta)`,
     each [N].
+
+    `of_data` gives a, b, c of a x + b x_0 + c z, for predictions of data and velocity as they are.
     """
-    network, grid, generator = prepare(predict, x, grid, generator)
-    rows = _rows(*coefficients(schedule, grid, eta))
+    asked = None if of_data is None else schedule
+    network, grid, generator = prepare(predict, x, grid, generator, asked)
+    if network.kind != "eps" and of_data is not None:
+        a, b, c = of_data(schedule, grid, eta)
+        X, P = conversion(schedule.alpha(grid[:-1]), schedule.sigma(grid[:-1]), network.kind, "x0")
+        rows = _rows(a + b * X, b * P, c)
+    else:
+        rows = _rows(*coefficients(schedule, grid, eta))
     times = grid.to(x).unbind()
 
     def step(x: Tensor, i: int) -> Tensor:
@@ -254,6 +266,17 @@ def _ancestral(schedule: Schedule, grid: Tensor, eta: float = 1.0) -> tuple[Tens
     b = ratio * sigma_t * torch.expm1(-(1 + eta**2) * h)  # [eq-solvers-ancestral]
     return ratio, b, sigma_s * torch.sqrt(-torch.expm1(-2 * eta**2 * h))  # [eq-solvers-ancestral]
 
+
+def _ancestral_of_data(schedule: Schedule, grid: Tensor,
+                       eta: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """The same step in terms of x and x_0, finite where alpha = 0."""
+    check_number("eta", eta, least=0)
+    _, sigma_t, sigma_s, h = _ends(schedule, grid)
+    decay = torch.exp(-eta**2 * h) if eta else torch.ones_like(h)
+    a = sigma_s / sigma_t * decay  # [eq-solvers-ancestral]
+    b = -schedule.alpha(grid)[1:] * torch.expm1(-(1 + eta**2) * h)  # [eq-solvers-ancestral]
+    return a, b, sigma_s * torch.sqrt(1 - decay**2)  # [eq-solvers-ancestral]
+
 # %% ../../nbs/diffusion/solvers.ipynb #3789f9ba
 @solver(coefficients=_ancestral)
 def ancestral(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta: float = 1.0,
@@ -264,13 +287,23 @@ def ancestral(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta
     With `eta` 1 the posterior sampling of the discrete chain. Arguments and errors as in
     `euler_maruyama`. Source: Ho et al. (2020).
     """
-    return _one_call(_ancestral, predict, schedule, x, grid, eta, generator, denoise)
+    return _one_call(_ancestral, predict, schedule, x, grid, eta, generator, denoise,
+                     _ancestral_of_data)
 
 # %% ../../nbs/diffusion/solvers.ipynb #a3694809
 def _ddim(schedule: Schedule, grid: Tensor, eta: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """Coefficients a, b, c [N] of `ddim`."""
     check_number("eta", eta, least=0, most=1)
     return ddim_coefficients(schedule.alpha(grid), schedule.sigma(grid), eta)  # [eq-solvers-ddim]
+
+
+def _ddim_of_data(schedule: Schedule, grid: Tensor, eta: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """The same step in terms of x and x_0, finite where alpha = 0."""
+    check_number("eta", eta, least=0, most=1)
+    _, sigma_t, sigma_s, h = _ends(schedule, grid)
+    fresh = eta * torch.sqrt(-torch.expm1(-2 * h))  # [eq-solvers-ddim]
+    a = sigma_s / sigma_t * torch.sqrt(1 - fresh**2)  # [eq-solvers-ddim]
+    return a, schedule.alpha(grid)[1:] - a * schedule.alpha(grid)[:-1], sigma_s * fresh
 
 # %% ../../nbs/diffusion/solvers.ipynb #ad9ffba2
 @solver(coefficients=_ddim)
@@ -281,7 +314,7 @@ def ddim(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta: flo
 
     Arguments and errors as in `euler_maruyama`. Source: Song, Meng and Ermon (2021).
     """
-    return _one_call(_ddim, predict, schedule, x, grid, eta, generator, denoise)
+    return _one_call(_ddim, predict, schedule, x, grid, eta, generator, denoise, _ddim_of_data)
 
 # %% ../../nbs/diffusion/solvers.ipynb #eb66f675
 @solver
@@ -291,22 +324,22 @@ def heun(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta: flo
 
     2 N calls; order 2, weak for `eta` > 0. The rest as in `euler_maruyama`. Source: Zhao et al. (2023).
     """
-    network, grid, generator = prepare(predict, x, grid, generator)
-    frozen = _ancestral(schedule, grid, eta)
-    *ends, h = _ends(schedule, grid)
-    w = (1 + eta**2) / 2 * h  # [eq-solvers-heun]
-    rows = _rows(*frozen, *ends, w)
+    network, grid, generator = prepare(predict, x, grid, generator, schedule)
+    alpha = schedule.alpha(grid)
+    X, P = conversion(alpha, schedule.sigma(grid), network.kind, "x0")
+    frozen = _ancestral_of_data(schedule, grid, eta)
+    w = (1 + eta**2) / 2 * _ends(schedule, grid)[3] * alpha[1:]  # [eq-solvers-heun]
+    rows = _rows(*frozen, w, X[:-1], P[:-1], X[1:], P[1:])
     times = grid.to(x).unbind()
 
     def step(x: Tensor, i: int) -> Tensor:
-        a, b, c, ratio, sigma_t, sigma_s, w = rows[i]
-        eps = network(x, times[i])
-        was = x.sub(eps, alpha=sigma_t)
-        y = (x * a).add_(eps, alpha=b)
+        a, b, c, w, X, P, X_end, P_end = rows[i]
+        was = (x * X).add_(network(x, times[i]), alpha=P)
+        y = (x * a).add_(was, alpha=b)
         if c != 0:
             y.add_(normal(x.shape, x, generator), alpha=c)
-        data = y.sub(network(y, times[i + 1]), alpha=sigma_s)
-        return y.add(data.sub_(was, alpha=ratio), alpha=w)  # [eq-solvers-heun]
+        now = (y * X_end).add_(network(y, times[i + 1]), alpha=P_end)
+        return y.add(now.sub_(was), alpha=w)  # [eq-solvers-heun]
     return integrate(network, x, grid, step, schedule if denoise else None)
 
 # %% ../../nbs/diffusion/solvers.ipynb #40f59e40
