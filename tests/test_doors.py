@@ -98,6 +98,7 @@ DRAWS = {name: lambda g, x=X, ask=ask: ask(lambda x, t: x * t.reshape(-1, *[1] *
     "dequantize": lambda g, x=X: likelihood.dequantize(0 * x, 4, g),
     "uniform_times": lambda g, x=X: objective.uniform_times(len(x), g),
     "low_discrepancy": lambda g, x=X: elbo.low_discrepancy(2, g, (len(x),)),
+    "prior_sample": lambda g, x=X: solvers.prior_sample(VP, x.shape, g, dtype=x.dtype),
     "Mixture.sample": lambda g, x=X: gaussian(X[0], torch.eye(D)).sample(len(x), g),
 }
 NO_BATCH = {"MLP": "weights are no batch", "UNet": "weights are no batch",

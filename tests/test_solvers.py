@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 import pytest
 import torch
 
+from rbmdiff.diffusion.deis import deis
 from rbmdiff.diffusion.oracle import Mixture, gaussian, gaussian_flow
 from rbmdiff.diffusion.schedule import (
     Cosine,
@@ -20,6 +21,7 @@ from rbmdiff.diffusion.schedule import (
     LogSNR,
     SinusoidalBeta,
     SubVP,
+    diffuse,
     time_grid,
 )
 from rbmdiff.diffusion.solvers import (
@@ -33,6 +35,7 @@ from rbmdiff.diffusion.solvers import (
     integrate,
     predictor_corrector,
     prepare,
+    prior_sample,
     reverse_diffusion,
     runge_kutta,
     runge_kutta_nodes,
@@ -491,3 +494,40 @@ def test_on_cuda(solver):
     if solver in RANDOM:
         with pytest.raises(ValueError, match="generator"): solver(lambda x, t: x, schedule, x.cuda(),
                                                                   grid, generator=seeded(1, 2))
+
+
+# --- where a run begins, and what it hands out
+
+def test_starts_have_the_variance_of_the_schedule():
+    for schedule in (LinearBeta(), Geometric(), SubVP()):
+        x = prior_sample(schedule, (20000, 2), 3, dtype=torch.float64)
+        wanted = torch.hypot(schedule.alpha(1.0), schedule.sigma(1.0)).item()
+        assert abs(x.std().item() / wanted - 1) < 5 / math.sqrt(2 * x.numel())
+    assert prior_sample(LinearBeta(), torch.Size([3, 1, 2])).dtype == torch.float32
+    with pytest.raises(TypeError, match="^shape must"): prior_sample(LinearBeta(), 5)
+    with pytest.raises((TypeError, ValueError), match="^shape must"): prior_sample(LinearBeta(), (5, -1))
+
+
+def test_a_snapshot_belongs_to_the_caller():
+    x = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    schedule = LinearBeta()
+    grid = time_grid(schedule, 6)
+    for run in (heun, ddim, deis):
+        for now in run.states(lambda x, t: 0.5 * x, schedule, x, grid):
+            last = now.x.clone()
+            now.x.zero_()
+            for value in getattr(now.history, "values", ()):
+                value.zero_()
+        assert torch.equal(last, run(lambda x, t: 0.5 * x, schedule, x, grid))
+
+
+@pytest.mark.parametrize("schedule", [LinearBeta, None, "cosine"])
+def test_a_class_is_no_schedule(schedule):
+    x = torch.ones(2, 2, dtype=torch.float64)
+    grid = time_grid(LinearBeta(), 6)
+    half = lambda x, t: 0.5 * x
+    for ask in (lambda: heun(half, schedule, x, grid), lambda: ddim(half, schedule, x, grid),
+                lambda: deis(half, schedule, x, grid), lambda: time_grid(schedule, 6),
+                lambda: prior_sample(schedule, (2, 2)), lambda: diffuse(schedule, x, 0.5),
+                lambda: euler_maruyama(half, schedule, x, grid)):
+        with pytest.raises(TypeError, match="^schedule must be a schedule"): ask()

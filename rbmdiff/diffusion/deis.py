@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .objective import CheckedNetwork, Predict
-from .schedule import Prediction, Schedule, check_grid, conversion
+from .schedule import Prediction, Schedule, check_grid, check_schedule, conversion
 from rbmdiff.diffusion.solvers import (
     Snapshot,
     integrate,
@@ -306,6 +306,7 @@ def deis(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, order: i
     warning if a given `order` magnifies errors of the predictions. Source: Zhang and Chen (2023).
     """
     check_choice("extrapolate", extrapolate, get_args(Extrapolate))
+    check_schedule(schedule)
     network, grid, _ = prepare(predict, x, grid, schedule=schedule)
     history = _check_history(history, x, grid, extrapolate)
     known = torch.tensor(history.t[::-1], dtype=torch.float64)
@@ -358,6 +359,7 @@ def rho_rk(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, method
     'heun' has order 2, 'kutta3' 3, 'rk4' 4, with as many calls a step. Other arguments, `.states` and
     errors as in `euler_maruyama`. Source: Zhang and Chen (2023).
     """
+    check_schedule(schedule)
     network, grid, _ = prepare(predict, x, grid)
     check_choice("method", method, get_args(Method))
     order = 2 + get_args(Method).index(method)

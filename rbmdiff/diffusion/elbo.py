@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .objective import Bound, CheckedNetwork, Predict, denoising_loss
-from .schedule import Schedule
+from .schedule import Schedule, check_schedule
 from rbmdiff.foundations.core import (
     Stream,
     as_generator,
@@ -148,6 +148,7 @@ def elbo(predict: Predict, schedule: Schedule, x: Tensor, t_min: float = 1e-3, n
     sets * n calls. Raises TypeError or ValueError for bad input or a bad prediction. Source: Kingma et
     al. (2021).
     """
+    check_schedule(schedule)
     check_batch("x", x)
     check_number("t_min", t_min, above=0, below=1)
     check_count("n", n)

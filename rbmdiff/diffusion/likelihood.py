@@ -21,7 +21,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from .objective import CheckedNetwork, Predict
-from .schedule import Schedule, expand
+from .schedule import Schedule, check_schedule, expand
 from rbmdiff.foundations.core import (
     Estimate,
     Stream,
@@ -48,6 +48,7 @@ def velocity(predict: Predict, schedule: Schedule, x: Tensor, t: Tensor | float)
     `predict`(x, t) gives the noise in x. Raises TypeError or ValueError for a bad tensor, time or shape.
     Source: Song et al. (2021).
     """
+    check_schedule(schedule)
     check_tensor("x", x)
     if not isinstance(t, Tensor):
         t = torch.tensor(t, dtype=x.dtype, device=x.device)
@@ -61,6 +62,7 @@ class _Flow:
     """Flow of y = x / radius by the angle, where x_t = radius (cos(angle) x_0 + sin(angle) eps)."""
 
     def __init__(self, predict: Predict, schedule: Schedule):
+        check_schedule(schedule)
         self.network = CheckedNetwork(predict)
         self.backward = 0
         self.schedule = schedule

@@ -22,7 +22,7 @@ from torch.nn.functional import avg_pool2d, interpolate, silu
 
 from . import schedule as library
 from .objective import Predict, check_answer
-from .schedule import Prediction, Schedule, convert, expand
+from .schedule import Prediction, Schedule, check_schedule, convert, expand
 from rbmdiff.foundations.core import (
     Stored,
     as_generator,
@@ -150,8 +150,7 @@ def _check_parts(network: Predict, schedule: Schedule) -> None:
     """TypeError unless `network` can be called and `schedule` has levels."""
     if not callable(network) or isinstance(network, type):
         raise TypeError(f"network must be a function of x and t, got {network!r}")
-    if isinstance(schedule, type) or not callable(getattr(schedule, "alpha", None)):
-        raise TypeError(f"schedule must be a schedule, such as LinearBeta(), got {schedule!r}")
+    check_schedule(schedule)
 
 # %% ../../nbs/diffusion/networks.ipynb #96b03a32
 class _Timed(Stored):
@@ -254,8 +253,7 @@ def as_eps(network: Predict, schedule: Schedule, kind: Prediction = "eps") -> Pr
     function; when called, for a prediction of another shape.
     """
     check_choice("kind", kind, get_args(Prediction))
-    if not callable(network) or isinstance(network, type):
-        raise TypeError(f"network must be a function of x and t, got {network!r}")
+    _check_parts(network, schedule)
     return network if kind == "eps" else AsEps(network, schedule, kind)
 
 # %% ../../nbs/diffusion/networks.ipynb #d307992a

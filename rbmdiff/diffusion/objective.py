@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from .schedule import Prediction, Schedule, expand, noised
+from .schedule import Prediction, Schedule, check_schedule, expand, noised
 from rbmdiff.foundations.core import (
     Stream,
     as_generator,
@@ -322,6 +322,7 @@ def denoising_loss(network: Predict, schedule: Schedule, x0: Tensor, t: Tensor |
     input or a bad answer, as `CheckedNetwork`.
     """
     check_choice("kind", kind, get_args(Prediction))
+    check_schedule(schedule)
     check_batch("x0", x0)
     if not isinstance(t, Tensor): t = torch.tensor(t, dtype=torch.float64)
     alpha = schedule.alpha(t)

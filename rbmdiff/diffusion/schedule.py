@@ -7,8 +7,8 @@ from it, time grids, and the conversions between predictions.
 # %% auto #0
 __all__ = ['Kind', 'SINGLE_ONLY', 'Grid', 'Prediction', 'PREDICTIONS', 'Schedule', 'LinearBeta',
            'SinusoidalBeta', 'SubVP', 'Betas', 'LinearLogSNR', 'Cosine', 'Geometric', 'LogSNR',
-           'FlowMatching', 'time_grid', 'arctan_variable', 'check_grid', 'expand', 'noised', 'diffuse',
-           'conversion', 'convert', 'speed_of_velocity', 'velocity_of_speed']
+           'FlowMatching', 'time_grid', 'arctan_variable', 'check_schedule', 'check_grid', 'expand',
+           'noised', 'diffuse', 'conversion', 'convert', 'speed_of_velocity', 'velocity_of_speed']
 
 # %% ../../nbs/diffusion/schedule.ipynb #d8644b82
 from collections.abc import Callable, Sequence
@@ -585,6 +585,7 @@ def time_grid(schedule: Schedule, steps: int, t_min: float = 1e-3, kind: Grid | 
     2022); of what `schedule.grid` proposes unless `kind` is given. Raises TypeError or ValueError for a
     bad count or kind, or unless 0 < t_min < t_max <= 1.
     """
+    check_schedule(schedule)
     check_count("steps", steps)
     proposed: Grid = getattr(schedule, "grid", "arctan")
     kind = kind or proposed
@@ -634,6 +635,12 @@ def _arctan_times(schedule: Schedule, steps: int, ends: Tensor) -> Tensor:
     return schedule.t_of_log_snr(-low - high).clamp(ends[1], ends[0])
 
 # %% ../../nbs/diffusion/schedule.ipynb #b090ea26
+def check_schedule(schedule: object) -> None:
+    """TypeError unless `schedule` has levels: an object, not its class."""
+    if not isinstance(schedule, type) and callable(getattr(schedule, "alpha", None)): return
+    raise TypeError(f"schedule must be a schedule, such as LinearBeta(), got {schedule!r}")
+
+
 def check_grid(grid: Tensor) -> Tensor:
     """`grid` as float64 on the CPU; it must hold at least two strictly decreasing times in (0, 1].
 
@@ -681,6 +688,7 @@ def diffuse(schedule: Schedule, x0: Tensor, t: Tensor | float,
 
     `t` is a scalar or holds one time a sample [B]. Raises TypeError or ValueError for bad data or times.
     """
+    check_schedule(schedule)
     return noised(x0, schedule.alpha(t), schedule.sigma(t), generator)
 
 # %% ../../nbs/diffusion/schedule.ipynb #5aed6da3

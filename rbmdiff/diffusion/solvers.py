@@ -6,13 +6,15 @@ interface, counted calls, measured orders.
 
 # %% auto #0
 __all__ = ['P', 'Coefficients', 'Prepared', 'RUNGE_KUTTA', 'Snapshot', 'Solver', 'solver', 'prepare',
-           'integrate', 'euler_maruyama', 'reverse_diffusion', 'ancestral', 'ddim', 'heun',
-           'runge_kutta_nodes', 'runge_kutta_step', 'runge_kutta', 'corrector', 'predictor_corrector']
+           'prior_sample', 'integrate', 'euler_maruyama', 'reverse_diffusion', 'ancestral', 'ddim',
+           'heun', 'runge_kutta_nodes', 'runge_kutta_step', 'runge_kutta', 'corrector',
+           'predictor_corrector']
 
 # %% ../../nbs/diffusion/solvers.ipynb #9115b198
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import update_wrapper, wraps
 from inspect import signature
 from typing import Any, Generic, Literal, ParamSpec, Self, overload
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from .ddpm import ddim_coefficients
 from .objective import CheckedNetwork, Predict
-from .schedule import Schedule, check_grid, conversion
+from .schedule import Schedule, check_grid, check_schedule, conversion
 from rbmdiff.foundations.core import (
     Stream,
     as_generator,
@@ -46,14 +48,18 @@ class Snapshot:
     nfe: int
     history: Any = None
 
+    def copied(self) -> "Snapshot":
+        """The same, in memory of its own."""
+        return replace(self, x=self.x.clone(), history=deepcopy(self.history))
+
 # %% ../../nbs/diffusion/solvers.ipynb #fdc98dea
 P = ParamSpec("P")
 Coefficients = Callable[..., tuple[Tensor, ...]]
 
 
 class Solver(Generic[P]):
-    """Called, it returns the last x [B, ...]; `.states(...)` yields every `Snapshot` on the way; both
-    build no graph. `.differentiable(...)` returns the same x with its graph.
+    """Called, it returns the last x [B, ...]; `.states(...)` yields a copy of every `Snapshot` on the
+    way; both build no graph. `.differentiable(...)` returns the same x with its graph.
 
     `coefficients(schedule, grid, eta)` gives a, b, c [N] of a solver whose steps are a x + b eps + c z;
     a solver of another kind has no such attribute.
@@ -68,13 +74,14 @@ class Solver(Generic[P]):
         update_wrapper(self, states)
         self.__signature__ = signature(states).replace(return_annotation=Tensor)
         self.steps = states
-        self.states = _without_graph(states)
+        self.states = _without_graph(states, Snapshot.copied)
         self.states.__qualname__ = f"{states.__qualname__}.states"
         if coefficients is not None: self.coefficients = coefficients
 
     # %% ../../nbs/diffusion/solvers.ipynb #c4915890
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        return deque(self.states(*args, **kwargs), maxlen=1).pop().x
+        states = _without_graph(self.steps, lambda now: now)
+        return deque(states(*args, **kwargs), maxlen=1).pop().x
 
     def differentiable(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         """The x [B, ...] of a call, with its graph, which keeps the activations of all calls of the
@@ -94,21 +101,23 @@ class Solver(Generic[P]):
         return self
 
 # %% ../../nbs/diffusion/solvers.ipynb #434a40ca
-def _without_graph(states: Callable[P, Iterator[Snapshot]]) -> Callable[P, Iterator[Snapshot]]:
-    """`states` that builds no graph, neither when it is called nor between two snapshots."""
+def _without_graph(states: Callable[P, Iterator[Snapshot]],
+                   shown: Callable[[Snapshot], Snapshot]) -> Callable[P, Iterator[Snapshot]]:
+    """`states`, each as `shown`, that builds no graph, neither in the call nor between two of them."""
     @wraps(states)
     def cut(*args: P.args, **kwargs: P.kwargs) -> Iterator[Snapshot]:
         remedy = f"call {states.__name__}.differentiable, or detach it"
         refuse_gradients(states.__name__, remedy, *args, *kwargs.values())
         with torch.no_grad():
-            return _walk(states(*args, **kwargs))
+            return _walk(states(*args, **kwargs), shown)
     return cut
 
 
 @torch.no_grad()
-def _walk(snapshots: Iterator[Snapshot]) -> Iterator[Snapshot]:
-    """The same `snapshots`, each made without a graph."""
-    yield from snapshots
+def _walk(snapshots: Iterator[Snapshot],
+          shown: Callable[[Snapshot], Snapshot]) -> Iterator[Snapshot]:
+    """The same `snapshots`, each made without a graph, and as it is `shown`."""
+    yield from map(shown, snapshots)
 
 # %% ../../nbs/diffusion/solvers.ipynb #38c56f36
 @overload
@@ -142,6 +151,25 @@ def prepare(predict: Predict, x: Tensor, grid: Tensor, generator: Stream = None,
     check_batch("x", x)
     network = CheckedNetwork(predict, schedule=schedule)
     return network, check_grid(grid), as_generator(generator, x, len(x))
+
+# %% ../../nbs/diffusion/solvers.ipynb #57a27e02
+def prior_sample(schedule: Schedule, shape: Sequence[int], generator: Stream = None, *,
+                 t_max: float = 1.0, dtype: torch.dtype | None = None,
+                 device: torch.device | str | None = None) -> Tensor:
+    """Where a solver begins at the time `t_max`: normal numbers of `shape` [B, ...] and variance alpha²
+    + sigma² [eq-solvers-start].
+
+    That is the variance of noised data of variance one. Raises TypeError or ValueError for a bad shape,
+    time, schedule or generator.
+    """
+    check_schedule(schedule)
+    if not isinstance(shape, Sequence) or len(shape) == 0:
+        raise TypeError(f"shape must be whole numbers [B, ...], got {shape!r}")
+    for n in shape:
+        check_count("shape", n)
+    x = torch.empty(0, dtype=dtype, device=device)
+    scale = torch.hypot(schedule.alpha(t_max), schedule.sigma(t_max))  # [eq-solvers-start]
+    return float(scale) * normal(shape, x, as_generator(generator, x, shape[0]))
 
 # %% ../../nbs/diffusion/solvers.ipynb #6e6753c5
 def integrate(network: CheckedNetwork, x: Tensor, grid: Tensor, step: Callable[[Tensor, int], Tensor],
@@ -192,6 +220,7 @@ def _one_call(coefficients: Coefficients, predict: Predict, schedule: Schedule, 
     `of_data` gives a, b, c of a x + b x_0 + c z, for predictions of data and velocity as they are.
     """
     asked = None if of_data is None else schedule
+    check_schedule(schedule)
     network, grid, generator = prepare(predict, x, grid, generator, asked)
     if network.kind != "eps" and of_data is not None:
         a, b, c = of_data(schedule, grid, eta)
@@ -324,6 +353,7 @@ def heun(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta: flo
 
     2 N calls; order 2, weak for `eta` > 0. The rest as in `euler_maruyama`. Source: Zhao et al. (2023).
     """
+    check_schedule(schedule)
     network, grid, generator = prepare(predict, x, grid, generator, schedule)
     alpha = schedule.alpha(grid)
     X, P = conversion(alpha, schedule.sigma(grid), network.kind, "x0")
@@ -391,6 +421,7 @@ def runge_kutta(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor,
 
     `order` 2 (Heun), 3 (Kutta) or 4 (classical), as many calls a step. Errors as in `euler_maruyama`.
     """
+    check_schedule(schedule)
     network, grid, _ = prepare(predict, x, grid)
     if order not in RUNGE_KUTTA: raise ValueError(f"order must be 2, 3 or 4, got {order!r}")
     t = grid[:-1, None] + runge_kutta_nodes(order) * grid.diff()[:, None]
@@ -427,6 +458,7 @@ def corrector(predict: Predict, schedule: Schedule, x: Tensor, t: float, steps: 
     check_count("steps", steps)
     check_number("t", t, above=0, most=1)
     times = torch.tensor([t, t / 2], dtype=torch.float64)
+    check_schedule(schedule)
     network, times, generator = prepare(predict, x, times, generator)
     row, = _rows(*_langevin(schedule, times[:1], snr))
     x = x.clone()
@@ -457,6 +489,7 @@ def predictor_corrector(predict: Predict, schedule: Schedule, x: Tensor, grid: T
     """
     check_count("corrections", corrections)
     coefficients = _coefficients_of(predictor)
+    check_schedule(schedule)
     network, grid, generator = prepare(predict, x, grid, generator)
     rows = _rows(*coefficients(schedule, grid, eta))
     repairs = _rows(*_langevin(schedule, grid[1:], snr))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .elbo import Levels, low_discrepancy, uniform_log_snr
 from .objective import CheckedNetwork, Predict, denoising_loss, noise_weight
-from .schedule import Prediction, Schedule
+from .schedule import Prediction, Schedule, check_schedule
 from rbmdiff.foundations.core import (
     Stream,
     as_generator,
@@ -50,6 +50,7 @@ def weighted_loss(predict: Predict, schedule: Schedule, x: Tensor, weight: Weigh
     Carries gradients. `weight` maps log-SNR to weights. Raises TypeError or ValueError for bad input, as
     `denoising_loss`.
     """
+    check_schedule(schedule)
     check_batch("x", x)
     check_number("t_min", t_min, above=0, below=1)
     generator = as_generator(generator, x, len(x))
