@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from rbmdiff.foundations import core
 from rbmdiff.foundations.core import (
     Estimate,
     Stored,
@@ -40,7 +41,7 @@ def test_logit_inverts_the_mean(m):
 
 @pytest.mark.parametrize("bad", (0.0, 1.0, -0.1, 1.1, math.nan))
 def test_logit_refuses_what_has_no_field(bad):
-    with pytest.raises(ValueError, match="m must lie strictly between 0 and 1"):
+    with pytest.raises(ValueError, match="m must (lie strictly between 0 and 1|be finite)"):
         logit(torch.tensor([0.5, bad]))
 
 
@@ -64,7 +65,7 @@ def test_estimate_is_the_textbook_formula():
 
 @pytest.mark.parametrize("shape", ((), (1,), (0,), (3, 2)))
 def test_estimate_needs_several_draws(shape):
-    with pytest.raises(ValueError, match=r"draws must have shape \[n\] with n > 1"):
+    with pytest.raises(ValueError, match=r"draws must (have shape \[n\] with n > 1|not be empty)"):
         Estimate.of(torch.zeros(shape))
 
 
@@ -287,6 +288,22 @@ def test_other_formats_are_refused(tmp_path, content):
 def test_missing_file_and_folder(tmp_path):
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(FileNotFoundError, match="no such file"): read_tensors(path, "example")
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600)])
+def test_files_have_ordinary_permissions(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try: write_tensors(tmp_path / "a", "example", {"x": torch.ones(2)}, {})
+    finally: os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+
+
+def test_a_full_disk_is_an_error_of_the_file(tmp_path, monkeypatch):
+    def full(*args, **kwargs): raise safetensors.SafetensorError("No space left on device")
+    monkeypatch.setattr(core, "save_file", full)
+    with pytest.raises(OSError, match="a cannot be written: No space"):
+        write_tensors(tmp_path / "a", "example", {"x": torch.ones(2)}, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_interrupted_write_leaves_the_old_file(file):

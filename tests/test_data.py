@@ -18,6 +18,8 @@ import torch
 
 from rbmdiff.foundations import data
 from rbmdiff.foundations.data import (
+    Examples,
+    Scale,
     bars_and_stripes,
     base_rate,
     binarize,
@@ -25,13 +27,14 @@ from rbmdiff.foundations.data import (
     digits,
     gaussian_mixture,
     independent_log_prob,
-    intensities,
     load,
     mixture_log_prob,
     mnist,
     noise_entropy,
+    read_arrays,
     read_idx,
     ring_means,
+    some,
     swiss_roll,
     write_idx,
 )
@@ -112,63 +115,259 @@ def test_write_idx_refuses_other_types(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# Own arrays
+# What the numbers of a file are
 
-@pytest.mark.parametrize("x, kind, message", [
-    pytest.param([[0.0, math.nan]], ValueError, "finite", id="nan"),
-    pytest.param([[0.0, math.inf]], ValueError, "finite", id="infinity"),
-    pytest.param([[0.0, 1.2]], ValueError, r"\[0, 1\]", id="above one"),
-    pytest.param([[-0.1, 1.0]], ValueError, r"\[0, 1\]", id="negative"),
-    pytest.param([[0, 256]], ValueError, "0 to 255", id="above 255"),
-    pytest.param([[-1, 1]], ValueError, "0 to 255", id="integer spins"),
-    pytest.param([0.0, 1.0], ValueError, r"\[N, D\]", id="rank 1"),
-    pytest.param(np.zeros((2, 2, 2, 2)), ValueError, r"\[N, D\]", id="rank 4"),
-    pytest.param(np.zeros((0, 4)), ValueError, "empty", id="no images"),
-    pytest.param([[1j]], TypeError, "complex", id="complex"),
-    pytest.param([["a"]], TypeError, "real numbers", id="text"),
-    pytest.param([[None]], TypeError, "object", id="object")])
-def test_bad_array(x, kind, message):
-    with pytest.raises(kind, match=message): intensities(x)
+ALL = np.arange(256).reshape(16, 16)
+BITS, SPINS = np.array([[0, 1], [1, 1]]), np.array([[-1, 1], [1, 1]])
+DECIDED = {  # name: (array, unit, kind, what the machine sees)
+    "bits": (BITS, "bernoulli", "states", BITS),
+    "spins": (SPINS, "spin", "states", SPINS),
+    "bits for spins": (BITS, "spin", "intensities", BITS),
+    "grey": (ALL, "bernoulli", "grey levels", ALL / 255),
+    "black and white": (255 * BITS, "spin", "grey levels", BITS),
+    "shades": (BITS / 2, "bernoulli", "intensities", BITS / 2),
+    "own levels": (2.5 * BITS - 0.5, "binary((-0.5, 2.0))", "states", 2.5 * BITS - 0.5),
+    "counts": (ALL, "poisson", "states", ALL),
+    "levels": (SPINS, "discrete((-1.0, 0.0, 1.0))", "states", SPINS),
+    "colours": (np.eye(3)[[0, 2, 1]], "potts(3)", "states", np.eye(3)[[0, 2, 1]])}
 
 
-def test_array_kinds():
-    grey = np.array([[0, 51], [255, 102]], dtype=np.uint8)
-    assert torch.equal(intensities(grey), torch.tensor([[0, 0.2], [1, 0.4]]))
-    assert torch.equal(intensities(grey > 60), torch.tensor([[0.0, 0], [1, 1]]))
-    assert torch.equal(intensities(np.array([[0, 1], [1, 1]])), torch.tensor([[0.0, 1], [1, 1]]))
-    assert intensities([[-3.0, 7.0]], limits=None).tolist() == [[-3, 7]]
-    assert intensities([[-1.0, 1.0]], limits=(-1, 1), dtype=torch.float64).dtype == torch.float64
-    assert intensities(np.zeros((5, 2, 3))).shape == (5, 6)
+@pytest.mark.parametrize("kind", ["u1", "i8", "f4", "f8"])
+@pytest.mark.parametrize("name", DECIDED)
+def test_the_kind_of_numbers_is_decided_by_value_not_by_type(name, kind):
+    x, unit, wanted, seen = DECIDED[name]
+    y = x.astype(kind)
+    if not np.array_equal(x, y): return                                # the type does not hold them
+    scale = Scale.of(y, unit)
+    assert scale.kind == wanted and scale.log_volume == 0
+    for dtype in (torch.float32, torch.float64):
+        assert torch.equal(scale.apply(y, unit, dtype=dtype), torch.from_numpy(seen).to(dtype))
 
 
-@pytest.mark.parametrize("kind", ["u1", "i1", "i8", "?", "f4"])
-def test_without_limits_numbers_stay_what_they_are(kind, tmp_path):
-    x = np.array([[0, 3], [7, 100]]).astype(kind)
-    assert intensities(x, limits=None).tolist() == x.astype(float).tolist()
-    np.save(tmp_path / "counts.npy", x)
-    assert load(tmp_path / "counts.npy", limits=None)[0].tolist() == x.astype(float).tolist()
-    assert intensities(np.array([[-3, 300]]), limits=None).tolist() == [[-3, 300]]
+@pytest.mark.parametrize("x, unit, words", [
+    pytest.param([[0, 1], [2, 1]], "bernoulli", "whole numbers in [0, 2]", id="copies of a gene"),
+    pytest.param([[0, 9], [16, 1]], "spin", "or take units for counts", id="ink 0 to 16"),
+    pytest.param([[0, 99], [50, 1]], "bernoulli", "--visible", id="0 to 99"),
+    pytest.param([[0, 256], [50, 1]], "bernoulli", "[0, 256]", id="above 255"),
+    pytest.param(SPINS, "bernoulli", "spin units for -1 and 1", id="spins for bits"),
+    pytest.param([[0.0, 1.2], [1, 1]], "bernoulli", "got numbers in [0, 1.2]", id="above one"),
+    pytest.param([[-0.1, 1.0], [1, 1]], "spin", "[-0.1, 1]", id="negative"),
+    pytest.param([[3, 4]] * 7, "gaussian", "all 7 are equal", id="equal examples"),
+    pytest.param([[1, 0]] * 7, "bernoulli", "all 7 are equal", id="equal bits"),
+    pytest.param([[1e300, 0], [-1e300, 1]], "gaussian", "double precision", id="overflow")])
+def test_numbers_that_are_not_plain_are_refused(x, unit, words):
+    for kind in (None, float):
+        with pytest.raises(ValueError) as caught: Scale.of(np.array(x, kind), unit, "mine")
+        assert words in str(caught.value) and str(caught.value).startswith("mine ")
+
+
+def test_measurements_are_standardised_column_by_column_and_come_back():
+    x = np.random.default_rng(0).normal(5, 2, (50, 3)) * [1, 1e-3, 1e6]
+    x[:, 1] = 0.1                                                      # constants keep their unit
+    scale = Scale.of(x, "gaussian")
+    v = scale.apply(x, "gaussian", dtype=torch.float64)
+    wanted = torch.tensor([1.0, 0, 1]).double()
+    assert torch.allclose(v.mean(0), torch.zeros(3).double(), atol=1e-12)
+    assert torch.allclose(v.std(0), wanted) and scale.spread[1] == 1
+    assert np.allclose(scale.undo(v).numpy(), x, rtol=1e-12)
+    assert scale.log_volume == pytest.approx(np.log(x[:, [0, 2]].std(0, ddof=1)).sum())
+    cut = Scale.of(np.abs(x), "relu")
+    assert cut.mean == (0, 0, 0) and cut.spread[2] == pytest.approx(np.abs(x)[:, 2].std(ddof=1))
+
+
+@pytest.mark.parametrize("unit", ["gaussian", "relu"])
+def test_whole_numbers_and_floats_of_measurements_are_one(unit):
+    x = np.random.default_rng(1).integers(0, 100, (300, 6))
+    a, b = (Scale.of(y, unit).apply(y, unit) for y in (x, x.astype(float)))
+    assert torch.equal(a, b)
+
+
+def test_later_data_go_through_the_scale_of_the_training_data():
+    grey, measured = Scale.of(ALL), Scale.of(ALL, "gaussian")
+    assert grey.apply(np.array([[0, 51]])).tolist() == torch.tensor([[0, 0.2]]).tolist()
+    assert not torch.equal(measured.apply(ALL[:9], "gaussian"),
+                           Scale.of(ALL[:9], "gaussian").apply(ALL[:9], "gaussian"))
+    for later in ([[0, 1]], [[0.5, 0.2]]):                  # bits and shades are no grey levels
+        with pytest.raises(ValueError, match="multiply intensities by 255"): grey.apply(np.array(later))
+    with pytest.raises(ValueError, match=r"\[0, 1\]"): Scale.of(BITS / 2).apply(np.array([[0, 7]]))
+    with pytest.raises(ValueError, match="0 or 1"): Scale.of(BITS).apply(BITS / 2)
+
+
+def test_some_rows_are_a_random_choice_without_repetition():
+    v = torch.arange(1000.0)[:, None]
+    a = some(v, 300)
+    assert len(a.unique()) == 300 and torch.equal(a, some(v, 300))
+    assert not torch.equal(a, some(v, 300, 1))
+    assert abs(a.mean().item() - 499.5) < 4 * 288.7 * math.sqrt(0.7 / 300)      # the first 300: 149.5
+    assert some(v, 1000) is v
+    with pytest.raises(ValueError, match="n must be"): some(v, 0)
+    with pytest.raises(TypeError, match="one stream"): some(v, 3, [1, 2])
 
 
 # The door
 
-@pytest.mark.parametrize("name, write, message", [
-    pytest.param("a.npy", lambda p: p.write_bytes(b"garbage"), "not a readable .npy", id="garbage npy"),
-    pytest.param("a.npy", lambda p: p.write_bytes(b""), "not a readable .npy", id="empty npy"),
-    pytest.param("a.npz", lambda p: p.write_bytes(b"garbage"), "not a readable .npz", id="garbage npz"),
-    pytest.param("a.npy", lambda p: np.save(p, np.array([{}], dtype=object)), "not a readable .npy",
+X = np.random.default_rng(0).integers(0, 256, (24, 6)).astype(np.uint8)
+
+
+def text(content, name="a"): return lambda p: (p / name).write_bytes(content)
+def saved(**arrays): return lambda p: np.savez(p / "a.npz", **arrays)
+
+
+@pytest.mark.parametrize("write, message", [
+    pytest.param(text(b"\x93NUMPYgarbage"), "not a readable .npy", id="garbage npy"),
+    pytest.param(text(b""), "it is empty", id="empty file"),
+    pytest.param(text(b"PK\3\4garbage"), "not a readable .npy or .npz", id="garbage npz"),
+    pytest.param(lambda p: np.save(p / "a.npy", np.array([{}], dtype=object)), "not a readable .npy",
                  id="pickled npy"),
-    pytest.param("a.npz", lambda p: np.savez(p, a=np.array([{}], dtype=object)), "not a readable .npz",
-                 id="pickled npz"),
-    pytest.param("a.npz", lambda p: np.savez(p, a=np.zeros((2, 2)), b=np.zeros(2)), "train and test",
-                 id="two arrays"),
-    pytest.param("a.npz", lambda p: np.savez(p, train=np.zeros((2, 2)), test=np.zeros((2, 3))),
-                 "one width", id="widths"),
-    pytest.param("a.npy", lambda p: np.save(p, np.full((2, 2), np.nan)), "finite", id="nan in npy"),
-    pytest.param("a.csv", lambda p: p.write_text("1,2\n"), "not an IDX file", id="csv")])
-def test_bad_data_file(tmp_path, name, write, message):
-    write(tmp_path / name)
-    with pytest.raises(ValueError, match=message): load(tmp_path / name)
+    pytest.param(saved(a=np.array([{}], dtype=object)), "not a readable .npy or .npz", id="pickled npz"),
+    pytest.param(saved(a=X, b=X), r"by their names, got a \[24, 6\], b \[24, 6\]", id="two arrays"),
+    pytest.param(saved(train=X, test=X[:, 1:]), "one width, got 6 and 5", id="widths"),
+    pytest.param(lambda p: np.save(p / "a.npy", np.where(X == X[1, 2], np.nan, X)),
+                 r"without missing values; \d+ of 144 are not, the first in row 1, column 2", id="nan"),
+    pytest.param(lambda p: np.save(p / "a.npy", np.where(X == X[1, 2], np.inf, X)), "finite",
+                 id="infinity"),
+    pytest.param(text(b"1,2\n3,\n"), "numbers without missing values, got '' in row 1, column 1",
+                 id="empty cell"),
+    pytest.param(text(b"a,b\n1,NA\n"), "numbers without missing values, got 'NA' in row 0", id="NA"),
+    pytest.param(text(b"1,2\n3,x\n"), "numbers alone, got 'x' in row 1", id="word"),
+    pytest.param(text(b"1 2\n3\n"), "a table of numbers: .*columns", id="ragged"),
+    pytest.param(text(b"1;2,5\n3;4,5\n"), "got '4,5'", id="decimal commas"),
+    pytest.param(text(b",a,b\n0,1,2\n1,3,4\n"), "an index is no data", id="index"),
+    pytest.param(text(b",0,1,2\n0,1,2,5\n"), "an index is no data", id="index of a matrix"),
+    pytest.param(text(b"label\n"), "holds a line of titles", id="titles alone"),
+    pytest.param(text(b"\xff\xfea\0,\0"), "data must be 'digits', 'mnist', a .npy", id="UTF-16"),
+    pytest.param(text(b"\x89HDF\r\n\x1a\n00"), "it is an HDF5 file; data must be", id="HDF5"),
+    pytest.param(text(b"\x80\x04\x95abc"), "it is a pickle", id="pickle"),
+    pytest.param(text(b"\0\0\x07\1aaaa"), "not an IDX file", id="IDX type"),
+    pytest.param(saved(indices=np.array([9]), indptr=np.array([0, 1]), format=np.array(b"csr"),
+                       shape=np.array([1, 2]), data=np.ones(1)), "not a readable .npy or .npz",
+                 id="index out"),
+    pytest.param(saved(indices=np.zeros(0, int), indptr=np.zeros(2, int), format=np.array(b"csr"),
+                       shape=np.array([2**40, 2**40]), data=np.ones(0)), "its shape is",
+                 id="sparse giant")])
+def test_bad_data_file(tmp_path, write, message):
+    write(tmp_path)
+    path, = tmp_path.iterdir()
+    with pytest.raises(ValueError, match=message) as caught: load(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("x, kind, message", [
+    pytest.param(X[0], ValueError, r"\[N, D\]", id="rank 1"),
+    pytest.param(np.zeros((2, 2, 2, 2)), ValueError, r"\[N, D\]", id="rank 4"),
+    pytest.param(X[:0], ValueError, "empty", id="no images"),
+    pytest.param(X * 1j, TypeError, "complex", id="complex"),
+    pytest.param(np.array([["a", "b"]]), TypeError, "real numbers", id="text")])
+def test_bad_array(tmp_path, x, kind, message):
+    np.save(tmp_path / "a.npy", x)
+    with pytest.raises(kind, match=message): load(tmp_path / "a.npy")
+
+
+def png(path, x, mode="L"):
+    from PIL import Image
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(x).convert(mode).save(path)
+
+
+def sparse_file(form):
+    from scipy import sparse
+    return lambda p: sparse.save_npz(p / "a", getattr(sparse, f"{form}_matrix")(X))
+
+
+def lines(mark, head="", comment=""):
+    rows = "\n".join(mark.join(map(str, row)) for row in X.tolist())
+    return lambda p: (p / "a.any").write_text(comment + head + rows + "\n")
+
+
+READ = {  # ways to write X, 24 x 6
+    "npy": lambda p: np.save(p / "a.npy", X),
+    "npy of another name": lambda p: (np.save(p / "a.npy", X), (p / "a.npy").rename(p / "a.csv")),
+    "Fortran order, big endian": lambda p: np.save(p / "a.npy", np.asfortranarray(X.astype(">i4"))),
+    "npz": saved(whatever=X), "npz with labels": saved(x=X, y=np.zeros(24)),
+    "csr": sparse_file("csr"), "csc": sparse_file("csc"), "coo": sparse_file("coo"),
+    "idx": lambda p: write_idx(p / "a", X), "idx.gz": lambda p: write_idx(p / "a.gz", X),
+    "csv": lines(","), "csv with titles": lines(",", "a,b,c,d,e,f\n"), "amat": lines(" "),
+    "counted titles": lines(",", "0,1,2,3,4,5\n"), "tabs": lines("\t"), "semicolons": lines(";"),
+    "comment": lines(" ", comment="# numbers\n\n"), "spaces": lines("   "),
+    "byte-order mark": lines(",", "\ufeffa,b,c,d,e,f\n"),
+    "quotes": lines(",", '"a","b","c","d","e","f"\n'),
+    "npy.gz": lambda p: (np.save(p / "b.npy", X), text(gzip.compress((p / "b.npy").read_bytes()))(p),
+                         (p / "b.npy").unlink()),
+    "csv.gz": lambda p: text(gzip.compress(b"\n".join(b",".join(b"%d" % v for v in r) for r in X)))(p),
+    "pictures": lambda p: [png(p / "d" / f"{k:02}.png", row.reshape(2, 3)) for k, row in enumerate(X)],
+    "pictures by class": lambda p: [png(p / "d" / "ab"[k > 9] / f"{k:02}.png", row.reshape(2, 3))
+                                    for k, row in enumerate(X)]}
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_what_people_have_is_read_by_content(tmp_path, kind):
+    READ[kind](tmp_path)
+    path, = tmp_path.iterdir()
+    found = load(path)
+    assert np.array_equal(found.train, X) and found.test is None and found.train.dtype.isnative
+    assert found.shape == ((2, 3) if "pictures" in kind else None)
+
+
+@pytest.mark.parametrize("arrays", [
+    {"x_train": X, "y_train": X[:, 0], "x_test": X[:2], "y_test": X[:2, 0]},
+    {"train": X, "test": X[:2]}, {"train": X, "valid": X[:3], "test": X[:2]},
+    {"X": X, "y": X[:, :1], "X_test": X[:2]},
+    {"train_images": X, "train_labels": X[:, :1], "test_images": X[:2]}])
+def test_archives_name_their_parts(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", **arrays)
+    found = load(tmp_path / "a.npz")
+    assert np.array_equal(found.train, X) and np.array_equal(found.test, X[:2])
+
+
+@pytest.mark.parametrize("form", ["{}-images-idx3-ubyte", "{}-images.idx3-ubyte.gz"])
+def test_a_folder_of_idx_files_need_not_be_mnist(tmp_path, form):
+    for part in ("train", "t10k"): write_idx(tmp_path / form.format(part), X.reshape(24, 2, 3))
+    found = load(tmp_path)
+    assert np.array_equal(found.train, X) and np.array_equal(found.test, X) and found.shape == (2, 3)
+
+
+def test_pictures_for_training_and_for_test(tmp_path):
+    for k, row in enumerate(X):
+        png(tmp_path / ("train", "test")[k > 20] / f"{k:02}.png", row.reshape(2, 3))
+    assert [len(x) for x in (load(tmp_path).train, load(tmp_path).test)] == [21, 3]
+    png(tmp_path / "train" / "99.png", np.zeros((2, 3, 3), np.uint8), "RGB")
+    with pytest.raises(ValueError, match=r"99.png must be grey .* got mode RGB"): load(tmp_path)
+    png(tmp_path / "train" / "99.png", X)
+    with pytest.raises(ValueError, match="99.png must be of the size of 00.png"): load(tmp_path)
+    (tmp_path / "train" / "99.png").write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match="99.png is not a readable picture"): load(tmp_path)
+
+
+def test_names_come_before_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("digits", X)
+    (tmp_path / "digits.npy").rename("digits")
+    assert len(load("digits").train) == 1500
+    for source in ("./digits", Path("digits")): assert np.array_equal(load(source).train, X)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no data that can be read"): load("empty")
+
+
+def test_fingerprint_is_over_all_that_is_read():
+    base = Examples(X, X[:3])
+    others = [Examples(X.astype(np.int16), X[:3]), Examples(X, X[:4]), Examples(X, None),
+              Examples(X.reshape(12, 12), X[:3]), Examples(X, X[:3], (2, 3)), Examples(X[::-1], X[:3])]
+    for k in (0, 143):
+        y = X.copy()
+        y.ravel()[k] ^= 1
+        others.append(Examples(y, X[:3]))
+    y = X[:3].copy()
+    y[2, 5] ^= 1
+    found = {x.fingerprint for x in [base, Examples(X.copy(), X[:3].copy()), *others, Examples(X, y)]}
+    assert len(found) == 1 + len(others) + 1
+
+
+def test_a_tenth_is_held_out_always_the_same():
+    a = Examples(X, None, (2, 3)).split()
+    assert len(a.train) == 22 and len(a.test) == 2 and a.shape == (2, 3) and a.split() is a
+    assert sorted(np.concatenate([a.train, a.test]).tolist()) == sorted(X.tolist())
+    assert np.array_equal(a.test, Examples(X).split().test)
+    with pytest.raises(ValueError, match="at least 20 examples"): Examples(X[:19]).split()
 
 
 @pytest.mark.parametrize("shape", [(9999, 10), (2**31, 2**31)])
@@ -197,22 +396,67 @@ def test_damaged_npy_never_crashes_the_reader(tmp_path_factory, noise, at):
     except (ValueError, TypeError) as error: assert str(path) in str(error)
 
 
+SEEDS = {kind: READ[kind]
+         for kind in ("npy", "npz", "csr", "idx", "idx.gz", "csv with titles", "pictures")}
+
+
+def mutated(content, rng):
+    """`content` with some bytes changed, cut, doubled or put in."""
+    content = bytearray(content)
+    for _ in range(rng.integers(1, 6)):
+        at = int(rng.integers(0, len(content) + 1))
+        what = rng.integers(0, 4)
+        if what == 0: content[at:at + 1] = bytes([rng.integers(0, 256)])
+        elif what == 1: content[at:at + int(rng.integers(1, 9))] = b""
+        elif what == 2: content[at:at] = rng.bytes(int(rng.integers(1, 9)))
+        else: content[at:at] = content[at:at + 20]
+    return bytes(content)
+
+
+def fuzz(folder, kind, cases, seed):
+    """How many of `cases` mutations of a file were read and refused; all else is an error."""
+    SEEDS[kind](folder)
+    path, = [p for p in sorted(folder.rglob("*")) if p.is_file()][:1]
+    content, counts, rng = path.read_bytes(), [0, 0], np.random.default_rng(seed)
+    for case in range(cases):
+        bad = rng.bytes(int(rng.integers(0, 200))) if case % 10 == 0 else mutated(content, rng)
+        path.write_bytes(bad)
+        try:
+            found = load(path.parent if kind == "pictures" else path)
+        except (ValueError, TypeError) as error:
+            assert str(path.parent) in str(error) and "\n" not in str(error), (bad, error)
+            counts[1] += 1
+        else:
+            assert found.train.ndim == 2 and np.isfinite(found.train).all(), bad
+            counts[0] += 1
+    return counts
+
+
+@pytest.mark.parametrize("kind", SEEDS)
+def test_mutated_files_are_read_or_refused_in_one_line(tmp_path, kind):
+    """A hundred here; `python tests/test_data.py N` takes N of each."""
+    assert sum(fuzz(tmp_path, kind, 100, 1)) == 100
+
+
 def test_unknown_name():
     with pytest.raises(FileNotFoundError, match="'digits', 'mnist'"): load("digit")
 
 
 def test_load_by_name_and_file(tmp_path):
-    assert [len(part) for part in load("digits")] == [1500, 297]
+    found = load("digits")
+    assert [len(part) for part in (found.train, found.test)] == [1500, 297] and found.shape == (8, 8)
+    assert np.array_equal(found.train, digits()[0].numpy())
     x = np.random.default_rng(0).random((6, 3, 3))
     np.save(tmp_path / "a.npy", x)
     np.savez(tmp_path / "one.npz", whatever=x)
     np.savez_compressed(tmp_path / "two.npz", train=x, test=x[:2])
     write_idx(tmp_path / "a.gz", (255 * x).astype(np.uint8))
     for name in ("a.npy", "one.npz", "a.gz"):
-        train, test = load(tmp_path / name)
-        assert train.shape == (6, 9) and test is None and train.dtype == torch.float32
-        assert np.allclose(train.numpy(), x.reshape(6, 9), atol=1 / 255)
-    assert [len(part) for part in load(str(tmp_path / "two.npz"))] == [6, 2]
+        found = load(tmp_path / name)
+        assert found.train.shape == (6, 9) and found.test is None and found.shape == (3, 3)
+        whole = 255 if name == "a.gz" else 1
+        assert np.allclose(found.train / whole, x.reshape(6, 9), atol=1 / 255)
+    assert list(read_arrays(tmp_path / "two.npz")) == ["train", "test"]
 
 
 # Digits
@@ -254,7 +498,9 @@ def test_mnist_facts():
 def test_mnist_by_environment_folder_and_name(monkeypatch):
     monkeypatch.setenv("RBMDIFF_DATA", str(MNIST.parent))
     by_name, by_folder = load("mnist"), load(MNIST)
-    assert torch.equal(by_name[1], by_folder[1])
+    assert by_name.fingerprint == by_folder.fingerprint and by_name.shape == (28, 28)
+    seen = Scale.of(by_name.train).apply(by_name.train)
+    assert torch.equal(seen, mnist(MNIST)[0])
 
 
 def test_absent_mnist_says_how_to_get_it(tmp_path, monkeypatch):
@@ -538,3 +784,14 @@ def test_bits_and_baseline_on_cuda():
     assert v.is_cuda and abs(v.mean().item() - x.mean().item()) < 0.01
     assert independent_log_prob(v, base_rate(v)).is_cuda
     assert gaussian_mixture(5, ring_means().cuda()).is_cuda
+
+
+if __name__ == "__main__":
+    import sys
+    import tempfile
+    import warnings
+
+    warnings.simplefilter("ignore")
+    for kind in SEEDS:
+        with tempfile.TemporaryDirectory() as folder:
+            print(kind, fuzz(Path(folder), kind, int(sys.argv[1]), 2), flush=True)

@@ -312,7 +312,7 @@ GOOD = torch.zeros(2, 4)
      "cannot be normalised"),
     (lambda: gibbs(RBM43, GOOD, 1, "now"), TypeError, "^generator"),
     (lambda: gibbs(RBM43, GOOD, 1, [1, 2, 3]), ValueError, "^generator must hold one stream a sample"),
-    (lambda: gibbs(RBM43.W, GOOD, 1), TypeError, "^rbm must be an RBM"),
+    (lambda: gibbs(RBM43.W.detach(), GOOD, 1), TypeError, "^rbm must be an RBM"),
     (lambda: scan_gibbs(RBM43.free_energy, GOOD[:, :3], 1, Potts(2)), ValueError, "n a multiple of 2"),
     (lambda: spectrum(RBM43.tilt(GOOD)), ValueError, "^rbm must be one machine"),
     (lambda: spectrum(RBM(12, 13)), ValueError, "D \\+ H <= 24")))

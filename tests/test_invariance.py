@@ -70,6 +70,60 @@ def test_strides_change_nothing(pair, seed, dtype):
             assert relative(function(strided), function(v)) < 8 * torch.finfo(dtype).eps
 
 
+LAYOUTS = {"contiguous": lambda x: x, "transposed": lambda x: x.mT.contiguous().mT,
+           "every second number": lambda x: torch.stack([x, x], -1)[..., 1],
+           "a cut": lambda x: torch.cat([x, x], -1)[..., x.shape[-1]:]}
+SHAPES = (), (1,), (3,), (2, 3), (2, 1, 2)
+
+
+def methods(rbm, v, h):
+    """Methods of a machine by name: of one row of states, with the number of axes that they sum over."""
+    return {"energy": (lambda x: rbm.energy(x, h), 1), "free_energy": (rbm.free_energy, 1),
+            "log_prob": (rbm.log_prob, 1), "score": (rbm.score, 0)}
+
+
+@given(pair=pairs, seed=seeds, dtype=dtypes, shape=st.sampled_from(SHAPES),
+       layout=st.sampled_from(sorted(LAYOUTS)))
+@settings(max_examples=60, deadline=None)
+def test_shape_dtype_and_layout_of_what_a_machine_says(pair, seed, dtype, shape, layout):
+    """Each number has the dtype of the states, and depends neither on strides nor on its neighbours."""
+    count = 1
+    for n in shape: count *= n
+    rbm, v = drawn(*pair, seed, dtype, max(2, count))
+    h = rbm.sample_hidden(v[0], generator=0)
+    states = v[:count].reshape(*shape, 6)
+    laid = LAYOUTS[layout](states) if shape else states
+    for name, (method, summed) in methods(rbm, v, h).items():
+        found = method(laid)
+        assert found.dtype == dtype and found.shape == (shape if summed else (*shape, 6)), name
+        rows = torch.stack([method(row) for row in states.reshape(-1, 6)]).reshape(found.shape)
+        assert relative(found, rows) < 8 * torch.finfo(dtype).eps, name
+
+
+@given(pair=pairs, seed=seeds)
+@settings(max_examples=60, deadline=None)
+def test_single_precision_is_off_by_roundings_of_its_terms(pair, seed):
+    """At most one for each of the ten terms that are added, of the size of all of them together."""
+    rbm, v = drawn(*pair, seed, f32)
+    m, x = rbm.precise(), v.double()
+    h = rbm.sample_hidden(v, generator=0)
+    c, W = m.c.abs(), m.W.abs()
+    coupled = m.visible.coupled(x, m.sigma).abs()
+    own = (m.visible.energy(x, m.b, m.sigma).abs() + (x * m.b).abs()).sum(-1)
+    fields = c + coupled @ W
+    size = 1 + own + fields.sum(-1) + m.hidden.log_norm(m.hidden_field(x)).abs().sum(-1)
+    hidden = (h.double().abs() * fields).sum(-1) + m.hidden.energy(h.double(), m.c).abs().sum(-1)
+    y = m.hidden_field(x)
+    slack = (m.hidden.mean(y).abs() + m.hidden.variance(y) * fields) @ W.T
+    width = 1 if m.sigma is None else m.sigma**2
+    slopes = 1 + (slack + m.b.abs() + x.abs() + m.visible.slope(x, 0 * x, m.sigma).abs()) / width
+    bounds = {"energy": (rbm.energy(v, h), m.energy(x, h.double()), 1 + own + hidden),
+              "free_energy": (rbm.free_energy(v), m.free_energy(x), size),
+              "score": (rbm.score(v), m.score(x), slopes + m.visible.slope(x, 0 * x, m.sigma).abs())}
+    for name, (found, right, terms) in bounds.items():
+        assert ((found.double() - right).abs() <= 10 * EPS * terms).all(), name
+
+
 def moved(rbm, shift):
     """The machine of x + `shift`, x real numbers of the machine `rbm`; exact for dyadic numbers."""
     other = RBM(*rbm.W.shape, "gaussian", str(rbm.hidden), dtype=rbm.W.dtype).requires_grad_(False)

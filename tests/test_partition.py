@@ -258,7 +258,7 @@ BAD = {
     "betas repeat": (lambda m: ais(m, betas=torch.tensor([0.0, 0.5, 0.5, 1.0])), ValueError, "betas"),
     "betas rank": (lambda m: ais(m, betas=PATH[None]), ValueError, "betas"),
     "betas list": (lambda m: ais(m, betas=[0.0, 1.0]), TypeError, "betas"),
-    "machine": (lambda m: ais(m.W), TypeError, "rbm"),
+    "machine": (lambda m: ais(m.W.detach()), TypeError, "rbm"),
     "batch of machines": (lambda m: ais(m.tilt(V)), ValueError, "rbm"),
     "half machine": (lambda m: ais(m.half()), TypeError, "rbm"),
     "v width": (lambda m: reverse_ais(m, V[:, :4]), ValueError, "v"),
@@ -278,7 +278,7 @@ BAD = {
     "generator": (lambda m: ais(m, 4, 3, "now"), TypeError, "generator"),
     "likelihood of a batch": (lambda m: log_likelihood(m.tilt(V), V, Estimate(0.0, 0.0, 1)), ValueError,
                               "rbm"),
-    "likelihood of a tensor": (lambda m: log_likelihood(m.W, V, Estimate(0.0, 0.0, 1)), TypeError,
+    "likelihood of a tensor": (lambda m: log_likelihood(m.W.data, V, Estimate(0.0, 0.0, 1)), TypeError,
                                "rbm"),
 }
 
@@ -291,7 +291,7 @@ def test_refused(call, error, name):
 def test_damaged_machine_is_refused():
     m, _ = machine()
     m.W.data[2, 1] = math.nan
-    with pytest.raises(ValueError, match=r"^rbm\.W"): ais(m, 4, 3)
+    with pytest.raises(ValueError, match=r"^rbm must have finite .*\['W'\]"): ais(m, 4, 3)
 
 
 @pytest.mark.cuda

@@ -31,6 +31,7 @@ from rbmdiff.foundations.plot import (
     contrast,
     dichromat,
     figure,
+    heat_map,
     image_grid,
     learning_curves,
     mosaic,
@@ -127,6 +128,18 @@ def test_symmetric_scale(w):
     assert np.array_equal(np.sign(u - 0.5), np.sign(np.array(w) / m / 2 + 0.5 - 0.5))
 
 
+@pytest.mark.parametrize("n, d", [(100, 571), (1, 5), (100, 20136), (3, 1)])
+def test_data_that_are_no_image_are_readable(n, d):
+    fig = heat_map(torch.rand(n, d), "value")
+    ax, = (ax for ax in fig.axes if ax.images)
+    box = ax.get_window_extent()
+    file = BytesIO()
+    fig.savefig(file)
+    assert box.height > 200 and box.width > 500 and len(file.getvalue()) > 1000
+    assert np.array_equal(ax.images[0].get_array().shape, (n, d))
+    image_grid(torch.rand(n, d), (1, d)).savefig(BytesIO())             # thin, but no empty image
+
+
 def test_takes_parameters_with_gradient():
     W = torch.nn.Parameter(torch.randn(16, 3))
     assert weight_filters(W).axes and image_grid(W.T).axes
@@ -138,6 +151,7 @@ def test_takes_parameters_with_gradient():
                  "shape must have 8 pixels, got 3 x 3", id="shape"),
     pytest.param(lambda: image_grid(torch.zeros(8)), r"\[N, D\] or \[N, h, w\]", id="rank"),
     pytest.param(lambda: image_grid(torch.zeros(0, 4)), "must not be empty", id="empty"),
+    pytest.param(lambda: heat_map(torch.zeros(4)), r"x must have shape \[N, D\]", id="row"),
     pytest.param(lambda: image_grid(torch.zeros(2, 4), columns=0), "columns must be at least 1",
                  id="columns"),
     pytest.param(lambda: weight_filters(torch.ones(4, 2), limit=0.5), "limit must be at least 1",

@@ -12,9 +12,9 @@ from sklearn.neural_network import BernoulliRBM
 import torch
 
 from machines import machine, some_states
+from rbmdiff.foundations import core
 from rbmdiff.foundations.core import read_tensors, write_tensors
 from rbmdiff.foundations.units import Bernoulli, Discrete, Poisson, Potts, Spin, states
-from rbmdiff.models import rbm as rbm_module
 from rbmdiff.models.rbm import RBM, check_machine
 
 cumulant = Bernoulli().log_norm
@@ -1031,7 +1031,7 @@ def test_log_partition_keeps_no_table_for_its_gradient(monkeypatch):
     def wasteful(part, first, last, **options):
         kept.append(states(16, m.hidden, first, last, dtype=torch.float32))
         return part(first, last)
-    monkeypatch.setattr(rbm_module, "checkpoint", wasteful)
+    monkeypatch.setattr(core, "checkpoint", wasteful)
     assert held(m) >= 2**16 * 16                                             # control: tables kept
 
 

@@ -20,8 +20,9 @@ import torch
 
 from rbmdiff.foundations.core import read_tensors
 
+KILLS = int(os.environ.get("RBMDIFF_KILLS", "20"))
 # the last kill leaves room, for a killer that gets no processor
-KILLS, EPOCHS, LAST, SEED = 20, 160, 120, 2024
+EPOCHS, LAST, SEED = 8 * KILLS, 6 * KILLS, 2024
 TRAIN = (f"train digits --out RUN --hidden 8 --epochs {EPOCHS} --batch-size 50 --look 50 "
          "--binarize stochastic --quiet")
 LAUNCHER = """
@@ -95,7 +96,7 @@ def assert_equal(run, whole):
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert log == reference and [line["epoch"] for line in log] == list(range(1, EPOCHS + 1))
-    assert not list(run.glob("*.tmp"))
+    assert not list(run.glob("*.tmp")) and not (run / "lock").exists()
 
 
 def await_epoch(run, target, pid):
@@ -149,10 +150,15 @@ def test_another_seed_ends_elsewhere(launcher, whole):
     with pytest.raises(AssertionError): assert_equal(launcher.folder / "other", whole[0])
 
 
+def heed_ctrl_c():
+    """A shell's background jobs, these tests among them, may be told to ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_with_a_checkpoint_and_says_how_to_go_on(launcher, whole):
     run, command = launcher.folder / "stopped", Path(sys.executable).with_name("rbmdiff")
     process = subprocess.Popen([command, *shlex.split(TRAIN.replace("RUN", "stopped"))],
-                               cwd=launcher.folder, env=ENVIRONMENT,
+                               cwd=launcher.folder, env=ENVIRONMENT, preexec_fn=heed_ctrl_c,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     await_epoch(run, 5, process.pid)
     process.send_signal(signal.SIGINT)

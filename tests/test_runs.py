@@ -1,6 +1,9 @@
 """The recipe and the folder of a run: start, step, loop, options, resuming, evaluation."""
 import json
+import math
+import os
 from pathlib import Path
+import socket
 
 import numpy as np
 import pytest
@@ -8,7 +11,13 @@ import torch
 
 from machines import machine, seeded, some_states
 from rbmdiff.foundations.core import Estimate, read_tensors
-from rbmdiff.foundations.data import bars_and_stripes, base_rate, digits, independent_log_prob
+from rbmdiff.foundations.data import (
+    Scale,
+    bars_and_stripes,
+    base_rate,
+    digits,
+    independent_log_prob,
+)
 from rbmdiff.foundations.train import TrainState, sgd, train
 from rbmdiff.foundations.units import Discrete, Spin, as_unit
 from rbmdiff.learning.partition import ais
@@ -20,7 +29,10 @@ from rbmdiff.practice.runs import (
     contrastive_step,
     evaluate,
     fit,
+    in_own_units,
+    independent,
     load_run,
+    locked,
     log_partitions,
     new_machine,
     prepare,
@@ -90,7 +102,7 @@ def test_a_new_machine_takes_means_of_states_units_and_streams():
     (torch.zeros(4), "bernoulli", ValueError, "[N, D]"),
     (2 * torch.ones(4, 2), "bernoulli", ValueError, "[0, 1]"),
     (torch.full((4, 2), torch.nan), "gaussian", ValueError, "finite"),
-    (torch.ones(9, 2), "gaussian", ValueError, "2 of 2 values are the same"),
+    (torch.ones(9, 2), "gaussian", ValueError, "rows that differ"),
     (torch.zeros(4, 4), "potts(3)", ValueError, "multiple of 3"),
     (-torch.ones(4, 2), "poisson", ValueError, "whole numbers"),
     (torch.zeros(4, 2), "quark", ValueError, "quark")])
@@ -255,14 +267,44 @@ def test_options_are_those_given_and_defaults_for_the_rest(tmp_path):
 def test_defaults_that_follow_from_the_unit(kind):
     options, unit = resolve({"data": "x.npy", "visible": kind}), as_unit("unit", kind)
     assert (options["binarize"] == "threshold") == (kind in ("bernoulli", "spin", "binary((-0.5, 2.0))"))
-    assert (options["lr"] == 0.01) == (kind in ("poisson", "gaussian",
-                                                "relu")) == (unit.growth != "bounded")
+    rates = {"poisson": 0.01, "gaussian": 0.02, "relu": 0.02}
+    assert options["lr"] == rates.get(kind, 0.3) and (kind in rates) == (unit.growth != "bounded")
+    assert (options["method"] == "exact") == unit.wide
+
+
+def test_real_units_learn_exactly_where_that_is_cheap():
+    def chosen(**given):
+        options = resolve({"data": "x.npy", "visible": "gaussian", **given})
+        return options["method"], options["lr"]
+    assert chosen() == chosen(hidden=10) == chosen(hidden=200, method="exact") == ("exact", 0.02)
+    assert chosen(hidden=11) == chosen(k=2) == chosen(chains=9) == ("pcd", 0.005)
+    assert chosen(method="cd") == ("cd", 0.005) and chosen(lr=0.1) == ("exact", 0.1)
+    assert resolve({"data": "mnist", "visible": "gaussian"})["hidden"] == 500
+
+
+def test_the_default_of_real_units_finds_clusters_far_apart(tmp_path):
+    """Fifteen widths apart; the control is the rate of other units without bounds, by chains."""
+    g = np.random.default_rng(0)
+    k = g.integers(0, 2, (800, 1))
+    np.save(tmp_path / "x.npy", 0.45 * k + 0.03 * g.normal(size=(800, 2)))
+    def judged(**given):
+        given = {"data": str(tmp_path / "x.npy"), "visible": "gaussian", "hidden": 2, **given}
+        run = prepare(tmp_path / given["method"], given)
+        for _ in run.fit(False): pass
+        found = evaluate(run.folder)
+        return found["log_likelihood"]["test"]["exact"]["value"], found["independent"]["test"]["value"]
+    # what the truth itself has: two clusters, equally likely
+    truth = -math.log(2) - math.log(2 * math.pi * math.e * 0.03**2)
+    value, alone = judged(method="exact", epochs=100)
+    control = judged(method="pcd", lr=0.01, epochs=40)[0]
+    assert value > truth - 0.2 > alone + 2 and control < truth - 0.5
 
 
 @pytest.mark.parametrize("given, words", [
     ({}, "data must be given"), ({"data": "digits", "speed": 3}, "got speed"),
     ({"data": "digits", "visible": "quark"}, "quark"),
-    ({"data": "digits", "method": "cd", "chains": 3}, "keeps no chains")])
+    ({"data": "digits", "method": "cd", "chains": 3},
+     "--chains has no effect with method cd")])
 def test_bad_options(given, words):
     with pytest.raises(ValueError, match=words): resolve(given)
 
@@ -376,15 +418,15 @@ def test_a_kill_before_the_first_checkpoint_is_harmless(place):
 
 def test_a_run_of_another_format_is_refused_in_one_line(place):
     trained()
-    content = read_run("run")
+    content = json.loads(Path("run/run.json").read_text())
     assert content["format"] == runs.FORMAT
-    for found in (1, 3):
+    for found in (1, 2, 4):
         if found == 1: del content["format"]
         else: content["format"] = found
         Path("run/run.json").write_text(json.dumps(content))
         for call in (lambda: resume("run"), lambda: evaluate("run"), lambda: load_run("run"),
                      lambda: sample_run("run")):
-            words = f"run of format {found}, and this version of rbmdiff has format 2"
+            words = f"run of format {found}, and this version of rbmdiff has format 3"
             with pytest.raises(ValueError, match=words) as caught:
                 call()
             assert "\n" not in str(caught.value)
@@ -412,7 +454,78 @@ def test_report_of_one_and_of_two_estimates():
     z = ais(rbm, 50, 30, seeded())
     two = report(rbm, {"exact": exact, "AIS": z}, {"a": v})
     assert two["log_z"]["AIS"]["ess"] == z.ess and json.loads(json.dumps(two)) == two
-    assert two["interval"]["a"] == sorted(e["value"] for e in two["log_likelihood"]["a"].values())
+    assert two["interval"] == {}
+    both = report(rbm, {"AIS": z, "reverse AIS": Estimate(z.value + 0.1, 0.01, 9)}, {"a": v}, 2.0)
+    entries = both["log_likelihood"]["a"].values()
+    assert both["interval"]["a"] == sorted(e["value"] for e in entries) and both["notes"] == []
+    shifted = [e["value"] for e in two["log_likelihood"]["a"].values()][1] - 2.0
+    assert both["log_likelihood"]["a"]["AIS"]["value"] == pytest.approx(shifted, abs=1e-12)
+
+
+def test_bounds_that_cross_are_named():
+    rbm, v = machine(6, 4), some_states((40, 6))
+    exact = rbm.log_partition().item()
+    crossed = {"AIS": Estimate(exact, 0.1, 9), "reverse AIS": Estimate(exact - 50, 0.1, 9)}
+    found = report(rbm, crossed, {"a": v, "b": v[:1]})
+    assert found["interval"] == {} and len(found["notes"]) == 1
+    assert "no interval, AIS alone: backward must not lie below forward" in found["notes"][0]
+    assert list(found["log_likelihood"]["a"]) == ["AIS"]
+    low = report(rbm, {"AIS": Estimate(exact - 50, 0.1, 9)}, {"a": v})
+    assert low["log_likelihood"]["a"] == {} and "a log-likelihood unknown, AIS" in low["notes"][0]
+    for name in ("a", "b"): assert found["log_likelihood"][name]["AIS"]["value"] < 0
+
+
+def test_a_lock_is_held_by_one_and_given_back(tmp_path):
+    with locked(tmp_path):
+        assert (tmp_path / "lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}"
+        with pytest.raises(BlockingIOError, match=f"in use by process {os.getpid()} on"):
+            with locked(tmp_path): pass
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "lock").write_text("process 1 on a machine that was switched off")        # stale
+    with locked(tmp_path): assert str(os.getpid()) in (tmp_path / "lock").read_text()
+    v, state = bars(), new_state(new_machine(bars(), 4))
+    with locked(tmp_path), pytest.raises(BlockingIOError):
+        next(fit(tmp_path, state, v, v, progress=False))
+    for _ in fit(tmp_path, state, v, v, epochs=2, progress=False): break      # left: given back
+    with locked(tmp_path): pass
+
+
+def test_a_machine_of_measurements_in_their_own_unit_has_the_same_energies():
+    for kind in ("gaussian", "relu"):
+        rbm = machine(3, 4, kind)
+        scale = Scale("measurements", (0.0, 0, 0) if kind == "relu" else (5.0, -2, 1e3), (0.1, 7.0, 3.0))
+        own, z = in_own_units(rbm, scale), states_of(kind, 20, 3)
+        v = scale.undo(z)
+        assert torch.allclose(own.log_prob(v), rbm.log_prob(z) - scale.log_volume, atol=1e-9)
+        assert own.log_partition().item() == pytest.approx(rbm.log_partition().item() + scale.log_volume)
+        h = some_states((20, 4))
+        assert torch.allclose(own.visible_mean(h), scale.undo(rbm.visible_mean(h)), atol=1e-9)
+        assert torch.allclose(own.hidden_mean(v), rbm.hidden_mean(z), atol=1e-9)
+        assert not torch.allclose(rbm.log_prob(v), rbm.log_prob(z), atol=1)
+        assert in_own_units(rbm, Scale()) is rbm and in_own_units(rbm, None) is rbm
+
+
+def test_the_rate_of_a_prolonged_run_is_that_of_all_its_epochs(place):
+    run = trained(epochs=4)
+    more = resume("run", {"epochs": 8})
+    group = more.state.optimizer.param_groups[0]
+    assert run.state.optimizer.param_groups[0]["lr"] == 0 and group["lr"] == pytest.approx(0.3 * 4 / 8)
+    assert read_run("run")["options"]["epochs"] == 8
+    assert list(more.fit(progress=False)) == [5, 6, 7, 8] and group["lr"] == 0
+    again = resume("run", {"epochs": 8})
+    assert equal(again.state.model, more.state.model)
+
+
+def test_independent_units_are_those_of_the_training_data():
+    for kind in ("bernoulli", "spin", "gaussian"):
+        v, w = states_of(kind), states_of(kind, seed=1)
+        found = independent(v, {"a": v, "b": w, "c": w[:1]}, as_unit("unit", kind))
+        sigma = v.std(0) if kind == "gaussian" else None
+        b = base_rate(v, unit=kind, sigma=sigma)
+        truth = independent_log_prob(w, b, kind, sigma)
+        assert found["b"] == {"value": pytest.approx(truth.mean().item()), "n": 300,
+                              "stderr": pytest.approx(truth.std().item() / 300**0.5)}
+        assert found["c"]["stderr"] is None and found["a"]["value"] > found["b"]["value"] - 1
 
 
 @pytest.mark.parametrize("kind", ["bernoulli", "spin", "potts(3)", "poisson", "gaussian"])

@@ -19,7 +19,7 @@ from ..diffusion.networks import bounded_time
 from ..diffusion.objective import Bound
 from ..diffusion.schedule import Schedule, convert, expand
 from ..diffusion.solvers import Predict
-from ..foundations.core import Estimate, Stream, check_batch, check_tensor
+from ..foundations.core import Estimate, Stream, check_batch, check_tensor, without_graph
 from ..foundations.units import Bernoulli, Unit, as_unit
 
 # %% ../../nbs/bridge/comparison.ipynb #2d8f6c7f
@@ -103,6 +103,7 @@ class BinaryDenoiser(Module):
         return convert(self.denoise(x, t), x, alpha, sigma, "x0", "eps")
 
 # %% ../../nbs/bridge/comparison.ipynb #0637fa73
+@without_graph()
 def paired_difference(a: Tensor, b: Tensor) -> Estimate:
     """Mean of `a` - `b`, log-likelihoods [N] of the same images, in nats [eq-comparison-paired].
 

@@ -21,9 +21,14 @@ from rbmdiff.foundations.core import (
     as_generator,
     check_choice,
     check_count,
+    check_function,
     check_number,
     check_tensor,
+    in_transform,
+    is_traced,
+    own_precision,
     uniform,
+    without_graph,
 )
 from ..foundations.units import LIMIT, Bernoulli, chunks
 
@@ -41,6 +46,7 @@ def _check_logits(name: str, a: Tensor) -> None:
     if a.ndim == 0: raise ValueError(f"{name} must have shape [..., D], got []")
 
 
+@without_graph()
 def gumbel_max(logits: Tensor, generator: Stream = None) -> Tensor:
     """Exact draws [...] (int64) of categories with `logits` [..., K] [eq-gumbel-max].
 
@@ -69,8 +75,10 @@ def concrete(a: Tensor, tau: float, generator: Stream = None) -> Tensor:
     return torch.sigmoid(_noisy(a, as_generator(generator, a)) / tau)  # [eq-gumbel-concrete]
 
 # %% ../../nbs/bridge/gumbel.ipynb #87645344
-def _check_values(y: Tensor, v: Tensor) -> Tensor:
-    """`y`, if it is one number for every state of `v` [..., D]."""
+def _checked(f: Function, v: Tensor) -> Tensor:
+    """f(v), if it is one number for every state of `v` [..., D]."""
+    check_function("f", f)
+    y = f(v)
     if isinstance(y, Tensor) and y.shape == v.shape[:-1]: return y
     got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
     raise ValueError(f"f must map shape {list(v.shape)} to {list(v.shape[:-1])}, it gave {got}")
@@ -79,20 +87,22 @@ def _check_values(y: Tensor, v: Tensor) -> Tensor:
 @torch.no_grad()
 def _values(f: Function, v: Tensor) -> Tensor:
     """f(v) [...], checked, without gradient."""
-    return _check_values(f(v), v)
+    return _checked(f, v)
 
 
 def _slopes(f: Function, v: Tensor) -> tuple[Tensor, Tensor]:
     """f(v) [...] and its gradient [..., D] at `v` [..., D]."""
+    if in_transform() or is_traced(v):
+        return _checked(f, v), torch.func.grad(lambda x: _checked(f, x).sum())(v)
     with torch.enable_grad():
         x = v.detach().requires_grad_()
-        y = _check_values(f(x), x)
-    if not y.requires_grad:
-        raise ValueError("f must be differentiable, it gave a result without gradient")
+        y = _checked(f, x)
+    if not y.requires_grad: raise ValueError("f must be differentiable, its result has no gradient")
     return y.detach(), torch.autograd.grad(y, x, torch.ones_like(y))[0]
 
 # %% ../../nbs/bridge/gumbel.ipynb #531c5560
-@torch.no_grad()
+@without_graph(cuts=True)
+@own_precision
 def expectation_gradient(f: Function, a: Tensor) -> Tensor:
     """Exact gradient [..., D] in `a` [..., D] of the mean of `f` over bits [eq-gumbel-gradient].
 
@@ -131,7 +141,7 @@ def _bits(a: Tensor, samples: int, generator: Stream) -> Tensor:
     return (u < torch.sigmoid(a)).to(a.dtype)
 
 # %% ../../nbs/bridge/gumbel.ipynb #04fbc74a
-@torch.no_grad()
+@without_graph(cuts=True)
 def flip_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = None) -> Tensor:
     """Unbiased estimates [samples, ..., D] of `expectation_gradient` by flips [eq-gumbel-gradient].
 
@@ -146,6 +156,7 @@ def flip_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = 
     return _spread(a) * difference  # [eq-gumbel-gradient]
 
 # %% ../../nbs/bridge/gumbel.ipynb #89f6c3cf
+@without_graph(cuts=True)
 def mean_field_gradient(f: Function, a: Tensor) -> Tensor:
     """Gradient of f(sigmoid(a)) [..., D], a biased estimate of `expectation_gradient` without variance.
 
@@ -156,6 +167,7 @@ def mean_field_gradient(f: Function, a: Tensor) -> Tensor:
     return _spread(a.detach()) * _slopes(f, torch.sigmoid(a))[1]  # [eq-gumbel-mean-field]
 
 # %% ../../nbs/bridge/gumbel.ipynb #8de92756
+@without_graph(cuts=True)
 def straight_through_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = None,
                               rule: Literal["mean", "trapezoid"] = "mean") -> Tensor:
     """Biased estimates [samples, ..., D] of `expectation_gradient` [eq-gumbel-straight-through].
@@ -176,6 +188,7 @@ def straight_through_gradient(f: Function, a: Tensor, samples: int = 1, generato
     return weight * _slopes(f, v)[1]  # [eq-gumbel-straight-through]
 
 # %% ../../nbs/bridge/gumbel.ipynb #beb90249
+@without_graph(cuts=True)
 def concrete_gradient(f: Function, a: Tensor, tau: float, samples: int = 1, generator: Stream = None,
                       hard: bool = False) -> Tensor:
     """Biased estimates [samples, ..., D] of `expectation_gradient`, at `tau` [eq-gumbel-pathwise].
@@ -191,6 +204,7 @@ def concrete_gradient(f: Function, a: Tensor, tau: float, samples: int = 1, gene
     return _slopes(f, at)[1] * _spread(x) / tau  # [eq-gumbel-pathwise]
 
 # %% ../../nbs/bridge/gumbel.ipynb #69a3d7d0
+@without_graph(cuts=True)
 def score_function_gradient(f: Function, a: Tensor, samples: int = 1, generator: Stream = None,
                             baseline: Literal["none", "leave_one_out", "mean_field"] = "none") -> Tensor:
     """Unbiased estimates [samples, ..., D] of `expectation_gradient` [eq-gumbel-score-function].

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .score import flip_log_ratios
-from ..foundations.core import check_number
+from ..foundations.core import check_number, own_precision, without_graph
 from ..foundations.units import LIMIT, Bernoulli, Unit, bits_of, chunks
 from ..learning.contrastive import Gradients, weighted_statistics
 from ..models.rbm import RBM, Kind, check_kind, check_machine
@@ -32,17 +32,17 @@ def _check(rbm: RBM, kind: Kind, instead: str, v: Tensor, own: bool = False) -> 
     except ValueError as error:
         raise ValueError(f"{error}; use {instead}") from None
     check_machine(rbm, batch=True, v=v)
+    rbm.check_parameters()
 
 
 def _ascent(rbm: RBM, objective: Callable[[RBM], Tensor]) -> Gradients:
     """Gradient of a scalar `objective` of a machine by autograd, with or without gradients of its own.
     """
-    leaves = {name: p.detach().requires_grad_() for name, p in rbm.named_parameters()}
-    with torch.enable_grad():
-        value = objective(rbm.sharing(**leaves))
-    return dict(zip(leaves, torch.autograd.grad(value, tuple(leaves.values()))))
+    leaves = {name: p.detach() for name, p in rbm.named_parameters()}
+    return torch.func.grad(lambda numbers: objective(rbm.sharing(**numbers)))(leaves)
 
 # %% ../../nbs/bridge/limit.ipynb #a491dac4
+@own_precision
 def score_matching_loss(rbm: RBM, v: Tensor) -> Tensor:
     """Loss J(v) [...] of states `v` [..., D] of Gaussian units [eq-limit-score-matching]
     [eq-limit-trace].
@@ -58,7 +58,9 @@ def score_matching_loss(rbm: RBM, v: Tensor) -> Tensor:
     trace = slope @ curvature - (1 / squared).sum()  # [eq-limit-trace]
     return trace + rbm.score(v).square().sum(-1) / 2  # [eq-limit-score-matching]
 
-
+# %% ../../nbs/bridge/limit.ipynb #b0154cde
+@without_graph()
+@own_precision
 def score_matching_gradient(rbm: RBM, v: Tensor) -> Gradients:
     """Gradient of minus the mean of `score_matching_loss` over states `v` [..., D]: uphill.
 
@@ -106,7 +108,8 @@ def _smoothed(rbm: RBM, mean: Tensor, variance: Tensor, weights: Tensor) -> Grad
     return sums | {"W": sums["W"] + extra, "log_sigma": sums["log_sigma"] + spread}
 
 # %% ../../nbs/bridge/limit.ipynb #94363428
-@torch.no_grad()
+@without_graph()
+@own_precision
 def langevin_cd_gradient(rbm: RBM, v: Tensor, step: float) -> Gradients:
     """Exact mean update of contrastive divergence with one Langevin step of size e = `step`
     [eq-limit-langevin].
@@ -126,7 +129,8 @@ def langevin_cd_gradient(rbm: RBM, v: Tensor, step: float) -> Gradients:
     return {name: data[name] + chain[name] for name in data}  # [eq-limit-langevin]
 
 # %% ../../nbs/bridge/limit.ipynb #4caed0d3
-@torch.no_grad()
+@without_graph()
+@own_precision
 def gaussian_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
     """Exact mean of `cd_gradient(rbm, v, k=1)` for Gaussian visible units, `v` [..., D]
     [eq-limit-gibbs].
@@ -162,6 +166,8 @@ def pseudo_log_likelihood(rbm: RBM, v: Tensor) -> Tensor:
     return -Bernoulli().log_norm(flip_log_ratios(rbm, v)).sum(-1)  # [eq-limit-pseudo]
 
 # %% ../../nbs/bridge/limit.ipynb #340d947f
+@without_graph()
+@own_precision
 def site_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
     """Exact mean update of contrastive divergence with one random unit redrawn, states `v` [..., D]
     [eq-limit-site].

@@ -26,12 +26,17 @@ from rbmdiff.foundations.core import (
     check_count,
     check_number,
     check_tensor,
+    holds,
     logit,
+    own_precision,
+    refuse_gradients,
     uniform,
+    without_graph,
 )
 from ..foundations.units import Bernoulli
 from ..models.rbm import RBM, check_machine
 
+# %% ../../nbs/bridge/meanfield.ipynb #6f43f6d7
 Network = Callable[[Tensor, Tensor], Tensor]  # a score: logits [B, D], times, scalar or [B], to [B, D]
 
 # %% ../../nbs/bridge/meanfield.ipynb #bd796935
@@ -43,7 +48,7 @@ def smoothed_logit(k: Tensor, n: int, smoothing: float) -> Tensor:
     """
     check_tensor("k", k)
     check_count("n", n)
-    if not bool(((k >= 0) & (k <= n)).all()):
+    if not holds((k >= 0) & (k <= n)):
         raise ValueError(f"k must lie in [0, {n}], got values in [{k.min():g}, {k.max():g}]")
     check_number("smoothing", smoothing, above=0)                     # or means of 0 and 1 have no logit
     return logit((k + smoothing) / (n + 2 * smoothing))  # [eq-meanfield-smoothing]
@@ -82,7 +87,7 @@ def batch_moments(mean: Tensor, batch: int, smoothing: float = 0.5) -> tuple[Ten
     """
     check_tensor("mean", mean)
     check_count("batch", batch)
-    if not bool(((mean > 0) & (mean < 1)).all()):
+    if not holds((mean > 0) & (mean < 1)):
         raise ValueError("mean must lie strictly between 0 and 1")
     variance = 1 / (batch * mean * (1 - mean))  # [eq-meanfield-concentration]
     return (smoothing - 0.5) * (1 - 2 * mean) * variance, variance  # [eq-meanfield-concentration]
@@ -165,6 +170,7 @@ def sample_logits(rbm: RBM | Network, schedule: Schedule, noise: Tensor, steps: 
     return euler_maruyama(predict, schedule, noise, grid, generator=generator)  # [eq-meanfield-reverse]
 
 
+@without_graph()
 def read_out(a: Tensor, generator: Stream = None) -> Tensor:
     """Bits like logits `a` [..., D], each on with the probability sigmoid(a) [eq-meanfield-readout].
 
@@ -186,7 +192,7 @@ def asked_field(a: Tensor, jacobian: bool = False, width: float | None = None) -
     check_tensor("a", a)
     m = torch.sigmoid(a)
     rest = torch.sigmoid(-a)
-    if not bool((m * rest > 0).all()):
+    if not holds(m * rest > 0):
         raise ValueError(f"a must be nearer to 0: at {a.abs().max():g} the slope of the sigmoid is 0 "
                          f"in {a.dtype}")
     outward = (m - rest) * (2 if jacobian else 1)  # [eq-meanfield-asked]
@@ -195,6 +201,7 @@ def asked_field(a: Tensor, jacobian: bool = False, width: float | None = None) -
     return (outward + a / width**2) / (m * rest)  # [eq-meanfield-asked]
 
 # %% ../../nbs/bridge/meanfield.ipynb #00db086a
+@own_precision
 def coupling_growth(a: Tensor, jacobian: bool = False,
                     width: float | None = None) -> tuple[Tensor, Tensor]:
     """Rates [D], ascending, and directions [D, D], columns, of growing couplings [eq-meanfield-growth].
@@ -230,6 +237,7 @@ class TimedRBM(torch.nn.Module):
     def __init__(self, rbm: RBM, schedule: Schedule, knots: int = 4, t_min: float = 0.05,
                  t_max: float = 1.0, jacobian: bool = False):
         super().__init__()
+        refuse_gradients("TimedRBM", "it copies the parameters of rbm", rbm)
         _check_bits(rbm)
         check_machine(rbm)
         check_count("knots", knots, 2)
@@ -262,11 +270,12 @@ class TimedRBM(torch.nn.Module):
         y = torch.addmm(w @ self.b, each(h), self.W.mT.flatten(0, 1))  # [eq-meanfield-timed]
         return _shaped(self.visible.slope(m, y), a, self.jacobian)
 
-    @torch.no_grad()
+    @without_graph()
+    @own_precision
     def at(self, t: float) -> RBM:
         """The machine of time `t`, of the same units, with parameters of its own."""
         D, H = self.W.shape[1:]
-        rbm = RBM(D, H, self.visible, self.hidden, dtype=self.W.dtype, device=self.W.device)
+        rbm = RBM(D, H, self.visible, self.hidden, generator=0, dtype=self.W.dtype, device=self.W.device)
         w = self.weights(t)
         for own, knots in ((rbm.W, self.W), (rbm.b, self.b), (rbm.c, self.c)):
             own.copy_(torch.tensordot(w, knots, 1))

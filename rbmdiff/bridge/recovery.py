@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .score import flip_log_ratios
-from .tilted import denoise, flip_posterior, posterior
+from .tilted import check_levels, denoise, flip_posterior, posterior
 from ..diffusion.elbo import low_discrepancy
 from ..diffusion.schedule import noised as noise_added
 from rbmdiff.foundations.core import (
@@ -23,9 +23,11 @@ from rbmdiff.foundations.core import (
     as_generator,
     check_choice,
     check_count,
+    check_function,
     check_number,
     check_tensor,
     uniform,
+    without_graph,
 )
 from ..foundations.units import Unit, as_unit
 from ..learning.contrastive import Gradients, weighted_statistics
@@ -56,6 +58,7 @@ def denoising_loss(rbm: RBM, v: Tensor, alpha: Tensor | float, sigma: Tensor | f
     or machines.
     """
     _check(rbm, v)
+    check_levels(alpha, sigma)
     check_choice("method", method, ("exact", "mean_field", "tap"))
     x, _ = noise_added(v, alpha, sigma, as_generator(generator, v))
     return (
@@ -74,6 +77,7 @@ def path_loss(rbm: RBM, v: Tensor, generator: Stream = None,
     units of two levels. Cost and errors as `denoising_loss`. Source: Guo et al. (2005).
     """
     _check(rbm, v, "binary")
+    if weight is not None: check_function("weight", weight)
     generator = as_generator(generator, v)
     u = _quantiles(len(v), generator).to(v.device)
     low, high = rbm.visible.levels
@@ -94,6 +98,7 @@ def recovery_loss(rbm: RBM, v: Tensor, alpha: Tensor | float, sigma: Tensor | fl
     ValueError for bad states, levels or machines. Source: Gao et al. (2021).
     """
     _check(rbm, v)
+    check_levels(alpha, sigma)
     x, _ = noise_added(v, alpha, sigma, as_generator(generator, v))
     return -posterior(rbm, x, alpha, sigma).log_prob(v)  # [eq-recovery-loss]
 
@@ -144,7 +149,7 @@ def score_entropy_loss(rbm: RBM, v: Tensor) -> Tensor:
     return (torch.exp(r) + r).sum(-1)  # [eq-recovery-rare]
 
 # %% ../../nbs/bridge/recovery.ipynb #7d11b4db
-@torch.no_grad()
+@without_graph()
 def recovery_gradient(rbm: RBM, v: Tensor, noised: RBM, k: int = 1,
                       generator: Stream = None) -> Gradients:
     """Estimated gradient, uphill, of the mean log p(v | x) over `v` [B, D] [eq-recovery-gradient]
@@ -173,6 +178,7 @@ def readout_loss(rbm: RBM, v: Tensor, alpha: Tensor | float, sigma: Tensor | flo
     `recovery_loss`.
     """
     _check(rbm, v, "binary")
+    check_levels(alpha, sigma)
     x, _ = noise_added(v, alpha, sigma, as_generator(generator, v))
     m = denoise(rbm, x, alpha, sigma)
     low, high = rbm.visible.levels

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from ..diffusion.oracle import Mixture
-from ..foundations.core import check_tensor
+from ..foundations.core import check_tensor, holds, own_precision, without_graph
 from ..foundations.units import LIMIT, bits_of, states
 from ..models.rbm import RBM, check_machine
 
 # %% ../../nbs/bridge/score.ipynb #1abf669c
-@torch.no_grad()
+@without_graph()
+@own_precision
 def as_mixture(rbm: RBM) -> Mixture:
     """The mixture that a machine with Gaussian visible units is, a component for each hidden state
     [eq-score-mixture].
@@ -46,6 +47,7 @@ def as_mixture(rbm: RBM) -> Mixture:
 def _flips(rbm: RBM, v: Tensor) -> Tensor:
     """How much each unit of `v` [..., D], of two levels, changes when it is flipped, like `v`."""
     check_machine(rbm, "binary", batch=True, v=v)
+    rbm.check_parameters()
     rbm._check(v=v)                                          # as many states as machines
     return sum(rbm.visible.levels) - 2 * v
 
@@ -85,11 +87,12 @@ def _check_channel(log_p: Tensor, log_q: Tensor) -> None:
         raise ValueError("log_p, log_q must have shapes [N], [N, M], "
                          f"got {list(log_p.shape)}, {list(log_q.shape)}")
     for name, table in (("log_p", log_p), ("log_q", log_q)):
-        off = table.logsumexp(-1).abs().max().item()
-        if off <= 1e-4: continue
+        off = table.logsumexp(-1).abs().max()
+        if holds(off <= 1e-4): continue
         raise ValueError(f"{name} must hold logarithms of probabilities, their sum is off by {off:.2g}")
 
-
+# %% ../../nbs/bridge/score.ipynb #89c7805b
+@own_precision
 def channel_kernel(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Matrix T [N, N] of the chain v -> x -> v', `log_p` [N] of v and `log_q` [N, M] of x given v
     [eq-score-kernel].

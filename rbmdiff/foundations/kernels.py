@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.functional import linear
 
-from .core import Stream, uniform
+from .core import Stream, own_precision, uniform
 
 # %% ../../nbs/foundations/kernels.ipynb #0a0e439b
+_LINEAR = own_precision(linear)
 _ONEDNN = None
 if torch.backends.mkldnn.is_available(): _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
@@ -30,13 +31,13 @@ def _tracked() -> bool:
     """May a derivative be taken through what is computed now, in reverse or in forward mode?"""
     return torch.is_grad_enabled() or getattr(forward_ad, "_current_level", 0) >= 0
 
-
+# %% ../../nbs/foundations/kernels.ipynb #7de3b557
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight' + bias [..., N] of `x` [..., M], `weight` [N, M], the quicker way [eq-kernels-rounding].
 
-    The contract of `torch.nn.functional.linear`. `bias` is [N]; one of higher precision, or a batch of
-    them, is added in its own precision and shape. Raises RuntimeError for shapes or dtypes that do not
-    fit, as PyTorch does.
+    The contract of `torch.nn.functional.linear`, but in the dtype of `x` inside `torch.autocast` too.
+    `bias` is [N]; one of higher precision, or a batch of them, is added in its own precision and shape.
+    Raises RuntimeError for shapes or dtypes that do not fit, as PyTorch does.
     """
     inside = bias if bias is not None and bias.ndim == 1 and bias.dtype == x.dtype else None
     large = x.numel() >= max(2**21 // weight.shape[0], 4 * x.shape[-1])
@@ -44,6 +45,8 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             and x.dtype == weight.dtype == torch.float32
             and x.shape[-1] == weight.shape[-1] and not _tracked()):
         y = _ONEDNN(x.contiguous(), weight, inside, "none", [], "")  # [eq-kernels-rounding]
+    elif torch.is_autocast_enabled(x.device.type):
+        y = _LINEAR(x, weight, inside)  # [eq-kernels-rounding]
     else: y = linear(x, weight, inside)  # [eq-kernels-rounding]
     return y if bias is None or bias is inside else y + bias
 

@@ -6,7 +6,7 @@ move, and its one kind of table.
 
 # %% auto #0
 __all__ = ['COLORS', 'CYCLE', 'DIVERGING', 'Field', 'luminance', 'contrast', 'dichromat',
-           'color_distance', 'figure', 'mosaic', 'image_grid', 'symmetric', 'weight_filters',
+           'color_distance', 'figure', 'mosaic', 'image_grid', 'heat_map', 'symmetric', 'weight_filters',
            'vector_field', 'trajectories', 'band', 'learning_curves', 'Animation', 'Table']
 
 # %% ../../nbs/foundations/plot.ipynb #35fd80d8
@@ -175,7 +175,7 @@ def _show(canvas: np.ndarray, ax: Any, width: float, title: str | None, cmap: An
     """The picture of `canvas`, framed, in `ax` or a new figure of `width`; NaN looks like the frame."""
     canvas = np.pad(canvas, 1, constant_values=np.nan)
     if ax is None:
-        height = width * canvas.shape[0] / canvas.shape[1] + (0.25 if title else 0)
+        height = max(width * canvas.shape[0] / canvas.shape[1], 0.1) + (0.25 if title else 0)
         _, ax = figure(width=width, height=height)
     ax.set_axis_off()
     if title: ax.set_title(title)
@@ -215,6 +215,25 @@ def image_grid(images: Any, shape: tuple[int, int] | None = None, columns: int |
     if row_labels or column_labels:
         _name(shown.axes, _as_images(images, shape), row_labels, column_labels)
     return shown.figure
+
+# %% ../../nbs/foundations/plot.ipynb #48a30432
+def heat_map(x: Any, label: str = "", title: str | None = None, width: float = 6.5,
+             ax: Any = None) -> Figure:
+    """Rows `x` [N, D] of numbers that are no image, one below the other; a bar shows the scale.
+
+    `label` says what the numbers are. Draws into `ax` if given. Returns the figure.
+    """
+    x = _array(x)
+    if x.ndim != 2 or x.size == 0: raise ValueError(f"x must have shape [N, D], got {list(x.shape)}")
+    if ax is None: _, ax = figure(width=width, height=3)
+    shown = ax.imshow(x, aspect="auto", cmap="viridis")
+    ax.grid(False)
+    ax.set(xlabel="unit", ylabel="sample", title=title)
+    bar = ax.figure.colorbar(shown, ax=ax, fraction=0.05, pad=0.02)
+    bar.set_label(label, fontsize=9)
+    bar.ax.tick_params(length=0, labelsize=8)
+    bar.outline.set_visible(False)
+    return ax.figure
 
 # %% ../../nbs/foundations/plot.ipynb #0f4aca05
 def symmetric(W: Any, limit: float | None = None) -> tuple[np.ndarray, float]:

@@ -72,6 +72,8 @@ def linear_decay(optimizer: Optimizer, updates: int) -> LambdaLR:
 
     Raises TypeError or ValueError for a count below one.
     """
+    if isinstance(optimizer, type) or not hasattr(optimizer, "param_groups"):
+        raise TypeError(f"optimizer must be an optimizer, got {optimizer!r}")
     check_count("updates", updates)
     return LambdaLR(optimizer, lambda s: max(0.0, 1 - s / updates))  # [eq-train-decay]
 
@@ -232,6 +234,8 @@ def ascend(model: Module, gradients: dict[str, Tensor]) -> None:
     Raises ValueError for a name that is no parameter of `model`.
     """
     parameters = dict(model.named_parameters())
+    if not isinstance(gradients, Mapping):
+        raise TypeError(f"gradients must be tensors by name, got {type(gradients).__name__}")
     if unknown := gradients.keys() - parameters.keys():
         raise ValueError(f"gradients must be of parameters {sorted(parameters)}, got {sorted(unknown)}")
     for name, gradient in gradients.items():

@@ -21,7 +21,16 @@ import torch
 from torch import Tensor
 from torch.special import erfcx, log_ndtr, ndtr, ndtri
 
-from .core import Stream, check_count, check_number, logit, normal, uniform
+from rbmdiff.foundations.core import (
+    Stream,
+    check_count,
+    check_number,
+    holds,
+    is_traced,
+    logit,
+    normal,
+    uniform,
+)
 from .kernels import draw_bits
 
 # %% ../../nbs/foundations/units.ipynb #5b2b85f1
@@ -222,7 +231,7 @@ class Discrete(Unit):
     def check(self, name: str, v: Tensor) -> None:
         """The values of `v` must be states. Raises ValueError that names the argument `name`."""
         levels = torch.tensor(self.levels, dtype=v.dtype, device=v.device)
-        if not bool(torch.isin(v, levels).all()): self.refuse(name, v)
+        if not is_traced(v) and not bool(torch.isin(v, levels).all()): self.refuse(name, v)
 
     def refuse(self, name: str, v: Tensor) -> None:
         """Raise the ValueError of `check`."""
@@ -244,7 +253,8 @@ class Discrete(Unit):
     def tempered(self, beta: float) -> Unit:
         """The unit of weights to the power `beta`. ValueError for weights that count ways."""
         if beta == 1: return self
-        if bool(self.log_weights(torch.tensor(self.levels)).any()):
+        counts = type(self).log_weights is not Discrete.log_weights
+        if counts and bool(self.log_weights(torch.tensor(self.levels)).any()):
             raise ValueError(f"rbm must have units without weights of their own at another temperature, "
                              f"got {self}: the number of ways to a state is no energy")
         return self if self.curvature == 0 else bent(self, beta * self.curvature)
@@ -300,6 +310,7 @@ class Binary(Discrete):
 class Bernoulli(Binary):
     """A bit, 0 or 1."""
     arguments: ClassVar[Any] = ()
+    offset: ClassVar[Any] = 0.0
     energy, slope = Unit.energy, Unit.slope          # both states weigh the same
 
     def __init__(self):
@@ -320,6 +331,7 @@ class Bernoulli(Binary):
     # %% ../../nbs/foundations/units.ipynb #9589e6f1
     def check(self, name: str, v: Tensor) -> None:
         """The values of `v` must be 0 or 1. Raises ValueError that names the argument `name`."""
+        if is_traced(v): return
         if torch.addcmul(v, v, v, value=-1).abs_().sum().item() != 0: self.refuse(name, v)
 
 # %% ../../nbs/foundations/units.ipynb #41b63f2f
@@ -327,6 +339,7 @@ class Bernoulli(Binary):
 class Spin(Binary):
     """A spin, -1 or +1."""
     arguments: ClassVar[Any] = ()
+    offset: ClassVar[Any] = 0.0
     energy, slope = Unit.energy, Unit.slope          # both states weigh the same
 
     def __init__(self):
@@ -347,6 +360,7 @@ class Spin(Binary):
     # %% ../../nbs/foundations/units.ipynb #9589e6f1
     def check(self, name: str, v: Tensor) -> None:
         """The values of `v` must be -1 or +1. Raises ValueError that names the argument `name`."""
+        if is_traced(v): return
         if (v * v).sub_(1).abs_().sum().item() != 0: self.refuse(name, v)
 
 # %% ../../nbs/foundations/units.ipynb #730ade70
@@ -399,7 +413,7 @@ class Potts(Unit):
     def check(self, name: str, v: Tensor) -> None:
         """Each unit must have one column that is 1, the others 0. ValueError that names `name`."""
         ones = v.unflatten(-1, (-1, self.q)).sum(-1)
-        if bool(((v == 0) | (v == 1)).all()) and bool((ones == 1).all()): return
+        if holds((v == 0) | (v == 1)) and holds(ones == 1): return
         raise ValueError(f"{name} must hold one 1 in every {self.q} columns, else 0 ({self} units), "
                          f"got values in [{v.min():g}, {v.max():g}] "
                          f"with sums in [{ones.min():g}, {ones.max():g}]")
@@ -480,7 +494,7 @@ class Poisson(Unit):
 
     def check(self, name: str, v: Tensor) -> None:
         """The values of `v` must be whole and not negative. Raises ValueError that names `name`."""
-        if bool(((v >= 0) & (v == v.floor())).all()): return
+        if holds((v >= 0) & (v == v.floor())): return
         raise ValueError(f"{name} must hold whole numbers of at least 0 ({self} units), "
                          f"got values in [{v.min():g}, {v.max():g}]")
 
@@ -500,7 +514,7 @@ class Poisson(Unit):
             counts = poisson_rows(rate, cast(Sequence[torch.Generator], generator))
         return torch.where(fits, counts, math.nan)
 
-    # %% ../../nbs/foundations/units.ipynb #15efad17
+    # %% ../../nbs/foundations/units.ipynb #04695130
     def tempered(self, beta: float) -> Unit:
         """No temperature but 1 leaves the number of ways to a state what it is. Raises ValueError."""
         if beta == 1: return self
@@ -626,7 +640,7 @@ class ReLU(Gaussian):
 
     def check(self, name: str, v: Tensor) -> None:
         """No state is negative. Raises ValueError that names the argument `name`."""
-        if bool((v >= 0).all()): return
+        if holds(v >= 0): return
         raise ValueError(f"{name} must hold no negative numbers ({self} units), "
                          f"got values in [{v.min():g}, {v.max():g}]")
 

@@ -14,7 +14,16 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..foundations.core import Stream, as_generator, check_count, check_tensor
+from rbmdiff.foundations.core import (
+    Stream,
+    as_generator,
+    check_count,
+    check_function,
+    check_tensor,
+    holds,
+    own_precision,
+    without_graph,
+)
 from ..foundations.kernels import affine
 from ..foundations.units import bits_of, chunks, states
 from ..models.rbm import RBM, check_machine
@@ -24,6 +33,7 @@ Gradients = dict[str, Tensor]
 """Gradient of the mean log-likelihood, uphill, in nats: one tensor for each parameter, by name."""
 
 # %% ../../nbs/learning/contrastive.ipynb #bea9332a
+@without_graph()
 def energy_gradient(energy: Callable[[Tensor], Tensor], parameters: Mapping[str, Tensor], v: Tensor,
                     samples: Tensor, weights: Tensor | None = None) -> Gradients:
     """Mean gradient of log p over data `v` [B, D] for any `energy` [..., D] -> [...]
@@ -33,11 +43,14 @@ def energy_gradient(energy: Callable[[Tensor], Tensor], parameters: Mapping[str,
     add up to one: all states of a small model with their probabilities make it exact. Raises TypeError
     or ValueError for bad tensors.
     """
+    check_function("energy", energy)
+    if not isinstance(parameters, Mapping) or not parameters:
+        raise TypeError(f"parameters must be tensors by name, got {type(parameters).__name__}")
     check_tensor("v", v)
     check_tensor("samples", samples, v.shape[-1], like=v)
     if weights is None: weights = v.new_full(samples.shape[:-1], 1 / samples[..., 0].numel())
     check_tensor("weights", weights, like=v)
-    if weights.shape != samples.shape[:-1] or abs(weights.sum().item() - 1) > 1e-3:
+    if weights.shape != samples.shape[:-1] or not holds((weights.sum() - 1).abs() <= 1e-3):
         raise ValueError(f"weights must have shape {list(samples.shape[:-1])} and add up to one, "
                          f"got {list(weights.shape)} and {weights.sum().item():.4g}")
     with torch.enable_grad():
@@ -45,6 +58,7 @@ def energy_gradient(energy: Callable[[Tensor], Tensor], parameters: Mapping[str,
     return dict(zip(parameters, torch.autograd.grad(objective, tuple(parameters.values())), strict=True))
 
 # %% ../../nbs/learning/contrastive.ipynb #7dad5984
+@own_precision
 def weighted_statistics(rbm: RBM, v: Tensor, h: Tensor, weights: Tensor,
                         variance: Tensor | None = None) -> Gradients:
     """Sum of the statistics of rows `v` [N, D], `h` [N, H] with signed `weights` [N], unchecked.
@@ -79,7 +93,8 @@ def _model_part(rbm: RBM, S: Tensor, log_Z: Tensor) -> Gradients:
     return weighted_statistics(rbm, mean, S, -p, variance)  # [eq-contrastive-model-mean]
 
 # %% ../../nbs/learning/contrastive.ipynb #83752818
-@torch.no_grad()
+@without_graph()
+@own_precision
 def exact_gradient(rbm: RBM, v: Tensor) -> Gradients:
     """Gradient of the mean log-likelihood of states `v` [..., D], in nats, exact
     [eq-contrastive-model-mean].
@@ -96,15 +111,15 @@ def exact_gradient(rbm: RBM, v: Tensor) -> Gradients:
         raise ValueError(f"rbm must have a layer with a list of states, got {rbm.extra_repr()}; "
                          "use cd_gradient, or autograd of rbm.log_prob")
     m, x = rbm._accurate(v.reshape(-1, D))
-    with torch.autocast(v.device.type, enabled=False):
-        log_Z = m._log_sum()
-        total = weighted_statistics(m, x, m.hidden_mean(x), x.new_full((len(x),), 1 / len(x)))
-        for S in chunks(n, unit, 2**22 // max(D, H), x):
-            part = _model_part(m, S, log_Z)
-            total = {name: total[name] + part[name] for name in total}
+    log_Z = m._log_sum()
+    total = weighted_statistics(m, x, m.hidden_mean(x), x.new_full((len(x),), 1 / len(x)))
+    for S in chunks(n, unit, 2**22 // max(D, H), x):
+        part = _model_part(m, S, log_Z)
+        total = {name: total[name] + part[name] for name in total}
     return {name: gradient.to(v.dtype) for name, gradient in total.items()}
 
 # %% ../../nbs/learning/contrastive.ipynb #0201c3e2
+@own_precision
 def expected_cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None) -> Gradients:
     """Exact expectation of `cd_gradient`, for small machines whose states can be listed
     [eq-contrastive-expected].
@@ -169,7 +184,7 @@ def _rows(x: Tensor, dtype: torch.dtype | None) -> Tensor:
     return x.reshape(-1, x.shape[-1]).to(dtype or x.dtype)
 
 # %% ../../nbs/learning/contrastive.ipynb #5f794a9f
-@torch.no_grad()
+@without_graph()
 def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, generator: Stream = None,
                 products: torch.dtype | None = None) -> tuple[Gradients, Tensor]:
     """Estimated gradient of the mean log-likelihood of states `v` [..., D], in nats, and chains
@@ -194,13 +209,17 @@ def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, g
     return weighted_statistics(rbm, rows, means.to(v.dtype), weights), last.to(v.dtype).view(start.shape)
 
 # %% ../../nbs/learning/contrastive.ipynb #3dcacb4d
-@torch.no_grad()
-def centred(gradients: Gradients, visible_offset: Tensor, hidden_offset: Tensor) -> Gradients:
+@own_precision
+def centred(gradients: Gradients, visible_offset: Tensor, hidden_offset: Tensor,
+            sigma: Tensor | None = None) -> Gradients:
     """`gradients` as a step of the machine with offsets mu [D] and lambda [H] [eq-contrastive-centred].
 
-    For Gaussian units mu is an offset of v / sigma^2. Linear in the gradients; zero offsets change
+    For Gaussian units mu is an offset of v / sigma^2, and with their widths `sigma` [D] weights and
+    biases move in units of them [eq-contrastive-width]. Linear in the gradients; zero offsets change
     nothing. Raises TypeError or ValueError for bad offsets. Source: Melchior et al. (2016).
     """
+    if not isinstance(gradients, Mapping) or not {*"Wbc"} <= gradients.keys():
+        raise TypeError("gradients must be tensors W, b and c by name, as cd_gradient gives them")
     W, b, c = (gradients[name] for name in "Wbc")
     for name, x, like in (("visible_offset", visible_offset, b), ("hidden_offset", hidden_offset, c)):
         check_tensor(name, x, len(like), like=like)
@@ -208,5 +227,6 @@ def centred(gradients: Gradients, visible_offset: Tensor, hidden_offset: Tensor)
     left = torch.stack([visible_offset, b], 1)
     right = torch.stack([c, hidden_offset])
     W = torch.addmm(W, left, right, alpha=-1)  # [eq-contrastive-centred]
+    if sigma is not None: W, b = W * sigma[:, None] ** 2, b * sigma**2  # [eq-contrastive-width]
     b = b - W @ hidden_offset  # [eq-contrastive-centred]
     return gradients | {"W": W, "b": b, "c": c - visible_offset @ W}  # [eq-contrastive-centred]

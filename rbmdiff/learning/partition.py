@@ -25,6 +25,8 @@ from rbmdiff.foundations.core import (
     check_number,
     check_tensor,
     log_mean_exp,
+    own_precision,
+    without_graph,
 )
 from ..foundations.kernels import affine
 from ..foundations.train import progress_bar
@@ -39,7 +41,6 @@ def _log_z0(rbm: RBM, base: Tensor) -> float:
     return (own + hidden).item()  # [eq-partition-start]
 
 # %% ../../nbs/learning/partition.ipynb #13521866
-@torch.no_grad()
 def _anneal(rbm: RBM, base: Tensor, v: Tensor, betas: Tensor, generator: Stream,
             progress: bool) -> tuple[Tensor, Tensor]:
     """Walk `v` [n, D] along `betas`, upwards or downwards: log-ratios [n] in float64, final states [n,
@@ -78,6 +79,8 @@ def temperatures(n_temperatures: int, power: float = 2.0) -> Tensor:
 # %% ../../nbs/learning/partition.ipynb #f52e4364
 def default_base(rbm: RBM) -> Tensor:
     """Visible biases [D] of a base machine that needs no data [eq-partition-base]."""
+    check_machine(rbm)
+    rbm.check_parameters()
     m = rbm.precise()
     base = m.visible_field(m.hidden.mean(torch.zeros_like(m.c)))  # [eq-partition-base]
     return base.to(rbm.b.dtype)
@@ -110,8 +113,8 @@ class LogZ(Estimate):
 def _checked_base(rbm: RBM, base: Tensor | None) -> Tensor:
     """The base bias [D], after it and the machine have been checked."""
     check_machine(rbm)
-    check_tensor("rbm.W", rbm.W)
     rbm.check_normalisable()
+    check_tensor("rbm.W", rbm.W)
     base = default_base(rbm) if base is None else base
     check_tensor("base", base, len(rbm.W), like=rbm.W)
     if base.ndim != 1: raise ValueError(f"base must have shape [{len(rbm.W)}], got {list(base.shape)}")
@@ -127,7 +130,8 @@ def _checked_path(betas: Tensor | None, n_temperatures: int) -> Tensor:
     raise ValueError(f"betas must be numbers that increase from 0 to 1, got shape {list(betas.shape)}")
 
 # %% ../../nbs/learning/partition.ipynb #a41f37d0
-@torch.no_grad()
+@without_graph()
+@own_precision
 def ais(rbm: RBM, n_chains: int = 100, n_temperatures: int = 1000, generator: Stream = None, *,
         base: Tensor | None = None, betas: Tensor | None = None, progress: bool = False) -> LogZ:
     """Annealed importance sampling: log Z in nats, in expectation from below [eq-partition-weight].
@@ -144,12 +148,12 @@ def ais(rbm: RBM, n_chains: int = 100, n_temperatures: int = 1000, generator: St
     generator = as_generator(generator, base)
     fields = base.expand(n_chains, -1).clone()
     v = rbm.visible.draw(fields, base.new_zeros(1), generator, rbm.sigma)
-    with torch.autocast(v.device.type, enabled=False):
-        log_ratio, v = _anneal(rbm, base, v, betas, generator, progress)
+    log_ratio, v = _anneal(rbm, base, v, betas, generator, progress)
     return LogZ.from_weights(_log_z0(rbm, base) + log_ratio, v)  # [eq-partition-weight]
 
 # %% ../../nbs/learning/partition.ipynb #305fbfcb
-@torch.no_grad()
+@without_graph()
+@own_precision
 def reverse_ais(rbm: RBM, v: Tensor, n_temperatures: int = 1000, generator: Stream = None, *,
                 base: Tensor | None = None, betas: Tensor | None = None, progress: bool = False) -> LogZ:
     """Annealing from the machine down to its base: log Z, in expectation from above
@@ -165,8 +169,7 @@ def reverse_ais(rbm: RBM, v: Tensor, n_temperatures: int = 1000, generator: Stre
     if v.ndim != 2 or len(v) < 2:
         raise ValueError(f"v must have shape [n_chains > 1, {len(rbm.W)}], got {list(v.shape)}")
     generator = as_generator(generator, v)
-    with torch.autocast(v.device.type, enabled=False):
-        log_ratio, v = _anneal(rbm, base, v, betas.flip(0), generator, progress)
+    log_ratio, v = _anneal(rbm, base, v, betas.flip(0), generator, progress)
     return LogZ.from_weights(_log_z0(rbm, base) - log_ratio, v, sign=-1)  # [eq-partition-reverse]
 
 # %% ../../nbs/learning/partition.ipynb #b225a354
@@ -184,6 +187,7 @@ def _log_mass(rbm: RBM, rows: Tensor, F: Tensor) -> float:
     return torch.logsumexp(-least, 0).item()  # [eq-partition-mass]
 
 
+@without_graph()
 def log_mass(rbm: RBM, v: Tensor) -> float:
     """Log of the mass of the different states among `v` [..., D], in nats: never above log Z.
 
@@ -204,12 +208,20 @@ def _above_mass(rbm: RBM, rows: Tensor, F: Tensor, log_z: Estimate) -> float:
     raise ValueError(f"log_z must be at least {mass:.2f}, the log of the mass of the states v alone, "
                      f"got {log_z}: its chains have not been where the machine is")
 
+# %% ../../nbs/learning/partition.ipynb #71f12143
+def _check_estimate(name: str, x: Any) -> None:
+    """`x` must be an estimate, of whatever class. Raises TypeError."""
+    if all(hasattr(x, part) for part in ("value", "stderr", "n")): return
+    raise TypeError(f"{name} must be an Estimate, got {type(x).__name__}")
+
 
 def bracket(forward: Estimate, backward: Estimate) -> tuple[float, float]:
     """Lower and upper value of log Z from `ais` and `reverse_ais`.
 
     Raises ValueError if they cross by more than four standard errors: they are no bounds then.
     """
+    _check_estimate("forward", forward)
+    _check_estimate("backward", backward)
     gap = backward.value - forward.value
     if gap >= -4 * math.hypot(forward.stderr, backward.stderr):
         return min(forward.value, backward.value), max(forward.value, backward.value)
@@ -218,7 +230,7 @@ def bracket(forward: Estimate, backward: Estimate) -> tuple[float, float]:
                      "nothing; take more Gibbs steps, and see sampling.diagnostics.gibbs_r_hat")
 
 # %% ../../nbs/learning/partition.ipynb #dd1b2c80
-@torch.no_grad()
+@without_graph()
 def log_likelihood(rbm: RBM, v: Tensor, log_z: Estimate) -> Estimate:
     """Mean log-likelihood of the states `v` [..., D], at least two, in nats
     [eq-partition-log-likelihood].
@@ -230,8 +242,7 @@ def log_likelihood(rbm: RBM, v: Tensor, log_z: Estimate) -> Estimate:
     """
     check_machine(rbm, v=v)
     rbm.check_parameters()
-    if not all(hasattr(log_z, part) for part in ("value", "stderr", "n")):
-        raise TypeError(f"log_z must be an Estimate, got {type(log_z).__name__}")
+    _check_estimate("log_z", log_z)
     rows = v.reshape(-1, len(rbm.W))
     if len(rows) < 2: raise ValueError(f"v must hold at least two states, got shape {list(v.shape)}")
     F = _free_energies(rbm, rows)
@@ -241,7 +252,7 @@ def log_likelihood(rbm: RBM, v: Tensor, log_z: Estimate) -> Estimate:
     return Estimate(fit.value - level, stderr, fit.n)  # [eq-partition-log-likelihood]
 
 # %% ../../nbs/learning/partition.ipynb #57c1b247
-@torch.no_grad()
+@without_graph()
 def free_energy_gap(model: Any, train: Tensor, held_out: Tensor) -> float:
     """Mean free energy of `held_out` minus that of `train`, in nats, by `model.free_energy`
     [eq-train-gap].
@@ -249,5 +260,7 @@ def free_energy_gap(model: Any, train: Tensor, held_out: Tensor) -> float:
     `train` [N, D] and `held_out` [M, D] are states. How much better the model likes what it has seen;
     needs no partition function. Source: Hinton (2010).
     """
+    if not hasattr(model, "free_energy"):
+        raise TypeError(f"model must have a free_energy, got {type(model).__name__}")
     liked, known = (model.free_energy(v).double().mean() for v in (held_out, train))
     return (liked - known).item()  # [eq-train-gap]

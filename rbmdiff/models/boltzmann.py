@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from rbmdiff.foundations.core import (
     Stream,
@@ -21,7 +20,10 @@ from rbmdiff.foundations.core import (
     check_count,
     check_number,
     check_tensor,
+    own_precision,
+    recomputed,
     uniform,
+    without_graph,
 )
 from ..foundations.kernels import affine
 from rbmdiff.foundations.units import (
@@ -125,10 +127,9 @@ class Boltzmann(torch.nn.Module):
     def sharing(self, **replaced: Any) -> Self:
         """A machine of the same type with the numbers and the unit of this one, but those `replaced`."""
         other = type(self).__new__(type(self))
-        torch.nn.Module.__init__(other)
+        other.__dict__.update(self.__dict__)
+        other._buffers = {name: replaced.get(name, x) for name, x in self._buffers.items()}
         other.unit = replaced.get("unit", self.unit)
-        other.register_buffer("J", replaced.get("J", self.J))
-        other.register_buffer("b", replaced.get("b", self.b))
         return other
 
     def tilt(self, field: Tensor) -> Self:
@@ -166,6 +167,7 @@ class Boltzmann(torch.nn.Module):
         return first, states(N - cut, self.unit, dtype=self.J.dtype, device=self.J.device)
 
     # %% ../../nbs/models/boltzmann.ipynb #c57067a9
+    @own_precision
     def _log_weights(self, A: Tensor, B: Tensor) -> Tensor:
         """-E [..., M, K] of the states with a first half of `A` [K, a], a second of `B` [M, N - a]."""
         cut = A.shape[1]
@@ -189,15 +191,11 @@ class Boltzmann(torch.nn.Module):
         """
         A, B = self._halves()
 
-        def part(B: Tensor) -> Any:
+        def part(B: Tensor) -> Tensor:
             return self._log_weights(A, B).flatten(-2).logsumexp(-1)  # [eq-boltzmann-energy]
 
-        def recomputed(B: Tensor) -> Any:                                # keeps two numbers, no table
-            return checkpoint(part, B, use_reentrant=False, preserve_rng_state=False)
-
-        pieces = self._pieces(A, B)
-        run = recomputed if torch.is_grad_enabled() and len(pieces) > 1 else part
-        return torch.stack([run(piece) for piece in pieces]).logsumexp(0)
+        parts = [recomputed(part, piece) for piece in self._pieces(A, B)]    # keep two numbers, no table
+        return torch.stack(parts).logsumexp(0)
 
     # %% ../../nbs/models/boltzmann.ipynb #3e0e7e92
     def log_prob(self, x: Tensor) -> Tensor:
@@ -210,6 +208,7 @@ class Boltzmann(torch.nn.Module):
         return -E - self.log_partition()  # [eq-boltzmann-energy]
 
     # %% ../../nbs/models/boltzmann.ipynb #1467f0e9
+    @own_precision
     def moments(self) -> tuple[Tensor, Tensor]:
         """Exact means E[x_i] [N] and pair averages E[x_i x_j] [N, N], with a batch in front.
 
@@ -230,7 +229,7 @@ class Boltzmann(torch.nn.Module):
         return torch.cat([mean_A, mean_B], -1), pairs
 
     # %% ../../nbs/models/boltzmann.ipynb #e5a7d887
-    @torch.no_grad()
+    @without_graph()
     def sample(self, n: int, generator: Stream = None) -> Tensor:
         """`n` exact, independent draws [n, N], or [n, B, N] of a batch, from a list of all states.
 
@@ -265,6 +264,7 @@ class Boltzmann(torch.nn.Module):
         self.unit.check("x", x[..., mask])
 
     # %% ../../nbs/models/boltzmann.ipynb #8475d9ad
+    @own_precision
     def clamp(self, x: Tensor, mask: Tensor) -> Self:
         """The machine of the free units, given the others at the states `x` [eq-boltzmann-clamp].
 
@@ -301,6 +301,7 @@ class Boltzmann(torch.nn.Module):
         return filled.mean(0), both
 
     # %% ../../nbs/models/boltzmann.ipynb #fd214afb
+    @own_precision
     def gradient(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Exact gradient of the mean log-likelihood of states `x` [n, N], in `J` [N, N] and `b` [N]
         [eq-boltzmann-gradient].
@@ -351,6 +352,8 @@ class Boltzmann(torch.nn.Module):
         return rbm.sharing(W=W, b=self.b + middle * self.J.sum(1), c=-middle * W.sum(0))
 
     # %% ../../nbs/models/boltzmann.ipynb #0b200bfd
+    @without_graph()
+    @own_precision
     def gaussian_rbm(self) -> RBM:
         """The RBM with N Gaussian visible units, whose hidden units have the law of this machine
         [eq-boltzmann-rbm].

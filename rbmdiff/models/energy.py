@@ -15,13 +15,22 @@ import math
 import torch
 from torch import Tensor
 
-from ..foundations.core import check_count, check_tensor
+from rbmdiff.foundations.core import (
+    check_count,
+    check_function,
+    check_number,
+    check_tensor,
+    holds,
+    in_transform,
+    is_traced,
+)
 
 Energy = Callable[[Tensor], Tensor]  # from states [..., D] to energies [...], in nats
 
 # %% ../../nbs/models/energy.ipynb #a3429dee
 def _energies(energy: Energy, x: Tensor) -> Tensor:
     """energy(x), if it has one number for every state of `x` [..., D]."""
+    check_function("energy", energy)
     check_tensor("x", x)
     if x.ndim == 0: raise ValueError("x must have shape [..., D], got []")
     E = energy(x)
@@ -33,7 +42,7 @@ def _energies(energy: Energy, x: Tensor) -> Tensor:
 
 def _table(energy: Energy, x: Tensor, cell: float) -> tuple[Tensor, Tensor]:
     """Energies [N] of all states `x` [N, D] and log Z, a scalar."""
-    if not 0 < cell < math.inf: raise ValueError(f"cell must be positive and finite, got {cell}")
+    check_number("cell", cell, above=0)
     if isinstance(x, Tensor) and x.ndim != 2:
         raise ValueError(f"x must have shape [N, D], got {list(x.shape)}")
     E = _energies(energy, x)
@@ -69,8 +78,8 @@ def grid(low: float, high: float, n: int, dims: int = 1, dtype: torch.dtype = to
     """
     check_count("n", n)
     check_count("dims", dims)
-    if not -math.inf < low < high < math.inf:
-        raise ValueError(f"high must be above low, and both finite, got {low} and {high}")
+    check_number("low", low)
+    check_number("high", high, above=low)
     if n**dims > 2**25: raise ValueError(f"n^dims must be at most 2^25 cells, got {n}^{dims}")
     axis = low + (high - low) / n * (torch.arange(n, dtype=dtype, device=device) + 0.5)
     x = torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)
@@ -107,6 +116,8 @@ def log_ratio(energy: Energy, x: Tensor, y: Tensor) -> Tensor:
 def product(*energies: Energy) -> Energy:
     """Energy of a product of experts, the sum of `energies`; ValueError for none [eq-energy-product]."""
     if not energies: raise ValueError("energies must be at least one function, got none")
+    for energy in energies:
+        check_function("each of energies", energy)
     first, *rest = energies
     return lambda x: sum((energy(x) for energy in rest), first(x))  # [eq-energy-product]
 
@@ -123,7 +134,7 @@ def gaussian_product(mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]
     if mu.ndim == 0 or mu.shape != sigma.shape:
         shapes = f"{list(mu.shape)} and {list(sigma.shape)}"
         raise ValueError(f"mu and sigma must have one shape [K, ...], got {shapes}")
-    if not bool((sigma > 0).all()):
+    if not holds(sigma > 0):
         raise ValueError(f"sigma must be positive, got {sigma.min().item():g}")
     first = mu[0]
     mu = mu - first                                          # or squares of large numbers would cancel
@@ -139,7 +150,8 @@ def tempered(energy: Energy, T: float) -> Energy:
 
     Raises ValueError unless `T` is positive and finite.
     """
-    if not 0 < T < math.inf: raise ValueError(f"T must be positive and finite, got {T}")
+    check_function("energy", energy)
+    check_number("T", T, above=0)
     return lambda x: energy(x) / T  # [eq-energy-temperature]
 
 # %% ../../nbs/models/energy.ipynb #14445d9c
@@ -152,6 +164,8 @@ def score(energy: Energy, x: Tensor, create_graph: bool = False) -> Tensor:
     differentiably on `x`.
     """
     check_tensor("x", x)
+    if in_transform() or is_traced(x):
+        return -torch.func.grad(lambda y: _energies(energy, y).sum())(x)
     with torch.enable_grad():
         y = x if x.requires_grad else x.detach().clone().requires_grad_()
         E = _energies(energy, y)

@@ -11,12 +11,10 @@ __all__ = ['MEMORY', 'Pool', 'observed', 'lattice', 'log_partition', 'exact_samp
 # %% ../../nbs/models/ising.ipynb #1af534a6
 from collections.abc import Callable
 import math
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.checkpoint import checkpoint
 
 from rbmdiff.foundations.core import (
     Stream,
@@ -24,7 +22,12 @@ from rbmdiff.foundations.core import (
     check_count,
     check_number,
     check_tensor,
+    holds,
+    in_transform,
+    is_traced,
+    recomputed,
     uniform,
+    without_graph,
 )
 from ..foundations.units import as_unit
 from .boltzmann import Boltzmann
@@ -137,7 +140,7 @@ def log_partition(right: Tensor, down: Tensor, field: Tensor) -> Tensor:
     f = h.new_full((*h.shape[:-2], 2**W), -W * math.log(2))              # the ghosts above the first row
     for row in range(h.shape[-2]):
         parts = [x[..., row, :] for x in (right, down, h)]
-        f = cast(Tensor, checkpoint(_row, f, *parts, torch.logaddexp, use_reentrant=False))
+        f = recomputed(_row, f, *parts, torch.logaddexp)
     return f.logsumexp(-1).to(field.dtype)  # [eq-ising-transfer]
 
 # %% ../../nbs/models/ising.ipynb #09a74d57
@@ -179,7 +182,7 @@ def _row_back(number: Tensor, f: Tensor, right: Tensor, down: Tensor, h: Tensor,
     return number
 
 # %% ../../nbs/models/ising.ipynb #80afb055
-@torch.no_grad()
+@without_graph()
 def exact_samples(right: Tensor, down: Tensor, field: Tensor, n: int,
                   generator: Stream = None) -> Tensor:
     """`n` independent, exact states [n, ..., R, C] of free strips [eq-ising-backward].
@@ -195,7 +198,7 @@ def exact_samples(right: Tensor, down: Tensor, field: Tensor, n: int,
     return _traced(right, down, field, n, torch.logaddexp, choose)
 
 
-@torch.no_grad()
+@without_graph()
 def ground_state(right: Tensor, down: Tensor, field: Tensor) -> Tensor:
     """A state [..., R, C] of the least energy of free strips, exact for any couplings; one of several,
     if there are several. Arguments and errors as in `log_partition`."""
@@ -203,18 +206,23 @@ def ground_state(right: Tensor, down: Tensor, field: Tensor) -> Tensor:
     return _traced(right, down, field, 1, torch.maximum, lambda x: x >= 0)[0]
 
 # %% ../../nbs/models/ising.ipynb #5e84a45b
+@without_graph()
 def means(right: Tensor, down: Tensor, field: Tensor) -> Tensor:
     """Exact means [..., R, C] of the spins of free strips [eq-ising-score]; they carry no gradient.
 
     Arguments and errors as in `log_partition`.
     """
     batch = _strip(right, down, field, 8, "use chains of sampling.gibbs, by as_rbm")[0].shape[:-2]
+    if in_transform() or is_traced(field):
+        h = field.expand(*batch, *field.shape[-2:])
+        return torch.func.grad(lambda h: log_partition(right, down, h).sum())(h)  # [eq-ising-score]
     with torch.enable_grad():
         h = field.detach().expand(*batch, *field.shape[-2:]).clone().requires_grad_()
         log_z = log_partition(right.detach(), down.detach(), h)
         return torch.autograd.grad(log_z.sum(), h)[0]  # [eq-ising-score]
 
 # %% ../../nbs/models/ising.ipynb #055db95d
+@without_graph()
 def score(right: Tensor, down: Tensor, field: Tensor, x: Tensor, alpha: float, sigma: float) -> Tensor:
     """Exact score [..., R, C] of x = alpha y + sigma eps for spins y of free strips [eq-ising-score].
 
@@ -235,7 +243,7 @@ def score(right: Tensor, down: Tensor, field: Tensor, x: Tensor, alpha: float, s
 def _check_beta(beta: Tensor) -> None:
     """`beta` must be a tensor of positive numbers. TypeError or ValueError."""
     check_tensor("beta", beta)
-    if bool((beta <= 0).any()): raise ValueError(f"beta must be positive, got {beta.min():g}")
+    if not holds(beta > 0): raise ValueError(f"beta must be positive, got {beta.min():g}")
 
 # %% ../../nbs/models/ising.ipynb #f54f999a
 def kaufman(beta: Tensor, rows: int, columns: int) -> Tensor:

@@ -9,12 +9,11 @@ __all__ = ['Kind', 'RBM', 'largest_pull', 'check_kind', 'check_machine']
 from collections.abc import Callable
 from copy import deepcopy
 import math
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.utils.checkpoint import checkpoint
 
 from rbmdiff.foundations.core import (
     Stored,
@@ -24,8 +23,12 @@ from rbmdiff.foundations.core import (
     check_number,
     check_tensor,
     is_finite,
+    is_traced,
     normal,
+    own_precision,
+    recomputed,
     uniform,
+    without_graph,
 )
 from ..foundations.kernels import affine
 from rbmdiff.foundations.units import (
@@ -59,7 +62,9 @@ class RBM(Stored):
         if dtype not in (None, torch.float32, torch.float64):
             raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
         b = torch.zeros(n_visible, dtype=dtype, device=device)
-        self.W = Parameter(0.01 * normal((n_visible, n_hidden), b, as_generator(generator, b)))
+        stream = as_generator(generator, b)
+        if isinstance(stream, tuple): raise TypeError("generator must be one stream for all weights")
+        self.W = Parameter(0.01 * normal((n_visible, n_hidden), b, stream))
         self.b = Parameter(b)
         self.c = Parameter(b.new_zeros(n_hidden))
         self.log_sigma = Parameter(torch.zeros_like(b)) if self.visible.wide else None
@@ -124,6 +129,24 @@ class RBM(Stored):
             raise ValueError(f"{name} must have a batch shape that fits the others, got {shapes} for "
                              f"{', '.join(layers)} and {list(self.batch)} for the machines") from None
 
+    # %% ../../nbs/models/rbm.ipynb #d4e7b1a6
+    def check_parameters(self) -> None:
+        """Raise ValueError if a parameter is NaN or infinite, or a width has no square in its dtype."""
+        numbers = {"W": self.W, "b": self.b, "c": self.c, "log_sigma": self.log_sigma}
+        bad = [name for name, x in numbers.items() if x is not None and not is_finite(x)]
+        if bad: raise ValueError(f"rbm must have finite parameters, got NaN or infinity in {bad}")
+        sigma = None if self.sigma is None else self.sigma.detach()
+        if sigma is None: return
+        if is_finite(sigma**2) and is_finite(1 / sigma**2): return
+        raise ValueError("rbm must have widths whose squares are numbers, got sigma in "
+                         f"[{sigma.min():g}, {sigma.max():g}]: leave out columns that are constant, "
+                         "standardise the others, or lower the learning rate")
+
+    def _sound(self, x: Tensor) -> Tensor:
+        """`x`, which was made of the parameters. ValueError if it is no number because they are none."""
+        if not is_finite(x): self.check_parameters()
+        return x
+
     # %% ../../nbs/models/rbm.ipynb #ad8452d6
     def precise(self) -> Self:
         """The same machine with its numbers in float64, differentiable; itself, if they are float64."""
@@ -147,18 +170,19 @@ class RBM(Stored):
         m, v2, h2 = self._accurate(v, h)
         coupling = (affine(m.visible.coupled(v2, m.sigma), m.W.T) * h2).sum(-1)
         own = m.visible.energy(v2, m.b, m.sigma).sum(-1) + m.hidden.energy(h2, m.c).sum(-1)
-        return (own - coupling).to(v.dtype)  # [eq-rbm-energy] [eq-rbm-gaussian-energy]
+        return self._sound((own - coupling).to(v.dtype))  # [eq-rbm-energy] [eq-rbm-gaussian-energy]
 
     # %% ../../nbs/models/rbm.ipynb #ea7f089a
     def hidden_mean(self, v: Tensor) -> Tensor:
         """E[h | v] [..., H] for `v` [..., D], checked [eq-rbm-conditionals]. TypeError or ValueError."""
         self._check(v=v)
-        return self.hidden.mean(self.hidden_field(v))  # [eq-rbm-conditionals]
+        return self._sound(self.hidden.mean(self.hidden_field(v)))  # [eq-rbm-conditionals]
 
     def visible_mean(self, h: Tensor) -> Tensor:
         """E[v | h] [..., D] for `h` [..., H], checked [eq-rbm-conditionals]. TypeError or ValueError."""
         self._check(h=h)
-        return self.visible.mean(self.visible_field(h), self.sigma)  # [eq-rbm-conditionals]
+        m = self.visible.mean(self.visible_field(h), self.sigma)  # [eq-rbm-conditionals]
+        return self._sound(m)
 
     # %% ../../nbs/models/rbm.ipynb #f5d71cd3
     def _draw_hidden(self, v: Tensor, generator: Stream = None) -> Tensor:
@@ -172,14 +196,18 @@ class RBM(Stored):
         return self.visible.draw(y, self.b, generator, self.sigma)  # [eq-rbm-conditionals]
 
     # %% ../../nbs/models/rbm.ipynb #4502ab6d
+    @without_graph()
     def sample_hidden(self, v: Tensor, generator: Stream = None) -> Tensor:
         """Draw h [..., H] from p(h | v) for `v` [..., D]. TypeError or ValueError for a bad tensor."""
         self._check(v=v)
+        self.check_parameters()
         return self._draw_hidden(v, as_generator(generator, v))
 
+    @without_graph()
     def sample_visible(self, h: Tensor, generator: Stream = None) -> Tensor:
         """Draw v [..., D] from p(v | h) for `h` [..., H]. TypeError or ValueError for a bad tensor."""
         self._check(h=h)
+        self.check_parameters()
         return self._draw_visible(h, as_generator(generator, h))
 
     # %% ../../nbs/models/rbm.ipynb #0c2ed528
@@ -192,7 +220,7 @@ class RBM(Stored):
         m, x = self._accurate(v)
         own = m.visible.energy(x, m.b, m.sigma).sum(-1)
         F = own - m.hidden.log_norm(m.hidden_field(x)).sum(-1)  # [eq-rbm-free-energy]
-        return F.to(v.dtype)
+        return self._sound(F.to(v.dtype))
 
     def hidden_free_energy(self, h: Tensor) -> Tensor:
         """F_h(h) = -log sum_v exp(-E(v, h)) [...] of `h` [..., H] [eq-rbm-hidden-free-energy]."""
@@ -200,7 +228,7 @@ class RBM(Stored):
         m, x = self._accurate(h)
         log_norm = m.visible.log_norm(m.visible_field(x), m.b, m.sigma).sum(-1)
         F = m.hidden.energy(x, m.c).sum(-1) - log_norm  # [eq-rbm-hidden-free-energy]
-        return F.to(h.dtype)
+        return self._sound(F.to(h.dtype))
 
     # %% ../../nbs/models/rbm.ipynb #1e0d0ee6
     def score(self, v: Tensor) -> Tensor:
@@ -208,7 +236,7 @@ class RBM(Stored):
         self._check(v=v)
         m, x = self._accurate(v)
         y = m.visible_field(m.hidden.mean(m.hidden_field(x)))
-        return m.visible.slope(x, y, m.sigma).to(v.dtype)  # [eq-rbm-score]
+        return self._sound(m.visible.slope(x, y, m.sigma).to(v.dtype))  # [eq-rbm-score]
 
     # %% ../../nbs/models/rbm.ipynb #9b13450c
     @property
@@ -220,10 +248,11 @@ class RBM(Stored):
         """How hard two unbounded layers pull each other; a machine below 1 can be normalised.
 
         The square of the largest u' M h of unit vectors, M = W / sigma, that the units allow: exact for
-        Gaussian layers, a search for rectified ones; 0 if a layer is bounded, inf if no well is enough.
+        Gaussian layers, a search for rectified ones; 0 if a layer is bounded or the weights are not
+        known (`core.is_traced`), inf if no well is enough.
         """
         kinds = {self.visible.growth, self.hidden.growth}
-        if "bounded" in kinds: return 0.0
+        if "bounded" in kinds or is_traced(self.W): return 0.0
         M = self.W.detach().double()
         free = -math.inf in (self.visible.lowest, self.hidden.lowest)
         if "exponential" in kinds: return math.inf if bool((M != 0 if free else M > 0).any()) else 0.0
@@ -233,18 +262,6 @@ class RBM(Stored):
         return largest_pull(M, self.visible.lowest, self.hidden.lowest) ** 2
 
     # %% ../../nbs/models/rbm.ipynb #32ffae90
-    def check_parameters(self) -> None:
-        """Raise ValueError if a parameter is NaN or infinite, or a width has no square in its dtype."""
-        numbers = {"W": self.W, "b": self.b, "c": self.c, "log_sigma": self.log_sigma}
-        bad = [name for name, x in numbers.items() if x is not None and not is_finite(x)]
-        if bad: raise ValueError(f"rbm must have finite parameters, got NaN or infinity in {bad}")
-        sigma = None if self.sigma is None else self.sigma.detach()
-        if sigma is None: return
-        if is_finite(sigma**2) and is_finite(1 / sigma**2): return
-        raise ValueError("rbm must have widths whose squares are numbers, got sigma in "
-                         f"[{sigma.min():g}, {sigma.max():g}]: leave out columns that are constant, "
-                         "standardise the others, or lower the learning rate")
-
     def check_normalisable(self) -> None:
         """ValueError for parameters that are no numbers, or if the sum over states does not exist."""
         self.check_parameters()
@@ -284,12 +301,9 @@ class RBM(Stored):
             F = free_energy(S[:, None] if self.batch else S)
             return torch.logsumexp(-F, 0)  # [eq-rbm-log-partition]
 
-        def recomputed(first: int, last: int) -> Any:                    # keeps two numbers, no table
-            return checkpoint(part, first, last, use_reentrant=False, preserve_rng_state=False)
-
-        run = recomputed if torch.is_grad_enabled() else part
         size = 2**22 // (max(D, H) * max(1, self.batch.numel()))
-        return torch.logsumexp(torch.stack([run(*span) for span in spans(n, unit, size)]), 0)
+        parts = [recomputed(part, *span) for span in spans(n, unit, size)]  # keep two numbers, no table
+        return torch.logsumexp(torch.stack(parts), 0)
 
     # %% ../../nbs/models/rbm.ipynb #79473d84
     def log_partition(self) -> Tensor:
@@ -410,6 +424,7 @@ class RBM(Stored):
                              f"got {int(mask.sum())} of {D} clamped")
 
     # %% ../../nbs/models/rbm.ipynb #fe166262
+    @own_precision
     def clamp(self, v: Tensor, mask: Tensor) -> Self:
         """The machine of the free units, given the others at the states `v` [eq-rbm-changed].
 
@@ -426,6 +441,20 @@ class RBM(Stored):
         new["c"] = self.c + held @ self.W[mask]  # [eq-rbm-changed]
         if self.log_sigma is not None: new["log_sigma"] = self.log_sigma[~mask]
         return self.sharing(**new)
+
+    # %% ../../nbs/models/rbm.ipynb #a2d6f9b4
+    def relabelled(self, visible: Unit | str | None = None, hidden: Unit | str | None = None) -> Self:
+        """The machine of the same law whose units of two levels have other ones: bits become spins.
+
+        `visible` and `hidden` are kinds of unit; None keeps a layer. Raises ValueError for a kind that
+        has, or is to have, more than two levels.
+        """
+        low, high, v = _renamed("visible", self.visible, visible)
+        left, right, h = _renamed("hidden", self.hidden, hidden)
+        offset = lambda unit: getattr(unit, "offset", 0.0)
+        b = high * (self.b + left * self.W.sum(1) + offset(self.visible)) - offset(v)
+        c = right * (self.c + low * self.W.sum(0) + offset(self.hidden)) - offset(h)
+        return self.sharing(W=high * right * self.W, b=b, c=c, visible=v, hidden=h)
 
     # %% ../../nbs/models/rbm.ipynb #671e3226
     def _listed(self, n: int, generator: Stream) -> Tensor:
@@ -447,7 +476,7 @@ class RBM(Stored):
         return self._draw_visible(S, generator) if self.by_hidden else S
 
     # %% ../../nbs/models/rbm.ipynb #1c558c7f
-    @torch.no_grad()
+    @without_graph()
     def sample(self, n: int, steps: int | None = None, generator: Stream = None) -> Tensor:
         """`n` draws [n, D] of visible states ([n, B, D] of a batch of machines), without gradient.
 
@@ -526,3 +555,14 @@ def check_machine(rbm: Any, kind: Kind | None = None, own: bool = False, batch: 
         if x is None: continue
         check_tensor(label, x, W.shape[0], like=W)
         rbm.visible.check(label, x)
+
+# %% ../../nbs/models/rbm.ipynb #a2d6f9b4
+def _renamed(name: str, old: Unit, new: Unit | str | None) -> tuple[float, float, Unit]:
+    """Numbers p, q of states p + q v' of the `old` kind for states v' of the `new` one; that kind."""
+    if new is None: return 0.0, 1.0, old
+    unit = as_unit(name, new)
+    if not hasattr(old, "offset") or not hasattr(unit, "offset"):
+        raise ValueError(f"{name} must be a kind of two levels for units of two, got {unit} for {old}")
+    (a, b), (c, d) = cast(Any, old).levels, cast(Any, unit).levels
+    q = (b - a) / (d - c)
+    return a - q * c, q, unit

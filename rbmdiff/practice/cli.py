@@ -7,26 +7,18 @@ __all__ = ['parser', 'main']
 
 # %% ../../nbs/practice/cli.ipynb #137b355c
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 import math
+import os
 from pathlib import Path
 import shlex
+import signal
 import sys
+import threading
+import warnings
 
 from .. import __version__
-from ..foundations.units import as_unit
-from rbmdiff.practice.runs import (
-    OPTIONS,
-    evaluate,
-    load_run,
-    prepare,
-    resume,
-    resume_command,
-    sample_run,
-    save_picture,
-    save_states,
-    write_json,
-)
 
 # %% ../../nbs/practice/cli.ipynb #1d4886ac
 class _Parser(argparse.ArgumentParser):
@@ -39,13 +31,15 @@ class _Parser(argparse.ArgumentParser):
 _UNITS = "bernoulli, spin, poisson, gaussian, relu, 'potts(3)', 'binomial(4)' or 'discrete((-1, 0, 1))'"
 
 
-def _unit(text: str) -> str:
-    """An argument type: the full name of a kind of unit."""
+def _check_unit(top: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """The full name of the kind of unit in `args`, if there is one; misuse if it is none."""
+    if not hasattr(args, "visible"): return
+    from rbmdiff.foundations.units import as_unit
     try:
-        return str(as_unit("unit", text.lower()))
+        args.visible = str(as_unit("unit", args.visible.lower()))
     except (TypeError, ValueError) as error:
         given = str(error).partition(", got ")[2]
-        raise argparse.ArgumentTypeError(f"must be {_UNITS}, got {given}") from None
+        top.error(f"argument --visible: must be {_UNITS}, got {given}")
 
 # %% ../../nbs/practice/cli.ipynb #c00490f4
 def _number(kind: type, least: float, below: float = math.inf, excluded: bool = False) -> Callable:
@@ -72,10 +66,10 @@ _PART = _number(float, 0, 1)
 def _add_model(add: Callable) -> None:
     """The options of `train` that say what is trained."""
     add("--hidden", type=_COUNT, metavar="N", help="hidden units (500; 16 for digits)")
-    add("--visible", type=_unit, metavar="UNIT", help=f"{_UNITS} (bernoulli)")
+    add("--visible", metavar="UNIT", help=f"{_UNITS} (bernoulli)")
     add("--binarize", choices=("threshold", "stochastic", "none"),
         help="bits of grey values by a threshold, or at random anew in every epoch, or the numbers as "
-             "they are (threshold; stochastic for mnist; none for units of more than two levels)")
+             "they are (threshold; stochastic for mnist; none for data that are states already)")
     add("--threshold", type=_PART, metavar="X", help="above it a pixel is on (0.5; 7.5/16)")
     add("--data-folder", metavar="DIR", help="folder of the four MNIST files")
     add("--dtype", choices=("float32", "float64"), help="precision of all numbers (float32)")
@@ -89,19 +83,21 @@ def _add_learning(add: Callable) -> None:
         help="gradient by persistent chains, by chains from the data, or exact for small machines (pcd)")
     add("--k", type=_COUNT, metavar="N", help="Gibbs steps per update (1)")
     add("--chains", type=_COUNT, metavar="N", help="persistent chains (100)")
-    add("--epochs", type=_COUNT, metavar="N", help="passes over the data (20; 200 for digits)")
-    add("--batch-size", type=_COUNT, metavar="N", help="examples per update (100)")
+    add("--epochs", type=_COUNT, metavar="N",
+        help="passes over the data (20; 200 for digits; for real units those of 5000 updates)")
+    add("--batch-size", type=_COUNT, metavar="N", help="examples per update (100; real units 50)")
     add("--lr", type=_number(float, 0, excluded=True), metavar="X",
-        help="learning rate, falls linearly to zero (0.3; 0.01 for units without bounds)")
-    add("--momentum", type=_PART, metavar="X", help="momentum (0)")
+        help="learning rate, falls linearly to zero (0.3; less for units without bounds)")
+    add("--momentum", type=_PART, metavar="X", help="momentum (0; real units 0.9)")
     add("--weight-decay", type=_number(float, 0), metavar="X", help="pull of weights to zero (0.0001)")
     add("--average", type=_PART, metavar="X",
-        help="decay of the running average of the weights, 0 for none (0.999; 0.99 for digits)")
+        help="decay of the running average of the weights, 0 for none (0.999; digits, real units 0.99)")
     add("--centre", action=argparse.BooleanOptionalAction, help="centred gradient (yes)")
     add("--look", type=_COUNT, metavar="N", help="refresh samples.png every N epochs (5)")
 
 # %% ../../nbs/practice/cli.ipynb #5f91da53
-_DATA = "'digits', 'mnist', a folder of the MNIST files, or a .npy, .npz, IDX or gzipped IDX file"
+_DATA = ("'digits', 'mnist', a .npy, .npz or IDX file, a table as text (CSV), or a folder of MNIST's "
+         "files or of grey PNG pictures")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -112,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="train | sample | evaluate")
     offered = (
         ("train", _add_train, "Train a machine; a run is a folder. Ctrl-C stops it, --resume goes on."),
-        ("sample", _add_sample, "Draw samples from a trained run."),
+        ("sample", _add_sample, "Draw samples from a run."),
         ("evaluate", _add_evaluate, "Log-likelihood in nats per example, exact or from both sides."))
     for name, add, text in offered:
         absent = argparse.SUPPRESS if name == "train" else None
@@ -130,7 +126,9 @@ def _add_train(add: Callable) -> None:
     """The arguments of `train`."""
     add("data", nargs="?", help=_DATA)
     add("--out", required=True, metavar="RUN", help="folder of the run")
-    add("--resume", action="store_true", default=False, help="go on with the run and its options")
+    add("--resume", action="store_true", default=False,
+        help="go on with the run and its options; a larger --epochs prolongs it")
+    add("--overwrite", action="store_true", default=False, help="begin anew where a run is")
     _add_model(add)
     _add_learning(add)
     _add_common(add)
@@ -138,31 +136,35 @@ def _add_train(add: Callable) -> None:
 
 def _add_sample(add: Callable) -> None:
     """The arguments of `sample`."""
-    add("run", metavar="RUN", help="folder of a trained run")
+    add("run", metavar="RUN", help="folder of a run")
     add("--n", type=_COUNT, default=100, metavar="N", help="number of samples (100)")
     add("--steps", type=_COUNT, default=1000, metavar="N", help="Gibbs steps (1000)")
     add("--out", metavar="FILE", help="a .png of means, or a .npy file of states (RUN/samples.png)")
-    add("--columns", type=_COUNT, default=20, metavar="N", help="images a row of the picture (20)")
+    add("--columns", type=_COUNT, metavar="N", help="images a row of the picture (20)")
     add("--seed", type=_SEED, default=0, metavar="N", help="seed of the random numbers (0)")
     add("--quiet", action="store_true", help="no words")
 
 # %% ../../nbs/practice/cli.ipynb #c50abd7e
 def _add_evaluate(add: Callable) -> None:
     """The arguments of `evaluate`."""
-    add("run", metavar="RUN", help="folder of a trained run")
+    add("run", metavar="RUN", help="folder of a run")
     add("data", nargs="?", help=f"other data than the run's own test set: {_DATA}")
-    add("--chains", type=_number(int, 2), default=100, metavar="N", help="annealed chains (100)")
-    add("--temperatures", type=_COUNT, default=1000, metavar="N", help="steps of annealing (1000)")
-    add("--steps", type=_COUNT, default=1000, metavar="N", help="Gibbs steps before reversing (1000)")
-    add("--seed", type=_SEED, default=0, metavar="N", help="seed of the random numbers (0)")
+    add("--chains", type=_number(int, 2), metavar="N",
+        help="annealed chains of a machine too large for exact sums (100)")
+    add("--temperatures", type=_COUNT, metavar="N", help="steps of their annealing (1000)")
+    add("--steps", type=_COUNT, metavar="N", help="their Gibbs steps before reversing (1000)")
+    add("--seed", type=_SEED, metavar="N", help="seed of their random numbers (0)")
     add("--device", metavar="NAME", help="cpu, cuda, … (that of the run)")
     _add_common(add)
 
 # %% ../../nbs/practice/cli.ipynb #716245c0
 def _run_train(args: argparse.Namespace) -> None:
     """`rbmdiff train`."""
-    given = {name: value for name, value in vars(args).items() if name in OPTIONS or name == "data"}
-    run = (resume if args.resume else prepare)(args.out, given, args.download)
+    from rbmdiff.practice import runs
+    given = {name: value for name, value in vars(args).items() if name in runs.OPTIONS or name == "data"}
+    _check_download(args.download, given.get("data") or runs.read_run(args.out)["options"]["data"])
+    if args.resume: run = runs.resume(args.out, given, args.download)
+    else: run = runs.prepare(args.out, given, args.download, args.overwrite)
     if run.note: print(f"rbmdiff: warning: {run.note}", file=sys.stderr)
     done, last = run.state.epoch, run.options["epochs"]
     try:
@@ -170,69 +172,124 @@ def _run_train(args: argparse.Namespace) -> None:
             done = epoch
     except KeyboardInterrupt:
         where = f"interrupted after epoch {done} of {last}"
-        raise KeyboardInterrupt(f"{where}; go on with: {resume_command(run.folder)}") from None
+        raise KeyboardInterrupt(f"{where}; go on with: {runs.resume_command(run.folder)}") from None
     if args.quiet: return
     then = f"rbmdiff evaluate {shlex.quote(str(run.folder))}"
     print(f"{run.folder}: {done} epochs, {run.state.seconds:.1f} s of training; next: {then}")
 
+
+def _check_download(download: bool, *sources: str | None) -> None:
+    """ValueError if nothing of what is read can be fetched."""
+    if download and "mnist" not in sources: raise ValueError("--download has an effect for mnist alone")
+
 # %% ../../nbs/practice/cli.ipynb #904d3307
 def _run_sample(args: argparse.Namespace) -> None:
     """`rbmdiff sample`."""
+    from rbmdiff.practice import runs
     out = Path(args.out or Path(args.run) / "samples.png")
-    if out.suffix not in (".png", ".npy"): raise ValueError(f"--out must end in .png or .npy, got {out}")
-    v = sample_run(args.run, args.n, args.steps, args.seed)
-    rbm, _ = load_run(args.run)
-    if out.suffix == ".png": save_picture(out, rbm, v, args.columns)
-    else: save_states(out, v, rbm.visible)
+    runs.save_samples(args.run, out, args.n, args.steps, args.seed, args.columns)
     if not args.quiet: print(f"{args.n} samples after {args.steps} Gibbs steps: {out}")
 
 
 def _run_evaluate(args: argparse.Namespace) -> None:
     """`rbmdiff evaluate`."""
-    results = evaluate(args.run, args.data, chains=args.chains, temperatures=args.temperatures,
-                       steps=args.steps, seed=args.seed, device=args.device, download=args.download,
-                       progress=sys.stderr.isatty() and not args.quiet)
+    from rbmdiff.practice import runs
+    _check_download(args.download, args.data, runs.read_run(args.run)["options"]["data"])
+    results = runs.evaluate(args.run, args.data, chains=args.chains, temperatures=args.temperatures,
+                            steps=args.steps, seed=args.seed, device=args.device,
+                            download=args.download, progress=sys.stderr.isatty() and not args.quiet)
     arguments = {name: value for name, value in vars(args).items() if name != "command"}
     content = {"kind": "rbmdiff results", "arguments": arguments, **results}
-    write_json(Path(args.run) / "results.json", content)
-    _print_report(results)
+    runs.write_json(Path(args.run) / "results.json", content)
+    if not args.quiet: _print_report(results)
 
 # %% ../../nbs/practice/cli.ipynb #8ff25bdc
 def _print_report(results: dict) -> None:
-    """One line for each number, value ± standard error, and for each interval."""
+    """A line for each estimate of log Z, each likelihood or interval, and each note."""
     for method, z in results["log_z"].items():
         effective = f", {z['ess']:.1f} of {z['n']} chains effective" if "ess" in z else ""
         print(f"log Z {z['value']:.2f} ± {z['stderr']:.2f}, {method}{effective}")
+    for name, e in results["independent"].items():
+        print(f"independent units {e['value']:.2f}{_bar(e['stderr'])}, nats per example, {_of(name, e)}")
     for name, by_method in results["log_likelihood"].items():
-        for method, e in by_method.items():
-            examples = f"± {e['stderr_examples']:.2f} ({e['n']} examples)"
-            errors = f"± {e['stderr_log_z']:.2f} (log Z) {examples}"
-            print(f"{name} log-likelihood {e['value']:.2f} {errors}, nats per example, {method}")
-    for name, (low, high) in results["interval"].items():
-        print(f"{name} log-likelihood between {low:.2f} and {high:.2f}")
+        ends = results["interval"].get(name)
+        for method, e in list(by_method.items())[: 1 if ends else None]:
+            value = f"between {ends[0]:.2f} and {ends[1]:.2f}" if ends else f"{e['value']:.2f}"
+            errors = _bar(e["stderr_examples"]) + _bar(e["stderr_log_z"] or None, " (log Z)")
+            how = "AIS and reverse AIS" if ends else method
+            print(f"{name} log-likelihood {value}{errors}, nats per example, {_of(how, e)}")
+    for note in results["notes"]:
+        print(note)
+
+
+def _bar(stderr: float | None, kind: str = "") -> str:
+    """A standard error, if there is one."""
+    return "" if stderr is None else f" ± {stderr:.2f}{kind}"
+
+
+def _of(what: str, entry: dict) -> str:
+    """What a number is, and of how many examples."""
+    return f"{what} ({entry['n']} example{'s' * (entry['n'] > 1)})"
 
 # %% ../../nbs/practice/cli.ipynb #afd4e494
 def _explain(error: Exception) -> str:
-    """An error in one line, a file name first."""
+    """An error in one line, a file name first; the kind of one that was not foreseen."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError): return f"out of memory: {text}".rstrip(": ")
+    foreseen = isinstance(error, (ValueError, TypeError, FloatingPointError, OSError)) and text
+    return text if foreseen else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """While libraries load, Ctrl-C ends the process at once: in them it would become other errors."""
+    def stop(*signal_and_frame: object) -> None:
+        os.write(2, b"rbmdiff: interrupted\n")
+        os._exit(130)
+    if threading.current_thread() is not threading.main_thread() or "torch" in sys.modules:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 # %% ../../nbs/practice/cli.ipynb #ba0c01d2
+def _run(argv: list[str] | None) -> None:
+    """Do what `argv` says."""
+    top = parser()
+    args = top.parse_args(argv)
+    if args.command == "train" and args.resume and args.overwrite:
+        top.error("--resume goes on and --overwrite begins anew: take one of them")
+    if args.command == "train" and not args.resume and "data" not in args:
+        top.error("train needs data, or --resume")
+    with _stoppable():
+        _check_unit(top, args)
+        from rbmdiff.practice.runs import RunWarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RunWarning)
+        warnings.showwarning = lambda text, *rest: print(f"rbmdiff: warning: {text}", file=sys.stderr)
+        {"train": _run_train, "sample": _run_sample, "evaluate": _run_evaluate}[args.command](args)
+    sys.stdout.flush()
+
+# %% ../../nbs/practice/cli.ipynb #5f91a6b8
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (None: the process's): 0 done, 1 failed, 2 misused, 130 stopped."""
     try:
-        top = parser()
-        args = top.parse_args(argv)
-        if args.command == "train" and not args.resume and "data" not in args:
-            top.error("train needs data, or --resume")
-        {"train": _run_train, "sample": _run_sample, "evaluate": _run_evaluate}[args.command](args)
+        _run(argv)
         return 0
     except SystemExit as end:
         return int(end.code or 0)
     except KeyboardInterrupt as stop:
         print(f"rbmdiff: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, FloatingPointError, OSError) as error:
+    except Exception as error:
         print(f"rbmdiff: error: {_explain(error)}", file=sys.stderr)
         return 1
+
+
+if __name__ == "__main__" and getattr(__spec__, "name", "") == "rbmdiff.practice.cli":
+    sys.exit(main())                                     # python -m; a notebook has no such name

@@ -15,7 +15,16 @@ import math
 import torch
 from torch import Tensor
 
-from ..foundations.core import Estimate, Stream, as_generator, check_count, check_tensor
+from rbmdiff.foundations.core import (
+    Estimate,
+    Stream,
+    as_generator,
+    check_count,
+    check_tensor,
+    holds,
+    own_precision,
+    without_graph,
+)
 from ..foundations.units import Unit, as_unit, numbered
 from ..models.rbm import RBM, check_machine
 from .gibbs import gibbs_chain
@@ -27,7 +36,7 @@ def _check_chains(x: Tensor, least: int = 8) -> Tensor:
     if x.ndim < 2 or x.shape[-1] < least:
         raise ValueError(f"x must have shape [..., chains, draws >= {least}], got {list(x.shape)}")
     constant = (x == x[..., :1, :1]).flatten(-2).all(-1)
-    if bool(constant.any()): raise ValueError("x must vary: all draws of all chains are equal")
+    if not holds(~constant): raise ValueError("x must vary: all draws of all chains are equal")
     return x.double()
 
 # %% ../../nbs/sampling/diagnostics.ipynb #148c8f47
@@ -74,16 +83,18 @@ def effective_sample_size(x: Tensor) -> Tensor:
 
     Errors as `integrated_time`.
     """
-    return x.shape[-2] * x.shape[-1] / integrated_time(x)  # [eq-gibbs-ess]
+    tau = integrated_time(x)
+    return x.shape[-2] * x.shape[-1] / tau  # [eq-gibbs-ess]
 
 
+@without_graph()
 def chain_estimate(x: Tensor) -> Estimate:
     """Mean of correlated draws `x` [chains, draws] with its standard error [eq-gibbs-ess].
 
     `n` of the result is the effective sample size, rounded down. The error is right if the chains have
     converged (see `r_hat`). Errors as `integrated_time`.
     """
-    if isinstance(x, Tensor) and x.ndim != 2:
+    if _check_chains(x, 16).ndim != 2:
         raise ValueError(f"x must have shape [chains, draws], got {list(x.shape)}")
     n = effective_sample_size(x).item()
     y = _halves(x.double())
@@ -111,6 +122,7 @@ def _scale_reduction(x: Tensor) -> Tensor:
     return torch.where(V > 0, (V / W).sqrt(), 1.0)  # [eq-gibbs-rhat]
 
 # %% ../../nbs/sampling/diagnostics.ipynb #084ed97f
+@without_graph()
 def r_hat(x: Tensor) -> Tensor:
     """Potential scale reduction [...] of `x` [..., chains, draws]: split, rank-normalised, folded
     [eq-gibbs-rhat].
@@ -126,7 +138,8 @@ def r_hat(x: Tensor) -> Tensor:
     return torch.maximum(_scale_reduction(x), _scale_reduction(folded))  # [eq-gibbs-rhat]
 
 # %% ../../nbs/sampling/diagnostics.ipynb #34b95241
-@torch.no_grad()
+@without_graph()
+@own_precision
 def gibbs_r_hat(rbm: RBM, v: Tensor, steps: int, generator: Stream = None) -> float:
     """R-hat of chains from states `v` [M, D] and of M others, by their free energy and along the first
     singular vector of W, whichever is larger [eq-gibbs-rhat].
@@ -136,6 +149,7 @@ def gibbs_r_hat(rbm: RBM, v: Tensor, steps: int, generator: Stream = None) -> fl
     of generators has one a chain, 2 M. TypeError or ValueError for bad states, counts or machines.
     """
     check_machine(rbm, v=v)
+    rbm.check_parameters()
     check_count("steps", steps, 32)
     if v.ndim != 2: raise ValueError(f"v must have shape [M, {len(rbm.W)}], got {list(v.shape)}")
     generator = as_generator(generator, v)
@@ -181,6 +195,7 @@ def _floor(q: Tensor, n: int) -> Tensor:
     return (m * torch.exp(log_term)).sum() / n  # [eq-gibbs-drift]
 
 # %% ../../nbs/sampling/diagnostics.ipynb #82a52708
+@without_graph()
 def drift(v: Tensor, p: Tensor, unit: Unit | str = "bernoulli") -> Estimate:
     """Total variation between draws `v` [..., D] and the probabilities `p` of all states, less its floor
     [eq-gibbs-drift].

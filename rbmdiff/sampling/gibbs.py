@@ -13,7 +13,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..foundations.core import Stream, as_generator, check_count, check_tensor, uniform
+from rbmdiff.foundations.core import (
+    Stream,
+    as_generator,
+    check_count,
+    check_function,
+    check_tensor,
+    own_precision,
+    refuse_gradients,
+    uniform,
+    without_graph,
+)
 from ..foundations.units import Unit, as_unit, bits_of, numbered, states
 from ..models.energy import Energy
 from ..models.rbm import RBM, check_machine
@@ -58,6 +68,7 @@ def unit_field(energy: Energy, x: Tensor, i: int, unit: Unit | str = "bernoulli"
     """
     unit = _listed("x", x, unit)
     check_count("i", i, 0)
+    check_function("energy", energy)
     n = x.shape[-1] // unit.columns
     if i >= n: raise ValueError(f"i must be below {n}, the number of units, got {i}")
     E = _energies(energy, x, i, unit)
@@ -75,7 +86,7 @@ def _redrawn(energy: Energy, x: Tensor, i: int, unit: Unit, generator: Stream) -
     return numbered(index, unit.columns, unit, x.dtype)
 
 # %% ../../nbs/sampling/gibbs.ipynb #f641cf78
-@torch.no_grad()
+@without_graph()
 def scan_gibbs(energy: Energy, x: Tensor, sweeps: int = 1, unit: Unit | str = "bernoulli",
                generator: Stream = None) -> Tensor:
     """`sweeps` passes over the units of `x` [..., n], each redrawn given all the others, in order
@@ -88,6 +99,7 @@ def scan_gibbs(energy: Energy, x: Tensor, sweeps: int = 1, unit: Unit | str = "b
     """
     unit = _listed("x", x, unit)
     check_count("sweeps", sweeps)
+    check_function("energy", energy)
     generator = as_generator(generator, x)
     width = unit.columns
     x = x.clone()
@@ -109,7 +121,7 @@ def _start(rbm: RBM, v: Tensor) -> Tensor:
         raise ValueError(f"v must fit a batch of machines {machines}, got {list(v.shape)}") from None
 
 # %% ../../nbs/sampling/gibbs.ipynb #429eb2d7
-@torch.no_grad()
+@without_graph()
 def gibbs(rbm: RBM, v: Tensor, steps: int, generator: Stream = None) -> Tensor:
     """State `v` [..., D] after `steps` steps of block Gibbs sampling, v -> h -> v [eq-gibbs-block].
 
@@ -139,9 +151,11 @@ def gibbs_chain(rbm: RBM, v: Tensor, generator: Stream = None) -> Iterator[Tenso
                 v = rbm._draw_visible(rbm._draw_hidden(v, generator), generator)  # [eq-gibbs-block]
             yield v
 
+    refuse_gradients("gibbs_chain", "detach it", rbm, v)
     return chain(_start(rbm, v), as_generator(generator, rbm.W))
 
 # %% ../../nbs/sampling/gibbs.ipynb #f1534507
+@own_precision
 def conditionals(rbm: RBM) -> tuple[Tensor, Tensor]:
     """Tables log p(h | v) [N, M] and log p(v | h) [M, N] of all N visible and M hidden states, in the
     order of `states`.
@@ -162,6 +176,7 @@ def conditionals(rbm: RBM) -> tuple[Tensor, Tensor]:
     return down, torch.log_softmax(table.T - rbm.visible.energy(V, rbm.b).sum(-1), 1)
 
 # %% ../../nbs/sampling/gibbs.ipynb #7537aed9
+@own_precision
 def transition_matrix(rbm: RBM) -> Tensor:
     """Matrix T [N, N] of one block Gibbs step over N visible states, in the order of `states`
     [eq-gibbs-kernel].
@@ -175,6 +190,7 @@ def transition_matrix(rbm: RBM) -> Tensor:
     return down.exp() @ up.exp()  # [eq-gibbs-kernel]
 
 # %% ../../nbs/sampling/gibbs.ipynb #82687505
+@own_precision
 def spectrum(rbm: RBM) -> Tensor:
     """Eigenvalues of the block Gibbs kernel, largest first, as many as the smaller layer has states
     [eq-gibbs-spectrum].
@@ -209,7 +225,8 @@ def _sweep_units(machine: Boltzmann, x: Tensor, generator: Stream) -> None:
         x[..., part] = machine.unit.draw(affine(x, machine.J[part]), machine.b[..., part], generator)
 
 # %% ../../nbs/sampling/gibbs.ipynb #3ee72303
-@torch.no_grad()
+@without_graph()
+@own_precision
 def sweep(machine: Boltzmann, x: Tensor, sweeps: int = 1, generator: Stream = None,
           block: int = 64) -> Tensor:
     """`sweeps` passes over the units of a Boltzmann machine from states `x` [..., N], each unit redrawn

@@ -15,7 +15,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..foundations.core import Stream, as_generator, check_choice, check_count
+from rbmdiff.foundations.core import (
+    Stream,
+    as_generator,
+    check_choice,
+    check_count,
+    own_precision,
+    refuse_gradients,
+    without_graph,
+)
 from ..foundations.units import LIMIT, Unit, bits_of, chunks
 from ..models.rbm import RBM, check_machine
 
@@ -72,6 +80,7 @@ def exact_mean(machine: RBM) -> Tensor:
     return (mean if machine.batch else mean[0]).to(machine.W.dtype)
 
 # %% ../../nbs/sampling/means.ipynb #65f3852d
+@without_graph()
 def start_chains(machine: RBM, chains: int = 1, v: Tensor | None = None,
                  generator: Stream = None) -> Tensor:
     """Where `chains` chains a machine start, [chains, B, D] ([chains, D] of one): at `v`, or at draws
@@ -91,7 +100,7 @@ def start_chains(machine: RBM, chains: int = 1, v: Tensor | None = None,
     raise ValueError(f"v must have shape {list(shape)} for this machine, got {list(v.shape)}")
 
 # %% ../../nbs/sampling/means.ipynb #99369998
-@torch.no_grad()
+@without_graph()
 def gibbs_mean(machine: RBM, v: Tensor, steps: int, generator: Stream = None) -> tuple[Tensor, Tensor]:
     """Mean of E[v | h] over `steps` block Gibbs steps from states `v` [chains, ..., D], and the last
     states [eq-tilted-gibbs].
@@ -135,6 +144,7 @@ def _check_spread(layer: str, unit: Unit) -> None:
                      f"real numbers, for the method 'tap', got {unit} {layer} units; use 'mean_field'")
 
 # %% ../../nbs/sampling/means.ipynb #adba5acb
+@own_precision
 def tap(machine: RBM, steps: int = 100) -> Tensor:
     """TAP means [D], or [B, D] of a batch, after `steps` sweeps, each averaged with the last one
     [eq-tilted-tap].
@@ -188,6 +198,7 @@ def mean(machine: RBM, method: Method = "exact", steps: int = 100, burn_in: int 
     if method == "exact": return exact_mean(machine)
     if method == "mean_field": return mean_field(machine, steps)
     if method == "tap": return tap(machine, steps)
+    refuse_gradients("mean", "detach it, or take a method other than 'gibbs'", machine)
     return _sampled(machine, steps, burn_in, chains, as_generator(generator, machine.W))
 
 # %% ../../nbs/sampling/means.ipynb #4f613e46

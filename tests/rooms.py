@@ -1,0 +1,310 @@
+"""One call of every public function of the machines' rooms, for laws that all of them keep.
+
+A call takes a machine, states [B, D] of it and a stream, and returns a tensor. A new public function
+needs a call here, or a place in `NO_CALL` with the reason.
+"""
+from collections.abc import Callable
+from dataclasses import dataclass
+import importlib
+import inspect
+from itertools import islice
+import pkgutil
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from machines import machine
+from rbmdiff.bridge import comparison, gumbel, limit, meanfield, recovery, score, tilted
+from rbmdiff.diffusion.schedule import LinearBeta
+from rbmdiff.foundations.core import Estimate
+from rbmdiff.learning import contrastive, partition
+from rbmdiff.models import boltzmann, energy, ising, rbm
+from rbmdiff.sampling import diagnostics, gibbs, means
+
+B, D, H = 3, 4, 3
+VP = LinearBeta()
+HELD = torch.tensor([True, False, True, False])
+ROOMS = "models", "sampling", "learning", "bridge"
+
+
+@dataclass
+class Call:
+    """How a function is called: `of` is the kind of machine, or "numbers", where states are reals."""
+    run: Callable[..., Any]
+    of: str = "bits"
+    draws: bool = False
+
+    def __call__(self, m: Any, v: Tensor, g: Any = None) -> Any:
+        """The result; a function that draws gets the stream."""
+        return self.run(m, v, g) if self.draws else self.run(m, v)
+
+
+def subject(of: str, dtype: torch.dtype = torch.float64) -> tuple[Any, Tensor]:
+    """A machine of a kind and states [B, D] of it."""
+    x = torch.linspace(-1, 1, B * D, dtype=torch.float64).sin().reshape(B, D).to(dtype)
+    up = (torch.arange(B * D).reshape(B, D) * 7 % 5 > 2).to(dtype)
+    if of in ("bits", "numbers"): return machine(D, H, dtype=dtype), up if of == "bits" else x
+    if of == "real": return machine(D, H, "gaussian", scale=0.4, dtype=dtype), x
+    J = boltzmann.couplings(torch.linspace(-0.5, 0.7, D * (D - 1) // 2, dtype=dtype))
+    return boltzmann.Boltzmann(J, torch.linspace(-0.3, 0.4, D, dtype=dtype)), 2 * up - 1
+
+
+def on(h: Tensor) -> Tensor:
+    """Hidden states [B, H] made of visible ones."""
+    return h[:, :H]
+
+
+def strip(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Couplings and fields of strips of 2 x 2 spins, from numbers [B, 4]."""
+    no = 0 * v[:, :2]
+    return no.reshape(-1, 2, 1) + 0.3, no.reshape(-1, 1, 2) - 0.2, v.reshape(-1, 2, 2)
+
+
+def long(x: Tensor) -> Tensor:
+    """Chains [B, 32] made of numbers [B, D]."""
+    steps = torch.arange(32, dtype=x.dtype)
+    return x.sum(-1, keepdim=True).sin() + (1.7 * steps).sin()
+
+
+def value(e: Estimate) -> Tensor: return torch.tensor(e.value, dtype=torch.float64)
+
+
+def each(y: dict[str, Tensor]) -> Tensor: return torch.cat([x.flatten() for x in y.values()])
+
+
+def pair(y: tuple[Tensor, ...]) -> Tensor: return torch.cat([x.flatten() for x in y])
+
+
+def squares(x: Tensor) -> Tensor: return x.square().sum(-1) + x[..., 0] * x[..., 1]
+
+
+def energies(x: Tensor) -> Tensor: return squares(x) / 2 - x.sum(-1)
+
+
+def known(x: Tensor) -> Tensor: return torch.full((2**D,), 2.0**-D, dtype=x.dtype)
+
+
+def chances(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of the probabilities of D states, and of B outputs of a channel."""
+    return x.sum(0).log_softmax(0), x.T.log_softmax(1)
+
+
+def asked(predict: Callable, v: Tensor) -> Tensor: return predict(v, 0.5)
+
+
+KEPT = Estimate(3.0, 0.1, 10)
+c = Call
+CALLS: dict[str, Call] = {
+    "rbm.RBM": c(lambda m, v, g: rbm.RBM(D, H, generator=g, dtype=v.dtype).W, draws=True),
+    "rbm.RBM.hidden_field": c(lambda m, v: m.hidden_field(v)),
+    "rbm.RBM.visible_field": c(lambda m, v: m.visible_field(on(v))),
+    "rbm.RBM.precise": c(lambda m, v: m.precise().W),
+    "rbm.RBM.energy": c(lambda m, v: m.energy(v, on(v))),
+    "rbm.RBM.hidden_mean": c(lambda m, v: m.hidden_mean(v)),
+    "rbm.RBM.visible_mean": c(lambda m, v: m.visible_mean(on(v))),
+    "rbm.RBM.sample_hidden": c(lambda m, v, g: m.sample_hidden(v, g), draws=True),
+    "rbm.RBM.sample_visible": c(lambda m, v, g: m.sample_visible(on(v), g), draws=True),
+    "rbm.RBM.free_energy": c(lambda m, v: m.free_energy(v)),
+    "rbm.RBM.hidden_free_energy": c(lambda m, v: m.hidden_free_energy(on(v))),
+    "rbm.RBM.score": c(lambda m, v: m.score(v)),
+    "rbm.RBM.log_partition": c(lambda m, v: m.log_partition()),
+    "rbm.RBM.log_prob": c(lambda m, v: m.log_prob(v)),
+    "rbm.RBM.sharing": c(lambda m, v: m.sharing(b=2 * m.b).b),
+    "rbm.RBM.relabelled": c(lambda m, v: m.relabelled("spin", "spin").b),
+    "rbm.RBM.tilt": c(lambda m, v: m.tilt(v).b),
+    "rbm.RBM.at": c(lambda m, v: m.at(0.5).W),
+    "rbm.RBM.clamp": c(lambda m, v: m.clamp(v, HELD).c),
+    "rbm.RBM.sample": c(lambda m, v, g: m.sample(len(v), generator=g), draws=True),
+    "boltzmann.Boltzmann.energy": c(lambda m, v: m.energy(v), "any"),
+    "boltzmann.Boltzmann.field": c(lambda m, v: m.field(v), "any"),
+    "boltzmann.Boltzmann.conditional_mean": c(lambda m, v: m.conditional_mean(v), "any"),
+    "boltzmann.Boltzmann.sharing": c(lambda m, v: m.sharing(b=2 * m.b).b, "any"),
+    "boltzmann.Boltzmann.tilt": c(lambda m, v: m.tilt(v).b, "any"),
+    "boltzmann.Boltzmann.at": c(lambda m, v: m.at(0.5).J, "any"),
+    "boltzmann.Boltzmann.log_partition": c(lambda m, v: m.log_partition(), "any"),
+    "boltzmann.Boltzmann.log_prob": c(lambda m, v: m.log_prob(v), "any"),
+    "boltzmann.Boltzmann.moments": c(lambda m, v: pair(m.moments()), "any"),
+    "boltzmann.Boltzmann.sample": c(lambda m, v, g: m.sample(len(v), g), "any", True),
+    "boltzmann.Boltzmann.clamp": c(lambda m, v: m.clamp(v, HELD).b, "any"),
+    "boltzmann.Boltzmann.log_marginal": c(lambda m, v: m.log_marginal(v, HELD), "any"),
+    "boltzmann.Boltzmann.gradient": c(lambda m, v: pair(m.gradient(v)), "any"),
+    "boltzmann.Boltzmann.log_pseudo": c(lambda m, v: m.log_pseudo(v), "any"),
+    "boltzmann.Boltzmann.edge_rbm": c(lambda m, v: m.edge_rbm().W, "any"),
+    "boltzmann.Boltzmann.gaussian_rbm": c(lambda m, v: m.gaussian_rbm().W, "any"),
+    "boltzmann.couplings": c(lambda m, v: boltzmann.couplings(v[0, :3]), "numbers"),
+    "energy.log_partition": c(lambda m, v: energy.log_partition(energies, v), "numbers"),
+    "energy.log_probs": c(lambda m, v: energy.log_probs(energies, v), "numbers"),
+    "energy.entropy": c(lambda m, v: energy.entropy(energies, v), "numbers"),
+    "energy.log_ratio": c(lambda m, v: energy.log_ratio(energies, v, v.flip(0)), "numbers"),
+    "energy.product": c(lambda m, v: energy.product(energies, squares)(v), "numbers"),
+    "energy.gaussian_product": c(lambda m, v: pair(energy.gaussian_product(v, v.exp())), "numbers"),
+    "energy.tempered": c(lambda m, v: energy.tempered(energies, 2.0)(v), "numbers"),
+    "energy.score": c(lambda m, v: energy.score(energies, v, True), "numbers"),
+    "ising.observed": c(lambda m, v: ising.observed(strip(v)[2], 0 * strip(v)[2] + 1, 0.1), "numbers"),
+    "ising.log_partition": c(lambda m, v: ising.log_partition(*strip(v)), "numbers"),
+    "ising.exact_samples": c(lambda m, v, g: ising.exact_samples(*strip(v[:1] * 0 + 0.1), len(v), g),
+                             "numbers", True),
+    "ising.ground_state": c(lambda m, v: ising.ground_state(*strip(v)), "numbers"),
+    "ising.means": c(lambda m, v: ising.means(*strip(v)), "numbers"),
+    "ising.score": c(lambda m, v: ising.score(*strip(v), strip(v)[2], 0.6, 0.8), "numbers"),
+    "ising.kaufman": c(lambda m, v: ising.kaufman(v.exp(), 4, 4), "numbers"),
+    "ising.onsager": c(lambda m, v: pair(ising.onsager(v.exp())), "numbers"),
+    "ising.kac_ward": c(lambda m, v: ising.kac_ward(*(x[0] for x in strip(v)[:2])), "numbers"),
+    "diagnostics.autocorrelation": c(lambda m, v: diagnostics.autocorrelation(long(v)), "numbers"),
+    "diagnostics.integrated_time": c(lambda m, v: diagnostics.integrated_time(long(v)), "numbers"),
+    "diagnostics.effective_sample_size": c(
+        lambda m, v: diagnostics.effective_sample_size(long(v)), "numbers"),
+    "diagnostics.chain_estimate": c(lambda m, v: value(diagnostics.chain_estimate(long(v))), "numbers"),
+    "diagnostics.r_hat": c(lambda m, v: diagnostics.r_hat(long(v)), "numbers"),
+    "diagnostics.gibbs_r_hat": c(
+        lambda m, v, g: torch.tensor(diagnostics.gibbs_r_hat(m, v, 32, g)), draws=True),
+    "diagnostics.state_numbers": c(lambda m, v: diagnostics.state_numbers(v)),
+    "diagnostics.drift": c(lambda m, v: value(diagnostics.drift(v, known(v)))),
+    "gibbs.unit_field": c(lambda m, v: gibbs.unit_field(m.free_energy, v, 1)),
+    "gibbs.scan_gibbs": c(
+        lambda m, v, g: gibbs.scan_gibbs(m.free_energy, v, 2, generator=g), draws=True),
+    "gibbs.gibbs": c(lambda m, v, g: gibbs.gibbs(m, v, 2, g), draws=True),
+    "gibbs.gibbs_chain": c(
+        lambda m, v, g: [*islice(gibbs.gibbs_chain(m, v, g), 2)][-1], draws=True),
+    "gibbs.conditionals": c(lambda m, v: pair(gibbs.conditionals(m))),
+    "gibbs.transition_matrix": c(lambda m, v: gibbs.transition_matrix(m)),
+    "gibbs.spectrum": c(lambda m, v: gibbs.spectrum(m)),
+    "gibbs.sweep": c(lambda m, v, g: gibbs.sweep(m, v, 2, g), "any", True),
+    "means.exact_mean": c(lambda m, v: means.exact_mean(m)),
+    "means.start_chains": c(lambda m, v, g: means.start_chains(m, len(v), generator=g), draws=True),
+    "means.gibbs_mean": c(lambda m, v, g: means.gibbs_mean(m, v, 2, g)[0], draws=True),
+    "means.mean_field": c(lambda m, v: means.mean_field(m, 3)),
+    "means.tap": c(lambda m, v: means.tap(m, 3)),
+    "means.mean": c(lambda m, v, g: means.mean(m.tilt(0 * v.detach()), "gibbs", 3, 2, generator=g),
+                    draws=True),
+    "means.approximate": c(lambda m, v: pair(means.approximate(m, steps=3)), "any"),
+    "contrastive.energy_gradient": c(lambda m, v: each(contrastive.energy_gradient(
+        lambda x: m.free_energy(x) + m.sharing(b=B0).free_energy(x), {"b": B0}, v, v.flip(0)))),
+    "contrastive.weighted_statistics": c(lambda m, v: each(contrastive.weighted_statistics(
+        m, v, on(v), torch.full_like(v[:, 0], 1 / B)))),
+    "contrastive.exact_gradient": c(lambda m, v: each(contrastive.exact_gradient(m, v))),
+    "contrastive.expected_cd_gradient": c(lambda m, v: each(contrastive.expected_cd_gradient(m, v, 2))),
+    "contrastive.cd_gradient": c(lambda m, v, g: contrastive.cd_gradient(m, v, 2, generator=g)[1],
+                                 draws=True),
+    "contrastive.centred": c(lambda m, v: each(contrastive.centred(
+        {"W": m.W, "b": m.b, "c": m.c}, v[0], on(v)[1]))),
+    "partition.default_base": c(lambda m, v: partition.default_base(m)),
+    "partition.ais": c(lambda m, v, g: partition.ais(m, len(v), 5, g).log_weights, draws=True),
+    "partition.reverse_ais": c(
+        lambda m, v, g: partition.reverse_ais(m, v, 5, g).log_weights, draws=True),
+    "partition.log_mass": c(lambda m, v: torch.tensor(partition.log_mass(m, v))),
+    "partition.log_likelihood": c(lambda m, v: value(partition.log_likelihood(m, v, KEPT))),
+    "partition.free_energy_gap": c(
+        lambda m, v: torch.tensor(partition.free_energy_gap(m, v, v.flip(1)))),
+    "comparison.binary_bound": c(lambda m, v, g: comparison.binary_bound(
+        lambda x, t: x, VP, v, "bernoulli", n=2, sets=2, generator=g).each.log_prob, draws=True),
+    "comparison.paired_difference": c(
+        lambda m, v: value(comparison.paired_difference(v[0], v[1])), "numbers"),
+    "gumbel.gumbel_max": c(lambda m, v, g: gumbel.gumbel_max(v, g), "numbers", True),
+    "gumbel.concrete": c(lambda m, v, g: gumbel.concrete(v, 0.5, g), "numbers", True),
+    "gumbel.expectation_gradient": c(lambda m, v: gumbel.expectation_gradient(squares, v), "numbers"),
+    "gumbel.flip_gradient": c(
+        lambda m, v, g: gumbel.flip_gradient(squares, v[0] * 0 + 0.3, len(v), g), "numbers", True),
+    "gumbel.mean_field_gradient": c(lambda m, v: gumbel.mean_field_gradient(squares, v), "numbers"),
+    "gumbel.straight_through_gradient": c(
+        lambda m, v, g: gumbel.straight_through_gradient(squares, v[0] * 0 + 0.3, len(v), g),
+        "numbers", True),
+    "gumbel.concrete_gradient": c(
+        lambda m, v, g: gumbel.concrete_gradient(squares, v[0] * 0 + 0.3, 0.5, len(v), g),
+        "numbers", True),
+    "gumbel.score_function_gradient": c(
+        lambda m, v, g: gumbel.score_function_gradient(squares, v[0] * 0 + 0.3, len(v), g),
+        "numbers", True),
+    "limit.score_matching_loss": c(lambda m, v: limit.score_matching_loss(m, v), "real"),
+    "limit.score_matching_gradient": c(lambda m, v: each(limit.score_matching_gradient(m, v)), "real"),
+    "limit.langevin_cd_gradient": c(lambda m, v: each(limit.langevin_cd_gradient(m, v, 0.1)), "real"),
+    "limit.gaussian_cd_gradient": c(lambda m, v: each(limit.gaussian_cd_gradient(m, v)), "real"),
+    "limit.pseudo_log_likelihood": c(lambda m, v: limit.pseudo_log_likelihood(m, v)),
+    "limit.site_cd_gradient": c(lambda m, v: each(limit.site_cd_gradient(m, v))),
+    "meanfield.smoothed_logit": c(lambda m, v: meanfield.smoothed_logit(v, 1, 0.5)),
+    "meanfield.batch_logits": c(
+        lambda m, v, g: meanfield.batch_logits(ROWS.to(v), 4, len(v), generator=g), draws=True),
+    "meanfield.batch_moments": c(lambda m, v: pair(meanfield.batch_moments(v.sigmoid(), 4)), "numbers"),
+    "meanfield.free_energy": c(lambda m, v: meanfield.free_energy(m, v), "numbers"),
+    "meanfield.score": c(lambda m, v: meanfield.score(m, v), "numbers"),
+    "meanfield.dsm_loss": c(
+        lambda m, v, g: meanfield.dsm_loss(m, ROWS.to(v), VP, len(v), 4, generator=g), draws=True),
+    "meanfield.sample_logits": c(
+        lambda m, v, g: meanfield.sample_logits(m, VP, v, 3, generator=g), "numbers", True),
+    "meanfield.read_out": c(lambda m, v, g: meanfield.read_out(v, g), "numbers", True),
+    "meanfield.asked_field": c(lambda m, v: meanfield.asked_field(v), "numbers"),
+    "meanfield.coupling_growth": c(lambda m, v: meanfield.coupling_growth(v)[0], "numbers"),
+    "meanfield.TimedRBM.weights": c(
+        lambda m, v: meanfield.TimedRBM(m, VP).to(v.dtype).weights(0.3), "numbers"),
+    "meanfield.TimedRBM.forward": c(lambda m, v: meanfield.TimedRBM(m, VP)(v, 0.3), "numbers"),
+    "meanfield.TimedRBM.at": c(lambda m, v: meanfield.TimedRBM(m, VP).at(0.3).W, "numbers"),
+    "meanfield.with_prior": c(
+        lambda m, v: asked(meanfield.with_prior(lambda a, t: a, VP), v), "numbers"),
+    "recovery.denoising_loss": c(
+        lambda m, v, g: recovery.denoising_loss(m, v, 0.6, 0.8, generator=g), draws=True),
+    "recovery.path_loss": c(lambda m, v, g: recovery.path_loss(m, v, g), draws=True),
+    "recovery.recovery_loss": c(lambda m, v, g: recovery.recovery_loss(m, v, 0.6, 0.8, g), draws=True),
+    "recovery.flip": c(lambda m, v, g: recovery.flip(v, 0.3, generator=g), draws=True),
+    "recovery.flip_recovery_loss": c(
+        lambda m, v, g: recovery.flip_recovery_loss(m, v, 0.3, g), draws=True),
+    "recovery.probability_flow_loss": c(lambda m, v: recovery.probability_flow_loss(m, v)),
+    "recovery.score_entropy_loss": c(lambda m, v: recovery.score_entropy_loss(m, v)),
+    "recovery.recovery_gradient": c(lambda m, v, g: each(recovery.recovery_gradient(
+        m, v, tilted.flip_posterior(m, v.detach(), 0.2), 2, g)), draws=True),
+    "recovery.readout_loss": c(lambda m, v, g: recovery.readout_loss(m, v, 0.6, 0.8, g), draws=True),
+    "score.flip_log_ratios": c(lambda m, v: score.flip_log_ratios(m, v)),
+    "score.taylor_log_ratios": c(lambda m, v: score.taylor_log_ratios(m, v)),
+    "score.channel_kernel": c(lambda m, v: score.channel_kernel(*chances(v)), "numbers"),
+    "score.channel_information": c(lambda m, v: score.channel_information(*chances(v)), "numbers"),
+    "score.as_mixture": c(lambda m, v: score.as_mixture(m).means, "real"),
+    "tilted.posterior": c(lambda m, v: tilted.posterior(m, v, 0.6, 0.8).b, "numbers"),
+    "tilted.log_prob": c(lambda m, v: tilted.log_prob(m, v, 0.6, 0.8), "numbers"),
+    "tilted.denoise": c(
+        lambda m, v, g: tilted.denoise(m, v, 0.6, 0.8, "gibbs", 3, 2, generator=g), "numbers", True),
+    "tilted.score": c(
+        lambda m, v, g: tilted.score(m, v, 0.6, 0.8, "gibbs", steps=3, generator=g), "numbers", True),
+    "tilted.flip_posterior": c(lambda m, v: tilted.flip_posterior(m, v, 0.2).b),
+    "tilted.hidden_couplings": c(lambda m, v: pair(tilted.hidden_couplings(m, 0.6, 0.8)), "real"),
+    "tilted.noised_energy": c(
+        lambda m, v: tilted.noised_energy(m, v, on(v).sign(), 0.6, 0.8), "real"),
+    "tilted.machine_predictor": c(lambda m, v, g: asked(tilted.machine_predictor(
+        m, VP, "gibbs", steps=3, generator=g), v), "numbers", True),
+    "tilted.path_log_z": c(
+        lambda m, v, g: value(tilted.path_log_z(m, v, 4, steps=2, burn_in=1, generator=g)), draws=True),
+    "tilted.WarmGibbs": c(
+        lambda m, v, g: asked(tilted.WarmGibbs(m, VP, steps=2, generator=g), v), "numbers", True),
+}
+B0 = torch.zeros(D, dtype=torch.float64, requires_grad=True)
+ROWS = torch.tensor([[0., 1, 0, 1], [1, 1, 0, 0], [0, 0, 1, 1]], dtype=torch.float64)
+NO_CALL = {
+    "rbm.RBM.pull": "says whether log Z exists", "rbm.largest_pull": "a search behind `pull`",
+    "rbm.RBM.check_parameters": "a check", "rbm.RBM.check_normalisable": "a check",
+    "rbm.RBM.extra_repr": "text", "rbm.check_kind": "a check", "rbm.check_machine": "a check",
+    "boltzmann.Boltzmann": "a container", "boltzmann.Boltzmann.extra_repr": "text",
+    "boltzmann.check_boltzmann": "a check", "energy.grid": "takes numbers alone",
+    "ising.lattice": "takes numbers alone", "ising.halves": "takes numbers alone",
+    "ising.as_rbm": "a machine of couplings", "means.check_listable": "a check",
+    "tilted.check_levels": "a check",
+    "partition.temperatures": "takes numbers alone", "partition.LogZ": "a result",
+    "partition.bracket": "takes estimates alone", "comparison.BinaryBound": "a result",
+    "comparison.BinaryDenoiser": "a network", "comparison.BinaryDenoiser.denoise": "a network",
+    "comparison.BinaryDenoiser.forward": "a network", "meanfield.TimedRBM": "a network",
+}
+
+
+def public() -> dict[str, Callable]:
+    """Public functions of the rooms, and methods of their classes, by module and name."""
+    found = {}
+    for room in ROOMS:
+        home = importlib.import_module(f"rbmdiff.{room}")
+        for part in pkgutil.iter_modules(home.__path__):
+            module = importlib.import_module(f"rbmdiff.{room}.{part.name}")
+            for name in module.__all__:
+                thing = getattr(module, name)
+                if getattr(thing, "__module__", None) != module.__name__ or not callable(thing): continue
+                found[f"{part.name}.{name}"] = thing
+                if not inspect.isclass(thing): continue
+                found |= {f"{part.name}.{name}.{method}": f for method, f in vars(thing).items()
+                          if inspect.isfunction(f) and not method.startswith("_")}
+    return found
