@@ -495,3 +495,18 @@ def test_cuda():
         assert there.device.type == "cuda"
         torch.testing.assert_close(there.cpu(), run(bell.predictor(linear), linear, x, grid), rtol=1e-9,
                                    atol=1e-9)
+
+
+def test_coarse_answers_are_refused_where_they_are_magnified():
+    """Half-precision noise under a schedule that ends nearly without data, at the first call."""
+    for schedule in (Cosine(), linear):
+        net, x, grid = bell64.predictor(schedule), noise(64, 2).float(), time_grid(schedule, 12)
+        half = lambda x, t: net(x.double(), t.double()).bfloat16()
+        if schedule == linear:
+            assert rms(schedule, deis(half, schedule, x, grid), x) < 0.1
+            continue
+        with pytest.raises(ValueError, match="finer dtype, or predict v or x0"):
+            deis(half, schedule, x, grid)
+        v = bell64.predictor(schedule, "v")
+        half = as_eps(lambda x, t: v(x.double(), t.double()).bfloat16(), schedule, "v")
+        assert rms(schedule, deis(half, schedule, x, grid), x) < 0.01

@@ -221,33 +221,40 @@ def _multistep(x: Tensor, answer: Tensor, row: _Row, history: History, end: floa
 
 # %% ../../nbs/diffusion/deis.ipynb #8e1be497
 def _remember(network: CheckedNetwork, x: Tensor, grid: Tensor, rows: list[_Row], history: History,
-              keep: int, schedule: Schedule | None) -> Iterator[Snapshot]:
+              keep: int, gain: float, schedule: Schedule | None) -> Iterator[Snapshot]:
     """The states of `integrate`, each with the history that it needs to go on; the one at t = 0 needs
-    none.
+    none. ValueError if `gain` times the rounding of the answers, a worst case, is three times x.
     """
     at = grid.to(x).unbind()
     ends = grid[1:].tolist()
 
     def step(x: Tensor, i: int) -> Tensor:
         nonlocal history
-        x, history = _multistep(x, network(x, at[i]), rows[i], history, ends[i], keep)
+        answer = network(x, at[i])
+        coarse = gain * network.precision / 2
+        if not coarse < 3:
+            raise ValueError("predict must answer in a finer dtype, or predict v or x0 (as_eps): a step "
+                             f"magnifies the rounding of its answers to {coarse:.0e} of x")
+        x, history = _multistep(x, answer, rows[i], history, ends[i], keep)
         return x
     for now in integrate(network, x, grid, step, schedule):
         yield now if now.t == 0 else Snapshot(now.t, now.x, now.nfe, history)
 
 # %% ../../nbs/diffusion/deis.ipynb #e0b77a15
 def _check_rounding(schedule: Schedule, grid: Tensor, columns: list[Tensor], given: Prediction,
-                    dtype: torch.dtype) -> None:
-    """ValueError if a step magnifies the rounding of `dtype` to a hundredth of x.
+                    dtype: torch.dtype) -> float:
+    """By how much a step magnifies errors of the answers of the network, in units of x.
 
-    Of every step Psi [N], C [N, q + 1], X and P [N]; x and v have the size r, eps and x0 that of one.
+    ValueError if one magnifies the rounding of `dtype` to a hundredth of x. Of every step Psi [N],
+    C [N, q + 1], X and P [N]; x and v have the size r, eps and x0 that of one.
     """
     r = torch.hypot(schedule.alpha(grid), schedule.sigma(grid))
     Psi, C, X, P = (column.abs() for column in columns)
-    size = X * r[:-1] + P * (r[:-1] if given == "v" else 1)
-    past, _ = window(torch.cat([size, size[-1:]]), C.shape[1], 0)
+    answers = P * (r[:-1] if given == "v" else 1)
+    (past, _), (own, _) = (window(torch.cat([size, size[-1:]]), C.shape[1], 0)
+                           for size in (X * r[:-1] + answers, answers))
     total = (Psi * r[:-1] + (C * past).sum(1)) / r[1:] * torch.finfo(dtype).eps / 2
-    if bool((total < 0.01).all()): return
+    if bool((total < 0.01).all()): return float(((C * own).sum(1) / r[1:]).max())
     late = grid[1:][~(total < 0.01)][0]
     raise ValueError(f"schedule, grid: the step to t = {late:g} magnifies the rounding of {dtype} to "
                      f"{total.nan_to_num(math.inf).max():.0e} of x; begin at an earlier time, take "
@@ -315,12 +322,12 @@ def deis(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, order: i
         Psi, C = deis_coefficients(schedule, times, q, variable, extrapolate, correct)
         parts = _prediction_of(schedule, times[:-1], extrapolate, network.kind)
         columns = [column[len(known):] for column in (Psi, C, *parts)]
-        _check_rounding(schedule, grid, columns, network.kind, x.dtype)
+        gain = _check_rounding(schedule, grid, columns, network.kind, x.dtype)
         columns[1] = _steadied(C, schedule, times, variable, extrapolate, correct,
                                order is None)[len(known):]
     rows = [_Row(*row) for row in zip(*(column.tolist() for column in columns))]
     keep = (3 if order is None else q) + correct
-    return _remember(network, x, grid, rows, history, keep, schedule if denoise else None)
+    return _remember(network, x, grid, rows, history, keep, gain, schedule if denoise else None)
 
 # %% ../../nbs/diffusion/deis.ipynb #505e1615
 def _corrected(table: _Table, order: int, count: Tensor | int = 64) -> Tensor:

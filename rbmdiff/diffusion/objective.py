@@ -142,7 +142,8 @@ class CheckedNetwork:
     A network is asked in evaluation mode, without dropout, and has its own mode back after each call;
     unless it is `learning`. That holds for every module that `modules_in` finds in `predict`; what hides
     deeper must be put into evaluation mode by the caller. With a `schedule` a prediction of another
-    `kind` than eps is asked as it is, see `native`. Raises TypeError for what cannot be called.
+    `kind` than eps is asked as it is, see `native`; `precision` is the coarsest epsilon of the answers.
+    Raises TypeError for what cannot be called.
     """
 
     kind: Prediction
@@ -156,6 +157,7 @@ class CheckedNetwork:
         self.name = name
         self.modules = () if learning else modules_in(predict)
         self.nfe = 0
+        self.precision = 0.0
         self.unseen: list[tuple[int, Tensor, Tensor]] = []
 
     # %% ../../nbs/diffusion/objective.ipynb #06d45670
@@ -172,7 +174,9 @@ class CheckedNetwork:
         if (_version(x), _version(t)) != versions:
             raise ValueError(f"{self.name} must not change x or t in place: 1000 * t is a new tensor, "
                              "t.mul_(1000) is not")
+        raw = answer if isinstance(answer, Tensor) else getattr(answer, "sample", None)
         answer = check_answer(self.name, answer, x)
+        if isinstance(raw, Tensor): self.precision = max(self.precision, torch.finfo(raw.dtype).eps)
         if not torch.is_grad_enabled():
             refuse_gradients("what asks " + self.name, "use its differentiable form", x, answer)
         self._look(answer, t)
