@@ -113,7 +113,7 @@ class _Table:
         return (self.weights[..., None]
                 * lagrange(self.u, nodes, known)).sum(1)  # [eq-deis-coefficients]
 
-
+# %% ../../nbs/diffusion/deis.ipynb #e28afc28
 def _nodes(ends: Tensor) -> tuple[Tensor, Tensor]:
     """Nodes and weights [N, 64] in log rho of every step between its `ends` [N + 1]; where alpha = 0 at
     the start, those of 1 / rho.
@@ -137,7 +137,7 @@ def check_order(grid: Tensor, order: int | None) -> tuple[Tensor, int]:
     if order <= most: return grid, int(order)
     raise ValueError(f"order must be at most {most}, one less than the steps of the grid, got {order}")
 
-
+# %% ../../nbs/diffusion/deis.ipynb #e1ebc4da
 def deis_coefficients(schedule: Schedule, grid: Tensor, order: int, variable: Variable = "t",
                       extrapolate: Extrapolate = "eps", correct: bool = False) -> tuple[Tensor, Tensor]:
     """Psi [N] and C [N, order + 1] of x_{i+1} = Psi_i x_i + sum_j C_ij p_{i-j}, float64 [eq-deis-step].
@@ -297,6 +297,26 @@ def _lowered(table: _Table, order: int, correct: bool) -> Tensor:
     plain = torch.cat([plain, torch.zeros_like(plain[:, :1])], 1)
     return torch.where((_growth(better) > GROWTH[0])[:, None], plain, better)
 
+# %% ../../nbs/diffusion/deis.ipynb #b9e4c7d0
+def _times_of(history: History) -> Tensor:
+    """The times of the buffer, the oldest first, float64."""
+    return torch.tensor(history.t[::-1], dtype=torch.float64)
+
+
+@torch.no_grad()
+def _plan(schedule: Schedule, times: Tensor, known: int, order: int,
+          method: tuple[Variable, Extrapolate, bool], free: bool, given: Prediction,
+          dtype: torch.dtype) -> tuple[list[_Row], float]:
+    """The rows of the steps behind the first `known` of `times`, and by how much the worst magnifies
+    errors of answers of kind `given`.
+    """
+    Psi, C = deis_coefficients(schedule, times, order, *method)
+    parts = _prediction_of(schedule, times[:-1], method[1], given)
+    columns = [column[known:] for column in (Psi, C, *parts)]
+    gain = _check_rounding(schedule, times[known:], columns, given, dtype)
+    columns[1] = _steadied(C, schedule, times, *method, free)[known:]
+    return [_Row(*row) for row in zip(*(column.tolist() for column in columns))], gain
+
 # %% ../../nbs/diffusion/deis.ipynb #807bca3a
 @solver
 def deis(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, order: int | None = None,
@@ -307,25 +327,18 @@ def deis(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, order: i
 
     The prediction `extrapolate` is a polynomial of degree `order` in `variable`; unless given, of degree
     3, or less where the grid does not bear it; `correct` as in [eq-deis-corrector]; `history` continues
-    an earlier run. Predictions of data or velocity (`networks.as_eps`) are taken as they are. Other
-    arguments, `.states` and errors as in `euler_maruyama`; ValueError also for an `order` above what the
-    grid allows, a `history` that does not fit, or coefficients that the dtype of `x` cannot hold; a
-    warning if a given `order` magnifies errors of the predictions. Source: Zhang and Chen (2023).
+    an earlier run. Predictions of data or velocity (`networks.as_eps`) are taken as they are. The rest
+    as in `euler_maruyama`; ValueError also for an `order` above what the grid allows, a `history` that
+    does not fit, or coefficients that the dtype of `x` cannot hold; a warning if a given `order`
+    magnifies errors of predictions. Source: Zhang and Chen (2023).
     """
     check_choice("extrapolate", extrapolate, get_args(Extrapolate))
     check_schedule(schedule)
     network, grid, _ = prepare(predict, x, grid, schedule=schedule)
     history = _check_history(history, x, grid, extrapolate)
-    known = torch.tensor(history.t[::-1], dtype=torch.float64)
-    times, q = check_order(torch.cat([known, grid]), order)
-    with torch.no_grad():
-        Psi, C = deis_coefficients(schedule, times, q, variable, extrapolate, correct)
-        parts = _prediction_of(schedule, times[:-1], extrapolate, network.kind)
-        columns = [column[len(known):] for column in (Psi, C, *parts)]
-        gain = _check_rounding(schedule, grid, columns, network.kind, x.dtype)
-        columns[1] = _steadied(C, schedule, times, variable, extrapolate, correct,
-                               order is None)[len(known):]
-    rows = [_Row(*row) for row in zip(*(column.tolist() for column in columns))]
+    times, q = check_order(torch.cat([_times_of(history), grid]), order)
+    method = variable, extrapolate, correct
+    rows, gain = _plan(schedule, times, len(history.t), q, method, order is None, network.kind, x.dtype)
     keep = (3 if order is None else q) + correct
     return _remember(network, x, grid, rows, history, keep, gain, schedule if denoise else None)
 

@@ -57,22 +57,21 @@ def matrix_deis(predict: Predict, sde: LinearSDE, x: Tensor, grid: Tensor, order
     """`x` [B, D] carried along `grid` [N + 1] against the SDE dx = F x dt + G dw [eq-deis-matrix].
 
     N calls. `predict(x, t)` gives the whitened noise -Lᵀ score [B, D], L the Cholesky factor of the
-    covariance given the data, which at t = 0 is `initial` [D, D], or zero. `order` None: 3, or N - 1 if
-    that is less. Errors as in `matrix_coefficients`.
+    covariance given the data, at t = 0 `initial` [D, D], or zero. `order` None: at most 3. Errors as in
+    `matrix_coefficients`.
     """
     network, grid, _ = prepare(predict, x, grid)
     if x.shape[1:] != (sde.dim,):
         raise ValueError(f"x must have shape [B, {sde.dim}], got {list(x.shape)}")
     grid, q = check_order(grid, order)
     Psi, C = (c.to(x) for c in matrix_coefficients(sde, grid, q, initial))
-    at = grid.to(x).unbind()
     buffer: list[Tensor] = []
 
     def step(x: Tensor, i: int) -> Tensor:
-        buffer.insert(0, network(x, at[i]).clone())
+        buffer.insert(0, network(x, grid[i].to(x)).clone())
         del buffer[q + 1:]
-        push = torch.zeros_like(x)
+        y = x @ Psi[i].mT  # [eq-deis-matrix]
         for value, c in zip(buffer, C[i]):
-            push += value @ c.mT  # [eq-deis-matrix]
-        return x @ Psi[i].mT + push  # [eq-deis-matrix]
+            y = y + value @ c.mT  # [eq-deis-matrix]
+        return y
     return integrate(network, x, grid, step)

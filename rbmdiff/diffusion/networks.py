@@ -244,7 +244,7 @@ class AsEps:
         """The prediction of the network itself, like `x`."""
         return check_answer("network", self.network(x, t), x)  # type: ignore[arg-type]
 
-
+# %% ../../nbs/diffusion/networks.ipynb #54c3cff3
 def as_eps(network: Predict, schedule: Schedule, kind: Prediction = "eps") -> Predict:
     """predict(x, t) -> eps, what solvers call, from a `network` trained to predict `kind`.
 

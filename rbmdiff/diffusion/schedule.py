@@ -52,7 +52,7 @@ def _log_sigma(log_snr: Tensor, kind: Kind) -> Tensor:
     log_snr = log_snr.clamp(min=-1400)                            # no infinity less infinity
     return _log_alpha(log_snr, kind) - log_snr / 2  # [eq-schedule-log-snr]
 
-
+# %% ../../nbs/diffusion/schedule.ipynb #ee591ad3
 def _log_alpha_slope(log_snr: Tensor, kind: Kind) -> Tensor:
     """d log alpha / d log-SNR."""
     if kind == "vp": return torch.sigmoid(-log_snr) / 2
@@ -331,6 +331,7 @@ class Betas(_FromBeta):
             raise ValueError("alphas_cumprod must fall strictly, every beta must be above 0")
         self.times = _level_times(times, len(B))
 
+    # %% ../../nbs/diffusion/schedule.ipynb #072e56a7
     def __repr__(self) -> str:
         last = math.exp(-self.integral[-1].item())
         return f"Betas(of {len(self.times) - 1} steps, alpha_bar down to {last:.3g})"
@@ -352,6 +353,7 @@ class Betas(_FromBeta):
         time, B, rate = self._level(t, self.times)
         return B + (t - time) * rate  # [eq-schedule-betas]
 
+    # %% ../../nbs/diffusion/schedule.ipynb #65d4c55c
     def _t_of_log_snr(self, log_snr: Tensor) -> Tensor:
         target = -logsigmoid(log_snr)
         time, B, rate = self._level(target, self.integral)
@@ -411,7 +413,7 @@ def _exp(x: float) -> float:
     """The exponential of a number, infinity where it is too large."""
     return math.exp(x) if x < 709 else math.inf
 
-
+# %% ../../nbs/diffusion/schedule.ipynb #225a1e27
 class Cosine(LinearLogSNR):
     """alpha = cos(angle), the angle linear in t between the ends of the log-SNR [eq-schedule-cosine].
 
@@ -432,6 +434,7 @@ class Cosine(LinearLogSNR):
         self._swing = math.pi / 2 - self._start  # or the difference of two arc tangents
         if last < math.inf: self._swing = math.atan((last - self._first) / (1 + last * self._first))
 
+    # %% ../../nbs/diffusion/schedule.ipynb #4c0beef8
     def _angles(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The angle, and what it lacks to pi / 2."""
         return self._start + self._swing * t, self._rest + self._swing * (1 - t)  # [eq-schedule-cosine]
@@ -491,6 +494,7 @@ class LogSNR(Schedule):
     def _log_snr(self, t: Tensor) -> Tensor:
         return self.function(t)
 
+    # %% ../../nbs/diffusion/schedule.ipynb #136490a1
     def __repr__(self) -> str:
         name = getattr(self.function, "__name__", type(self.function).__name__)
         return f"LogSNR({name}, kind={self.kind!r})"
@@ -708,7 +712,7 @@ _FACTORS: dict[tuple[str, str], Callable[[Tensor, Tensor], tuple[Tensor, Tensor]
     ("score", "x0"): lambda a, s: (1 / a, s * s / a),  # [eq-schedule-tweedie]
     ("score", "v"): lambda a, s: (-s / a, -s * (a * a + s * s) / a)}  # [eq-schedule-predictions]
 
-
+# %% ../../nbs/diffusion/schedule.ipynb #312ed580
 def conversion(alpha: Tensor, sigma: Tensor, given: Prediction,
                wanted: Prediction) -> tuple[Tensor, Tensor]:
     """Factors X, P like `alpha` of wanted = X x + P given [eq-schedule-predictions].
