@@ -366,8 +366,7 @@ def heun(predict: Predict, schedule: Schedule, x: Tensor, grid: Tensor, eta: flo
         a, b, c, w, X, P, X_end, P_end = rows[i]
         was = (x * X).add_(network(x, times[i]), alpha=P)
         y = (x * a).add_(was, alpha=b)
-        if c != 0:
-            y.add_(normal(x.shape, x, generator), alpha=c)
+        if c != 0: y.add_(normal(x.shape, x, generator), alpha=c)
         now = (y * X_end).add_(network(y, times[i + 1]), alpha=P_end)
         return y.add(now.sub_(was), alpha=w)  # [eq-solvers-heun]
     return integrate(network, x, grid, step, schedule if denoise else None)
@@ -488,10 +487,9 @@ def predictor_corrector(predict: Predict, schedule: Schedule, x: Tensor, grid: T
     as in `euler_maruyama`. Source: Song et al. (2021), algorithm 1.
     """
     check_count("corrections", corrections)
-    coefficients = _coefficients_of(predictor)
     check_schedule(schedule)
     network, grid, generator = prepare(predict, x, grid, generator)
-    rows = _rows(*coefficients(schedule, grid, eta))
+    rows = _rows(*_coefficients_of(predictor)(schedule, grid, eta))
     repairs = _rows(*_langevin(schedule, grid[1:], snr))
     times = grid.to(x).unbind()
 

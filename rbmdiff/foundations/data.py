@@ -558,8 +558,7 @@ class Examples:
         n = len(self.train)
         if n < 20: raise ValueError(f"data must hold at least 20 examples to test on a tenth, got {n}")
         order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).numpy()
-        train, test = self.train[order[: -(n // 10)]], self.train[order[-(n // 10):]]
-        return Examples(train, test, self.shape)
+        return Examples(self.train[order[: -(n // 10)]], self.train[order[-(n // 10):]], self.shape)
 
     @property
     def fingerprint(self) -> str:

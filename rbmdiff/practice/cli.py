@@ -221,7 +221,7 @@ def _print_report(results: dict) -> None:
     for note in results["notes"]:
         print(note)
 
-
+# %% ../../nbs/practice/cli.ipynb #8ff25bdd
 def _bar(stderr: float | None, kind: str = "") -> str:
     """A standard error, if there is one."""
     return "" if stderr is None else f" ± {stderr:.2f}{kind}"

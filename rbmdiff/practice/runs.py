@@ -69,7 +69,7 @@ from rbmdiff.foundations.train import (
 # %% ../../nbs/practice/runs.ipynb #5c70ce67
 from ..foundations.plot import heat_map, image_grid
 from ..foundations.units import LIMIT, Unit, as_unit, bits_of, check_layer
-from ..learning.contrastive import cd_gradient, centred, exact_gradient
+from ..learning.contrastive import Gradients, cd_gradient, centred, exact_gradient
 from ..learning.partition import ais, bracket, free_energy_gap, log_likelihood, reverse_ais
 from ..models.rbm import RBM
 from ..sampling.gibbs import gibbs
@@ -121,11 +121,7 @@ def contrastive_step(k: int = 1, method: Method = "pcd", centre: bool | Tensor =
             refresh_means(state, centre if isinstance(centre, Tensor) else v)
             seen = state.epoch
         gradients = _gradient(state, v, k, method, chains)
-        sigma = _machine(state).sigma
-        if centre is not False or sigma is not None:
-            offsets = _offsets(state, centre is not False)
-            gradients = centred(gradients, *offsets, None if sigma is None else sigma.detach())
-        ascend(state.model, gradients)
+        ascend(state.model, _moved(state, gradients, centre is not False))
         return {}
     return step
 
@@ -140,16 +136,19 @@ def _gradient(state: TrainState, v: Tensor, k: int, method: Method, chains: int)
     gradients, state.carry["chains"] = cd_gradient(rbm, v, k, state.carry["chains"], state.generator)
     return gradients
 
-
+# %% ../../nbs/practice/runs.ipynb #636b8435
 def _machine(state: TrainState) -> RBM:
     """The model of the state, which is a machine."""
     return cast(RBM, state.model)
 
 
-def _offsets(state: TrainState, centre: bool) -> tuple[Tensor, Tensor]:
-    """The means of both layers that the step keeps, or zeros."""
-    if centre: return state.carry["mean_v"], state.carry["mean_h"]
-    return torch.zeros_like(_machine(state).b), torch.zeros_like(_machine(state).c)
+def _moved(state: TrainState, gradients: Gradients, centre: bool) -> Gradients:
+    """`gradients` centred at the means that the step keeps, if told, and in units of the widths."""
+    rbm = _machine(state)
+    if rbm.sigma is None and not centre: return gradients
+    zeros = torch.zeros_like(rbm.b), torch.zeros_like(rbm.c)
+    means = (state.carry["mean_v"], state.carry["mean_h"]) if centre else zeros
+    return centred(gradients, *means, None if rbm.sigma is None else rbm.sigma.detach())
 
 
 @torch.no_grad()
@@ -166,14 +165,12 @@ def fit(folder: str | Path, state: TrainState, data: Data, held_out: Tensor, ste
     """Train the machine of `state` until `epochs` epochs; yield the number of each when it is saved.
 
     `data` are states [N, D], or a function of a generator that draws them anew for every epoch;
-    `held_out` [M, D] are states for the log; `step` is `contrastive_step()` by default. `folder` gets a
-    log, checkpoints, a picture every `look` epochs, and the averaged machine at the end, for data before
-    `scale`. `shape` (h, w) is that of an image. Raises BlockingIOError if another process uses the
-    folder, FileExistsError if it is further than `state`, FloatingPointError for a parameter that is no
-    longer finite, OSError for a file that cannot be written; warns of a picture that cannot be drawn.
+    `held_out` [M, D] are for the log. `folder` gets a log, checkpoints, a picture every `look` epochs,
+    and at the end the averaged machine, for data before `scale`; images have the `shape` (h, w). Raises
+    BlockingIOError for a folder in use, FileExistsError for one that is further, FloatingPointError for
+    parameters that are not finite, OSError; warns of a picture that cannot be drawn.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
     with locked(folder):
         _open_folder(folder, state, epochs)
         v = data(torch.Generator(held_out.device).manual_seed(0)) if callable(data) else data
@@ -235,11 +232,9 @@ def locked(folder: Path) -> Iterator[None]:
     while True:
         file = open(path, "a+", encoding="utf8")
         if not _seize(file):
-            file.seek(0)
-            owner = file.read().strip() or "another process"
-            file.close()
-            raise BlockingIOError(f"{folder} is in use by {owner}: wait for its end, or choose another "
-                                  "folder")
+            with file:
+                owner = Path(path).read_text("utf8").strip() or "another process"
+            raise BlockingIOError(f"{folder} is in use by {owner}: wait, or choose another folder")
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()): break
         file.close()                                     # its holder ended, and removed it, just now
     try:
@@ -354,7 +349,7 @@ _NAMED = {"mnist": {"binarize": "stochastic", "hidden": 500},
 _REAL = {"hidden": 10, "batch_size": 50, "lr": 0.005, "momentum": 0.9, "average": 0.99}
 """Defaults of units with a width."""
 
-
+# %% ../../nbs/practice/runs.ipynb #2018c34d
 def _defaults(given: dict, unit: Unit) -> dict:
     """Defaults for the data of `given` options and a kind of units; a folder counts as MNIST's."""
     data = given["data"]
@@ -464,6 +459,7 @@ class Run:
     shape: tuple[int, int] | None = None
     note: str = ""
 
+    # %% ../../nbs/practice/runs.ipynb #6624f559
     def fit(self, progress: bool | None = None) -> Iterator[int]:
         """Train to the last epoch of the options, as `fit` does; yields the number of each epoch."""
         o = self.options
@@ -704,7 +700,7 @@ def load_run(folder: str | Path) -> tuple[RBM, dict]:
     content = read_run(folder)
     return in_own_units(_trained(Path(folder), content)[0], content["scale"]), content["options"]
 
-
+# %% ../../nbs/practice/runs.ipynb #d07565cd
 def _drawn(folder: Path, content: dict, n: int, steps: int, generator: Stream) -> tuple[RBM, Tensor]:
     """The machine for scaled data, and `n` of its states."""
     rbm, tensors, _ = _trained(folder, content)
@@ -768,6 +764,16 @@ def log_partitions(rbm: RBM, v: Tensor, chains: int = 100, temperatures: int = 1
     backward = reverse_ais(rbm, v, temperatures, g, base=base, progress=progress)
     return {"AIS": forward, "reverse AIS": backward}
 
+# %% ../../nbs/practice/runs.ipynb #53d537d0
+def _crossed(log_z: dict[str, Estimate]) -> list[str]:
+    """A note if the two ends of a bracket are none."""
+    if not {"AIS", "reverse AIS"} <= log_z.keys(): return []
+    try:
+        bracket(log_z["AIS"], log_z["reverse AIS"])
+    except ValueError as error:
+        return [f"no interval, AIS alone: {error}"]
+    return []
+
 # %% ../../nbs/practice/runs.ipynb #53d537cf
 def report(rbm: RBM, log_z: dict[str, Estimate], sets: dict[str, Tensor],
            log_volume: float = 0.0) -> dict:
@@ -777,12 +783,7 @@ def report(rbm: RBM, log_z: dict[str, Estimate], sets: dict[str, Tensor],
     `interval` for each set between AIS and reverse AIS; `notes` on what is no bound or not known.
     `log_volume` is that of the scale of the states.
     """
-    notes: list[str] = []
-    if "AIS" in log_z and "reverse AIS" in log_z:
-        try:
-            bracket(log_z["AIS"], log_z["reverse AIS"])
-        except ValueError as error:
-            notes.append(f"no interval, AIS alone: {error}")
+    notes = _crossed(log_z)
     methods = {name: z for name, z in log_z.items() if not notes or name != "reverse AIS"}
     likelihood: dict[str, dict] = {name: {} for name in sets}
     for name, v in sets.items():
