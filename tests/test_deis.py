@@ -32,6 +32,7 @@ from rbmdiff.diffusion.networks import MLP, Preconditioned, as_eps
 from rbmdiff.diffusion.objective import native
 from rbmdiff.diffusion.oracle import Mixture, gaussian, gaussian_flow
 from rbmdiff.diffusion.schedule import (
+    Betas,
     Cosine,
     FlowMatching,
     Geometric,
@@ -510,3 +511,52 @@ def test_coarse_answers_are_refused_where_they_are_magnified():
         v = bell64.predictor(schedule, "v")
         half = as_eps(lambda x, t: v(x.double(), t.double()).bfloat16(), schedule, "v")
         assert rms(schedule, deis(half, schedule, x, grid), x) < 0.01
+
+
+BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=F64)
+
+
+def labelled(x, label, alpha_bar):
+    """A network of a chain, asked with the label of its level; the exact noise of `bell64`."""
+    a, s = alpha_bar[label].sqrt(), (1 - alpha_bar[label]).sqrt()
+    return -s * bell64.score(x, a, s)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_a_chain_by_its_own_numbers(order):
+    """DEIS written out with alpha_bar alone, its integrals by quadrature in log rho."""
+    labels, bar, x = list(range(999, -1, -111)), torch.cumprod(1 - BETAS, 0), noise(5, 2)
+    rho = [float(((1 - bar[k]) / bar[k]).sqrt()) for k in labels]
+    y, past = x.clone(), []
+    for i in range(len(labels) - 1):
+        past = [labelled(y, labels[i], bar), *past][:order + 1]
+        at = [math.log(rho[i - j]) for j in range(len(past))]
+        push = 0
+        for j, value in enumerate(past):
+            def basis(l, j=j): return math.prod((l - at[k]) / (at[j] - at[k])
+                                                for k in range(len(at)) if k != j) * math.exp(l)
+            push = push + quad(basis, math.log(rho[i]), math.log(rho[i + 1]), epsabs=1e-13)[0] * value
+        scale = [float(bar[k].sqrt()) for k in labels[i:i + 2]]
+        y = scale[1] * (y / scale[0] + push)
+    schedule = Betas(BETAS)
+    grid = (torch.tensor(labels, dtype=F64) + 1) / 1000
+    net = lambda x, t: labelled(x, round(1000 * float(t) - 1), bar)
+    ours = deis(net, schedule, x, grid, order, "log_rho", "eps", False)
+    torch.testing.assert_close(ours, y, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_a_chain_against_diffusers(order):
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.DEISMultistepScheduler(trained_betas=BETAS.tolist(), solver_order=order,
+                                                 lower_order_final=False)
+    scheduler.set_timesteps(10)
+    labels, bar, x = scheduler.timesteps.tolist(), torch.cumprod(1 - BETAS, 0), noise(5, 2)
+    y = x.clone()
+    for label in labels[:-1]:
+        y = scheduler.step(labelled(y.double(), label, bar), label, y).prev_sample
+    grid = (torch.tensor(labels, dtype=F64) + 1) / 1000
+    net = lambda x, t: labelled(x, round(1000 * float(t) - 1), bar)
+    ours = deis(net, Betas(BETAS), x, grid, order - 1, "log_rho", "eps", False)
+    assert (ours - y.double()).abs().max() < 5e-7 * y.abs().max()
