@@ -559,4 +559,4 @@ def test_a_chain_against_diffusers(order):
     grid = (torch.tensor(labels, dtype=F64) + 1) / 1000
     net = lambda x, t: labelled(x, round(1000 * float(t) - 1), bar)
     ours = deis(net, Betas(BETAS), x, grid, order - 1, "log_rho", "eps", False)
-    assert (ours - y.double()).abs().max() < 5e-7 * y.abs().max()
+    assert (ours - y.double()).norm() < 1e-6 * ours.norm()             # theirs are float32 inside

@@ -70,8 +70,8 @@ def matrix_deis(predict: Predict, sde: LinearSDE, x: Tensor, grid: Tensor, order
     def step(x: Tensor, i: int) -> Tensor:
         buffer.insert(0, network(x, grid[i].to(x)).clone())
         del buffer[q + 1:]
-        y = x @ Psi[i].mT  # [eq-deis-matrix]
+        push = torch.zeros_like(x)
         for value, c in zip(buffer, C[i]):
-            y = y + value @ c.mT  # [eq-deis-matrix]
-        return y
+            push += value @ c.mT  # [eq-deis-matrix]
+        return x @ Psi[i].mT + push  # [eq-deis-matrix]
     return integrate(network, x, grid, step)
