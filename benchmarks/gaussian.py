@@ -19,7 +19,7 @@ import torch
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import Examples, read_idx
 from rbmdiff.practice import runs
-import record
+from record import RESULTS, arguments, header, write
 
 SEEDS = 0, 1, 2
 
@@ -83,10 +83,10 @@ def machine(file: Path, options: dict, seed: int, folder: Path) -> dict:
 
 
 def main() -> None:
-    parser = record.arguments(__doc__, record.RESULTS / "gaussian.json")
+    parser = arguments(__doc__, RESULTS / "gaussian.json")
     parser.add_argument("--mnist", type=Path, help="folder of the four files of MNIST")
     args = parser.parse_args()
-    result = record.header("nats per test example", "scikit-learn", "numpy")
+    result = header("nats per test example", "scikit-learn", "numpy")
     for name, (x, options) in tables(args.mnist).items():
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "rows.npy"
@@ -95,7 +95,7 @@ def main() -> None:
             machines = [machine(file, options, seed, Path(folder) / f"run{seed}") for seed in SEEDS]
         result[name] = {"rows": list(x.shape), **fits, "machines": machines}
         print(name, result[name], flush=True)
-    record.write(args.out, result)
+    write(args.out, result)
 
 
 if __name__ == "__main__":

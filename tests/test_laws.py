@@ -276,7 +276,7 @@ WRONG = {
     "a number as a path":
         (lambda: RBM64.save(3), TypeError, "^path must be the name of a file, got int"),
     "a folder":
-        (lambda: type(RBM64).load("/"), FileNotFoundError, "^path: no such file: /, it is a folder"),
+        (lambda: type(RBM64).load("/"), FileNotFoundError, "^path: no such file: /, a folder: "),
     "no folder":
         (lambda: RBM64.save("/no/such/m"), FileNotFoundError, "^path: no such folder: /no/such$"),
     "draws in a list": (lambda: core.Estimate.of([1, 2]), ValueError, "^draws must have .* got list"),
