@@ -7,7 +7,7 @@ from it, time grids, and the conversions between predictions.
 # %% auto #0
 __all__ = ['Kind', 'SINGLE_ONLY', 'Grid', 'Prediction', 'PREDICTIONS', 'Schedule', 'LinearBeta',
            'SinusoidalBeta', 'SubVP', 'Betas', 'LinearLogSNR', 'Cosine', 'Geometric', 'LogSNR',
-           'FlowMatching', 'time_grid', 'arctan_variable', 'check_schedule', 'check_grid', 'expand',
+           'FlowMatching', 'check_schedule', 'time_grid', 'arctan_variable', 'check_grid', 'expand',
            'noised', 'diffuse', 'conversion', 'convert', 'speed_of_velocity', 'velocity_of_speed']
 
 # %% ../../nbs/diffusion/schedule.ipynb #d8644b82
@@ -575,6 +575,12 @@ class FlowMatching(Schedule):
     def _t_of_log_snr(self, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(-log_snr / 2)
 
+# %% ../../nbs/diffusion/schedule.ipynb #5c4ed01e
+def check_schedule(schedule: object) -> None:
+    """TypeError unless `schedule` has levels: an object, not its class."""
+    if not isinstance(schedule, type) and callable(getattr(schedule, "alpha", None)): return
+    raise TypeError(f"schedule must be a schedule, such as LinearBeta(), got {schedule!r}")
+
 # %% ../../nbs/diffusion/schedule.ipynb #ac644aaf
 Grid = Literal["arctan", "quadratic", "uniform", "log_snr", "rho7"]
 """The variable of which a time grid takes equal steps."""
@@ -639,12 +645,6 @@ def _arctan_times(schedule: Schedule, steps: int, ends: Tensor) -> Tensor:
     return schedule.t_of_log_snr(-low - high).clamp(ends[1], ends[0])
 
 # %% ../../nbs/diffusion/schedule.ipynb #b090ea26
-def check_schedule(schedule: object) -> None:
-    """TypeError unless `schedule` has levels: an object, not its class."""
-    if not isinstance(schedule, type) and callable(getattr(schedule, "alpha", None)): return
-    raise TypeError(f"schedule must be a schedule, such as LinearBeta(), got {schedule!r}")
-
-
 def check_grid(grid: Tensor) -> Tensor:
     """`grid` as float64 on the CPU; it must hold at least two strictly decreasing times in (0, 1].
 
