@@ -39,6 +39,7 @@ from rbmdiff.diffusion.schedule import (
     Schedule,
     time_grid,
 )
+from rbmdiff.diffusion.solvers import prior_sample
 from rbmdiff.models.rbm import RBM
 from record import RESULTS, arguments, command, versions, write
 
@@ -101,9 +102,7 @@ def check_machines() -> None:
 
 def start(schedule: Schedule, top: float) -> Tensor:
     """Starts [256, 16] at the time `top`."""
-    g = torch.Generator().manual_seed(1)
-    return torch.randn(STARTS, DIM, generator=g, **F64) * torch.hypot(schedule.alpha(top),
-                                                                      schedule.sigma(top))
+    return prior_sample(schedule, (STARTS, DIM), 1, t_max=top, **F64)
 
 
 def reference(law, schedule: Schedule, x: Tensor, top: float, steps: int = 1000) -> Tensor:

@@ -1,6 +1,9 @@
 """Small machines, states and seeds for the tests: always the same numbers, in float64 and without
 gradient by default.
 """
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,3 +57,14 @@ def some_states(shape, visible="bernoulli", seed: int = 1, dtype: torch.dtype = 
     levels = {"bernoulli": (0.0, 1.0), "spin": (-1.0, 1.0)}.get(str(visible)) or tuple(visible.levels)
     quantile = torch.special.ndtr(x.double())
     return torch.tensor(levels, dtype=dtype)[(quantile * len(levels)).long().clamp(max=len(levels) - 1)]
+
+
+# what no function takes for a generator
+BAD_STREAMS = {
+    "text": "seven", "bytes": b"abc", "a float": 3.5, "True": True, "NaN": math.nan, "none of them": [],
+    "too few": [1, 2], "too many": [1, 2, 3, 4], "text inside": [1, 2, "a"], "None inside": [1, None, 3],
+    "a float inside": [1, 2.0, 3], "lists inside": [[1], [2], [3]], "True inside": [1, True, 3],
+    "numpy's": np.random.default_rng(0), "a tensor": torch.tensor([1, 2, 3]), "an array": np.arange(3),
+    "a set": {1, 2, 3}, "a dict": {0: 1}, "too large": 2**70, "too small": -2**70,
+    "a class": torch.Generator, "a function": lambda: 1,
+}

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from machines import BAD_STREAMS
 import rbmdiff.diffusion
 from rbmdiff.diffusion import (
     ddpm,
@@ -321,16 +322,6 @@ def test_a_lost_gradient_is_an_error(name):
 
 
 # --- streams
-
-BAD_STREAMS = {
-    "text": "seven", "bytes": b"abc", "a float": 3.5, "True": True, "NaN": math.nan, "none of them": [],
-    "too few": [1, 2], "too many": [1, 2, 3, 4], "text inside": [1, 2, "a"], "None inside": [1, None, 3],
-    "a float inside": [1, 2.0, 3], "lists inside": [[1], [2], [3]], "True inside": [1, True, 3],
-    "numpy's": np.random.default_rng(0), "a tensor": torch.tensor([1, 2, 3]), "an array": np.arange(3),
-    "a set": {1, 2, 3}, "a dict": {0: 1}, "too large": 2**70, "too small": -2**70,
-    "a class": torch.Generator, "a function": lambda: 1,
-}
-
 
 @pytest.mark.parametrize("kind", BAD_STREAMS)
 @pytest.mark.parametrize("name", [name for name in DRAWS if name in takers("generator")])

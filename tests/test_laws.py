@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from machines import machine
+from machines import BAD_STREAMS, machine
 from rbmdiff.bridge import gumbel, recovery, tilted
 from rbmdiff.foundations import core, train
 from rbmdiff.learning import contrastive, partition
@@ -29,16 +29,6 @@ def test_every_public_function_is_called():
 
 
 # --- streams
-
-BAD_STREAMS = {
-    "text": "seven", "bytes": b"abc", "a float": 3.5, "True": True, "NaN": math.nan, "none of them": [],
-    "too few": [1, 2], "too many": [1, 2, 3, 4], "text inside": [1, 2, "a"], "None inside": [1, None, 3],
-    "a float inside": [1, 2.0, 3], "lists inside": [[1], [2], [3]], "True inside": [1, True, 3],
-    "numpy's": np.random.default_rng(0), "a tensor": torch.tensor([1, 2, 3]), "an array": np.arange(3),
-    "a set": {1, 2, 3}, "a dict": {0: 1}, "too large": 2**70, "too small": -2**70,
-    "a class": torch.Generator, "a function": lambda: 1,
-}
-
 
 @pytest.mark.parametrize("kind", BAD_STREAMS)
 @pytest.mark.parametrize("name", DRAWS)

@@ -175,14 +175,8 @@ class Schedule:
     # %% ../../nbs/diffusion/schedule.ipynb #e80a7856
     def _t_of_log_snr(self, log_snr: Tensor) -> Tensor:
         with torch.no_grad():
-            low = torch.zeros_like(log_snr)
-            high = torch.ones_like(log_snr)
-            for _ in range(64):
-                middle = (low + high) / 2
-                later = self._log_snr(middle) > log_snr  # [eq-schedule-inverse]
-                low = torch.where(later, middle, low)
-                high = torch.where(later, high, middle)
-            t = (low + high) / 2
+            ends = torch.zeros_like(log_snr), torch.ones_like(log_snr)
+            t = _bisected(lambda t: self._log_snr(t) > log_snr, *ends)  # [eq-schedule-inverse]
         if not (wants_gradient(log_snr) or wants_gradient(self._log_snr(t))): return t
         return self._newton(self._newton(t, log_snr), log_snr)
 
@@ -219,6 +213,16 @@ def _is_same(a: object, b: object) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a is b or (a.device == b.device and torch.equal(a, b))
     return a is b or (isinstance(a, (Real, str)) and a == b)
+
+# %% ../../nbs/diffusion/schedule.ipynb #b15ec7ed
+def _bisected(before: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """The places between `low` and `high`, one an element, where `before` ends, by 64 halvings."""
+    for _ in range(64):
+        middle = (low + high) / 2
+        early = before(middle)
+        low = torch.where(early, middle, low)
+        high = torch.where(early, high, middle)
+    return (low + high) / 2
 
 # %% ../../nbs/diffusion/schedule.ipynb #63a72a98
 class _FromBeta(Schedule):
@@ -635,14 +639,9 @@ def _arctan_times(schedule: Schedule, steps: int, ends: Tensor) -> Tensor:
     log_rho = (-schedule.log_snr(ends) / 2).clamp(-350, 350)
     first, last = arctan_variable(log_rho).tolist()
     u = torch.linspace(first, last, steps + 1, dtype=torch.float64)
-    low = log_rho[1].expand_as(u)
-    high = log_rho[0].expand_as(u)
-    for _ in range(64):
-        middle = (low + high) / 2
-        above = arctan_variable(middle) > u
-        low = torch.where(above, low, middle)
-        high = torch.where(above, middle, high)
-    return schedule.t_of_log_snr(-low - high).clamp(ends[1], ends[0])
+    low, high = (end.expand_as(u) for end in log_rho.flip(0))
+    found = _bisected(lambda log_rho: arctan_variable(log_rho) <= u, low, high)
+    return schedule.t_of_log_snr(-2 * found).clamp(ends[1], ends[0])
 
 # %% ../../nbs/diffusion/schedule.ipynb #b090ea26
 def check_grid(grid: Tensor) -> Tensor:

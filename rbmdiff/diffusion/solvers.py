@@ -56,7 +56,7 @@ class Snapshot:
 P = ParamSpec("P")
 Coefficients = Callable[..., tuple[Tensor, ...]]
 
-
+# %% ../../nbs/diffusion/solvers.ipynb #fdc98ded
 class Solver(Generic[P]):
     """Called, it returns the last x [B, ...]; `.states(...)` yields a copy of every `Snapshot` on the
     way; both build no graph. `.differentiable(...)` returns the same x with its graph.
@@ -66,6 +66,7 @@ class Solver(Generic[P]):
     """
     states: Callable[P, Iterator[Snapshot]]
     steps: Callable[P, Iterator[Snapshot]]
+    _run: Callable[P, Iterator[Snapshot]]
     coefficients: Coefficients
     __qualname__: str
 
@@ -74,14 +75,14 @@ class Solver(Generic[P]):
         update_wrapper(self, states)
         self.__signature__ = signature(states).replace(return_annotation=Tensor)
         self.steps = states
-        self.states = _without_graph(states, Snapshot.copied)
+        self._run = _without_graph(states)
+        self.states = _copying(self._run)
         self.states.__qualname__ = f"{states.__qualname__}.states"
         if coefficients is not None: self.coefficients = coefficients
 
     # %% ../../nbs/diffusion/solvers.ipynb #c4915890
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        states = _without_graph(self.steps, lambda now: now)
-        return deque(states(*args, **kwargs), maxlen=1).pop().x
+        return deque(self._run(*args, **kwargs), maxlen=1).pop().x
 
     def differentiable(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         """The x [B, ...] of a call, with its graph, which keeps the activations of all calls of the
@@ -101,23 +102,30 @@ class Solver(Generic[P]):
         return self
 
 # %% ../../nbs/diffusion/solvers.ipynb #434a40ca
-def _without_graph(states: Callable[P, Iterator[Snapshot]],
-                   shown: Callable[[Snapshot], Snapshot]) -> Callable[P, Iterator[Snapshot]]:
-    """`states`, each as `shown`, that builds no graph, neither in the call nor between two of them."""
+def _without_graph(states: Callable[P, Iterator[Snapshot]]) -> Callable[P, Iterator[Snapshot]]:
+    """`states` that builds no graph, neither when it is called nor between two snapshots."""
     @wraps(states)
     def cut(*args: P.args, **kwargs: P.kwargs) -> Iterator[Snapshot]:
         remedy = f"call {states.__name__}.differentiable, or detach it"
         refuse_gradients(states.__name__, remedy, *args, *kwargs.values())
         with torch.no_grad():
-            return _walk(states(*args, **kwargs), shown)
+            return _walk(states(*args, **kwargs))
     return cut
 
 
 @torch.no_grad()
-def _walk(snapshots: Iterator[Snapshot],
-          shown: Callable[[Snapshot], Snapshot]) -> Iterator[Snapshot]:
-    """The same `snapshots`, each made without a graph, and as it is `shown`."""
-    yield from map(shown, snapshots)
+def _walk(snapshots: Iterator[Snapshot]) -> Iterator[Snapshot]:
+    """The same `snapshots`, each made without a graph."""
+    yield from snapshots
+
+
+def _copying(states: Callable[P, Iterator[Snapshot]]) -> Callable[P, Iterator[Snapshot]]:
+    """`states` whose snapshots share no memory with the run."""
+    @wraps(states)
+    def copies(*args: P.args, **kwargs: P.kwargs) -> Iterator[Snapshot]:
+        snapshots = states(*args, **kwargs)
+        return (now.copied() for now in snapshots)
+    return copies
 
 # %% ../../nbs/diffusion/solvers.ipynb #38c56f36
 @overload

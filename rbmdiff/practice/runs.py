@@ -146,8 +146,8 @@ def _moved(state: TrainState, gradients: Gradients, centre: bool) -> Gradients:
     """`gradients` centred at the means that the step keeps, if told, and in units of the widths."""
     rbm = _machine(state)
     if rbm.sigma is None and not centre: return gradients
-    zeros = torch.zeros_like(rbm.b), torch.zeros_like(rbm.c)
-    means = (state.carry["mean_v"], state.carry["mean_h"]) if centre else zeros
+    if centre: means = state.carry["mean_v"], state.carry["mean_h"]
+    else: means = torch.zeros_like(rbm.b), torch.zeros_like(rbm.c)
     return centred(gradients, *means, None if rbm.sigma is None else rbm.sigma.detach())
 
 
@@ -164,13 +164,13 @@ def fit(folder: str | Path, state: TrainState, data: Data, held_out: Tensor, ste
         scale: Scale | None = None, shape: tuple[int, int] | None = None) -> Iterator[int]:
     """Train the machine of `state` until `epochs` epochs; yield the number of each when it is saved.
 
-    `data` are states [N, D], or a function of a generator that draws them anew for every epoch;
-    `held_out` [M, D] are for the log. `folder` gets a log, checkpoints, a picture every `look` epochs,
-    and at the end the averaged machine, for data before `scale`; images have the `shape` (h, w). Raises
-    BlockingIOError for a folder in use, FileExistsError for one that is further, FloatingPointError for
-    parameters that are not finite, OSError; warns of a picture that cannot be drawn.
+    `data` are states [N, D], or a function of a generator that draws them for every epoch; `held_out`
+    [M, D] are for the log. `folder` gets log, checkpoints, a picture every `look` epochs (of `shape` h,
+    w), and the averaged machine, for data before `scale`. BlockingIOError for a folder in use,
+    FileExistsError for one that is further, FloatingPointError for parameters not finite, OSError.
     """
-    (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         _open_folder(folder, state, epochs)
         v = data(torch.Generator(held_out.device).manual_seed(0)) if callable(data) else data
@@ -233,7 +233,8 @@ def locked(folder: Path) -> Iterator[None]:
         file = open(path, "a+", encoding="utf8")
         if not _seize(file):
             with file:
-                owner = Path(path).read_text("utf8").strip() or "another process"
+                file.seek(0)
+                owner = file.read().strip() or "another process"
             raise BlockingIOError(f"{folder} is in use by {owner}: wait, or choose another folder")
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()): break
         file.close()                                     # its holder ended, and removed it, just now
@@ -354,13 +355,12 @@ def _defaults(given: dict, unit: Unit) -> dict:
     """Defaults for the data of `given` options and a kind of units; a folder counts as MNIST's."""
     data = given["data"]
     if data not in _NAMED and Path(data).is_dir(): data = "mnist"
-    special = dict(_NAMED.get(data, {}))
-    if unit.growth != "bounded": special["lr"] = 0.01
+    special = {**(_REAL if unit.wide else {}), **_NAMED.get(data, {})}
     if unit.wide:
-        special = {**_REAL, **_NAMED.get(data, {})}
         few = given.get("hidden", special["hidden"]) <= 10
         if few and not given.keys() & {"method", "k", "chains"}: special["method"] = "exact"
-        if "exact" in (given.get("method"), special.get("method")): special["lr"] = 0.02
+        if given.get("method", special.get("method")) == "exact": special["lr"] = 0.02
+    elif unit.growth != "bounded": special["lr"] = 0.01
     if not _is_binary(unit): special["binarize"] = "none"
     return {**OPTIONS, **special}
 
@@ -494,6 +494,7 @@ def prepare(folder: str | Path, given: dict, download: bool = False, overwrite: 
     check_layer(f"the width of {options['data']}", found.train.shape[1], unit)
     scale = Scale.of(found.train, unit, f"train in {options['data']}")
     _settle(options, scale, found.train, given)
+    _plan_epochs(options, len(found.train), given)
     run = _assemble(folder, options, found, scale)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -521,12 +522,17 @@ def _check_new(folder: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{folder} is not empty and not a run; choose another --out")
 
 # %% ../../nbs/practice/runs.ipynb #2e7aea51
+def _plan_epochs(options: dict, n: int, given: dict) -> None:
+    """For real units, as many epochs of `n` examples as make 5000 updates, 20 to 1000, unless told."""
+    if "epochs" in given or options["data"] in _NAMED: return
+    if not as_unit("visible", options["visible"]).wide: return
+    batches = -(-n // options["batch_size"])
+    options["epochs"] = min(1000, max(20, -(-5000 // batches)))
+
+
 def _settle(options: dict, scale: Scale, x: np.ndarray, given: dict) -> None:
     """Let `binarize` say what is done. ValueError for data without states, options without effect."""
     source = options["data"]
-    if "epochs" not in given and source not in _NAMED and as_unit("visible", options["visible"]).wide:
-        batches = -(-len(x) // options["batch_size"])
-        options["epochs"] = min(1000, max(20, -(-5000 // batches)))
     if scale.kind in ("states", "measurements"):
         useless = given.get("threshold") is not None, given.get("binarize") == "stochastic"
         for name, told in zip(("--threshold", "--binarize stochastic"), useless):
