@@ -1,4 +1,5 @@
 """The wheel alone: installed without nbdev and Jupyter, it imports every module and runs its command."""
+from importlib.metadata import distributions
 import os
 from pathlib import Path
 import shutil
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import venv
 
+from packaging.specifiers import SpecifierSet
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,3 +79,10 @@ def test_stubs_and_the_mark_of_types_are_in_the_wheel(empty):
 def test_run_time_dependencies_are_explained():
     contributing = (ROOT / "CONTRIBUTING.md").read_text()
     assert all(f"| {name} |" in contributing for name in DEPENDENCIES)
+
+
+def test_every_pinned_package_runs_on_the_oldest_python():
+    """A current Debian has Python 3.11.2; a pin that wants 3.11.5 makes both commands fail there."""
+    wanted = {d.name: SpecifierSet(d.metadata["Requires-Python"] or "") for d in distributions()}
+    assert [name for name, python in wanted.items() if "3.11.0" not in python] == []
+    assert "3.11.0" not in SpecifierSet(">=3.11.5")
