@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 import pytest
 import torch
 
+from rbmdiff.diffusion.ddpm import linear_chain
 from rbmdiff.diffusion.networks import (
     MLP,
     Fourier,
@@ -22,6 +23,7 @@ from rbmdiff.diffusion.networks import (
 from rbmdiff.diffusion.objective import denoising_loss, denoising_step
 from rbmdiff.diffusion.oracle import Mixture, gaussian
 from rbmdiff.diffusion.schedule import (
+    Betas,
     Cosine,
     FlowMatching,
     Geometric,
@@ -397,6 +399,16 @@ def test_model_in_one_file(network, schedule, tmp_path):
     other = Preconditioned.load(tmp_path / "model", schedule=Geometric(0.1, 3))
     assert torch.equal(other(x, 0.3), Preconditioned(model.network, Geometric(0.1, 3), 0.6)(x, 0.3))
     assert torch.equal(pickle.loads(pickle.dumps(model))(x, 0.3), model(x, 0.3))
+
+
+@pytest.mark.parametrize("schedule", [
+    Betas(torch.linspace(1e-4, 0.02, 1000)), Betas(linear_chain(50)),
+    Betas(alphas_cumprod=[0.9, 0.5, 0.1], times=[0.0, 0.2, 0.5, 1.0])], ids=str)
+def test_a_schedule_of_betas_is_kept_to_the_bit(tmp_path, schedule):
+    Preconditioned(mlp(), schedule).save(tmp_path / "model")
+    again = Preconditioned.load(tmp_path / "model").schedule
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    assert again == schedule and torch.equal(again.log_snr(t[1:]), schedule.log_snr(t[1:]))
 
 
 def test_own_parts_of_a_model_must_be_given_again(tmp_path):

@@ -17,7 +17,7 @@ from torch.nn import Module, Parameter
 from ..diffusion.elbo import Levels, elbo, uniform_log_snr
 from ..diffusion.networks import bounded_time
 from ..diffusion.objective import Bound
-from ..diffusion.schedule import Schedule, convert, expand
+from ..diffusion.schedule import Schedule, check_schedule, convert, expand
 from ..diffusion.solvers import Predict
 from ..foundations.core import Estimate, Stream, check_batch, check_tensor, without_graph
 from ..foundations.units import Bernoulli, Unit, as_unit
@@ -81,6 +81,7 @@ class BinaryDenoiser(Module):
     """
 
     def __init__(self, network: Module, schedule: Schedule, b: Tensor):
+        check_schedule(schedule)
         super().__init__()
         check_tensor("b", b)
         self.network = network

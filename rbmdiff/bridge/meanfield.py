@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..diffusion.networks import as_eps
 from ..diffusion.objective import denoising_loss
-from ..diffusion.schedule import Schedule, expand, time_grid
+from ..diffusion.schedule import Schedule, check_schedule, expand, time_grid
 from ..diffusion.solvers import euler_maruyama
 from rbmdiff.foundations.core import (
     Stream,
@@ -236,6 +236,7 @@ class TimedRBM(torch.nn.Module):
 
     def __init__(self, rbm: RBM, schedule: Schedule, knots: int = 4, t_min: float = 0.05,
                  t_max: float = 1.0, jacobian: bool = False):
+        check_schedule(schedule)
         super().__init__()
         refuse_gradients("TimedRBM", "it copies the parameters of rbm", rbm)
         _check_bits(rbm)
@@ -287,6 +288,7 @@ def with_prior(network: Network, schedule: Schedule, width: float = 1.0) -> Netw
 
     Raises ValueError for a width that is not positive, TypeError for a network that is no function.
     """
+    check_schedule(schedule)
     if not callable(network):
         raise TypeError(f"network must be a function of a and t, got {type(network).__name__}")
     check_number("width", width, above=0)

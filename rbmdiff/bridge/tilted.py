@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..diffusion.schedule import Schedule, expand
+from ..diffusion.schedule import Schedule, check_schedule, expand
 from rbmdiff.foundations.core import (
     Estimate,
     Stream,
@@ -217,6 +217,7 @@ def machine_predictor(rbm: RBM, schedule: Schedule, method: Method = "exact",
     process inherits the mixing problem of `rbm`: at large sigma the tilted machine is `rbm` itself, and
     if 'gibbs' does not mix there, samples are wrong. Every call goes on where the generator stands.
     """
+    check_schedule(schedule)
     check_machine(rbm)
     options = {**options, "generator": as_generator(options.get("generator"), rbm.W)}
 
@@ -325,6 +326,7 @@ class WarmGibbs:
 
     def __init__(self, rbm: RBM, schedule: Schedule, chains: int = 1, steps: int = 1,
                  average: bool = True, v: Tensor | None = None, generator: Stream = None):
+        check_schedule(schedule)
         check_count("chains", chains)
         check_count("steps", steps)
         check_machine(rbm, v=v)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .objective import Bound, CheckedNetwork, Predict
-from .schedule import Schedule, check_grid, expand, noised
+from .schedule import Schedule, check_grid, check_schedule, expand, noised
 from rbmdiff.foundations.core import (
     Stream,
     as_generator,
@@ -86,6 +86,7 @@ def chain_on_grid(schedule: Schedule, grid: Tensor) -> Chain:
     [eq-ddpm-marginal]. Raises ValueError for another kind of schedule, TypeError or ValueError for a bad
     grid.
     """
+    check_schedule(schedule)
     if schedule.kind != "vp":
         raise ValueError(f"schedule must preserve the variance, got kind {schedule.kind!r}")
     zero = torch.zeros(1, dtype=torch.float64)

@@ -147,6 +147,7 @@ def deis_coefficients(schedule: Schedule, grid: Tensor, order: int, variable: Va
     [eq-deis-corrector]. Accurate to 1e-12. Raises TypeError or ValueError for a bad grid or choice, or
     an `order` above N - 1. Source: Zhang and Chen (2023).
     """
+    check_schedule(schedule)
     check_choice("variable", variable, get_args(Variable))
     check_choice("extrapolate", extrapolate, get_args(Extrapolate))
     grid, order = check_order(grid, order)

@@ -57,6 +57,7 @@ def uniform_time(schedule: Schedule, u: Tensor, t_min: float) -> tuple[Tensor, T
     """Times [n] uniform on [t_min, 1) from uniform `u` [n], and 1 / p(log-SNR) of each [n]
     [eq-elbo-importance].
     """
+    check_schedule(schedule)
     t = t_min + (1 - t_min) * u
     return t, -(1 - t_min) * schedule.log_snr_slope(t)  # [eq-elbo-importance]
 
@@ -65,6 +66,7 @@ def uniform_log_snr(schedule: Schedule, u: Tensor, t_min: float) -> tuple[Tensor
     """Times [n] with uniform log-SNR from uniform `u` [n], and 1 / p(log-SNR) of each [n]
     [eq-elbo-importance].
     """
+    check_schedule(schedule)
     high = schedule.log_snr(t_min).to(u)
     low = schedule.log_snr(1.0).to(u)
     t = schedule.t_of_log_snr(high + (low - high) * u)
@@ -94,6 +96,7 @@ class AdaptiveLevels:
     """
 
     def __init__(self, schedule: Schedule, t_min: float = 1e-3, bins: int = 50, decay: float = 1.0):
+        check_schedule(schedule)
         check_count("bins", bins)
         check_number("decay", decay, above=0, most=1)
         low, high = (float(schedule.log_snr(t).detach()) for t in (1.0, t_min))
@@ -124,6 +127,7 @@ class AdaptiveLevels:
     def __call__(self, schedule: Schedule, u: Tensor,
                  t_min: float) -> tuple[Tensor, Tensor]:
         """Times from uniform `u`, and 1 / p(log-SNR) of each. ValueError if made for another range."""
+        check_schedule(schedule)
         low, high = (float(schedule.log_snr(t).detach()) for t in (1.0, t_min))
         e = self.edges
         if max(abs(float(e[0]) - low), abs(float(e[-1]) - high)) > 1e-6:

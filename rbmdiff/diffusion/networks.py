@@ -28,6 +28,7 @@ from rbmdiff.foundations.core import (
     as_generator,
     check_choice,
     check_count,
+    check_dtype,
     check_number,
     check_tensor,
     holds,
@@ -51,6 +52,7 @@ class Fourier(Module):
         super().__init__()
         check_count("n", n)
         check_number("bandwidth", bandwidth, above=0)
+        check_dtype(dtype)
         p = (torch.arange(n, dtype=torch.float64) + 0.5) / n
         f = bandwidth * math.sqrt(2) * torch.erfinv(p)  # [eq-networks-kernel]
         self.register_buffer("frequencies", f.to(dtype), persistent=False)
@@ -177,8 +179,7 @@ class _Timed(Stored):
     def _draw(self, last: nn.Linear | nn.Conv2d, dtype: torch.dtype,
               generator: torch.Generator | int | None) -> None:
         """Weights of variance 1 / fan-in, biases and the `last` layer zero; float32 or float64."""
-        if dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
+        check_dtype(dtype)
         self.to(dtype)
         stream = as_generator(generator, last.weight)
         if isinstance(stream, tuple):
@@ -232,6 +233,7 @@ class AsEps:
     kind: Prediction
 
     def __init__(self, network: Predict, schedule: Schedule, kind: Prediction):
+        check_schedule(schedule)
         self.network = network
         self.schedule = schedule
         self.kind = kind
@@ -338,7 +340,9 @@ def _recipe(part: Any) -> dict:
     kind = type(part)
     settings: Any = getattr(part, "settings", None)
     if getattr(library, kind.__name__, None) is kind:
-        settings = {name: getattr(part, name, None) for name in signature(kind).parameters}
+        given = {name: getattr(part, name, NotImplemented) for name in signature(kind).parameters}
+        settings = {name: s.tolist() if isinstance(s, Tensor) else s
+                    for name, s in given.items() if s is not None}
     plain = settings is not None and all(isinstance(s, (int, float, list)) for s in settings.values())
     return {"class": kind.__name__, "settings": settings if plain else None}
 

@@ -224,6 +224,7 @@ def native(predict: Predict, schedule: Schedule | None) -> tuple[Predict, Predic
     a method `native`(x, t), as those of `networks` do; unless a subclass, a hook or a wrapper stands in
     between. Otherwise it is `predict` itself, and "eps".
     """
+    if schedule is not None: check_schedule(schedule)
     kind = getattr(predict, "kind", None)
     if schedule is None or kind not in ("x0", "v"): return predict, "eps"
     names = ("native", "forward", "__call__")
@@ -359,6 +360,7 @@ def denoising_step(schedule: Schedule, kind: Prediction = "eps",
     `times(n, generator)` gives the times [n], `weight(t)` their weights [n] (None: one). The step
     reports "loss", in squared noise summed over dimensions. Raises ValueError for an unknown kind.
     """
+    check_schedule(schedule)
     check_choice("kind", kind, get_args(Prediction))
 
     def step(state: TrainState, batch: Tensor) -> dict[str, Tensor | float]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from .schedule import Prediction, Schedule, expand
+from .schedule import Prediction, Schedule, check_schedule, expand
 from rbmdiff.foundations.core import (
     Stream,
     as_generator,
@@ -165,6 +165,7 @@ class Mixture(Module):
         `x` [B, D], t scalar or [B]; pickled with the mixture. Raises ValueError for an unknown kind;
         `predict` raises as `Schedule.alpha` and `log_prob` do.
         """
+        check_schedule(schedule)
         check_choice("wanted", wanted, get_args(Prediction))
         return partial(self._predict, schedule, wanted)
 
@@ -213,6 +214,7 @@ def gaussian_flow(mixture: Mixture, schedule: Schedule, x: Tensor, t: Tensor | f
     `t`, `s` are scalars or hold one time a sample. Raises ValueError for more than one component, or at
     a `t` without noise if the covariance is singular, and as `Mixture.log_prob`.
     """
+    check_schedule(schedule)
     if len(mixture.means) != 1:
         raise ValueError(f"mixture must have one component, got {len(mixture.means)}")
     _, _, z, before, _ = mixture._split(x, schedule.alpha(t), schedule.sigma(t))

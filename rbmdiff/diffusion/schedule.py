@@ -326,10 +326,13 @@ class Betas(_FromBeta):
         if (betas is None) == (alphas_cumprod is None):
             raise TypeError("betas or alphas_cumprod must be given, and not both")
         if times is None: times = getattr(betas, "times", None)
-        if betas is None:
-            B = -_numbers("alphas_cumprod", alphas_cumprod).log()  # [eq-schedule-betas]
+        self.betas = None if betas is None else _numbers("betas", getattr(betas, "betas", betas))
+        self.alphas_cumprod = None
+        if self.betas is None:
+            self.alphas_cumprod = _numbers("alphas_cumprod", alphas_cumprod)
+            B = -self.alphas_cumprod.log()  # [eq-schedule-betas]
         else:
-            B = -torch.log1p(-_numbers("betas", getattr(betas, "betas", betas))).cumsum(0)
+            B = -torch.log1p(-self.betas).cumsum(0)
         self.integral = torch.cat([B.new_zeros(1), B])
         if not bool((self.integral.diff() > 0).all()):
             raise ValueError("alphas_cumprod must fall strictly, every beta must be above 0")

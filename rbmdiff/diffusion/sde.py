@@ -17,7 +17,7 @@ from scipy.integrate import solve_ivp
 import torch
 from torch import Tensor
 
-from .schedule import Schedule
+from .schedule import Schedule, check_schedule
 from rbmdiff.foundations.core import (
     Estimate,
     Stream,
@@ -36,6 +36,7 @@ def chain_marginal(schedule: Schedule, steps: int) -> tuple[Tensor, Tensor]:
     Raises ValueError if a step is so long that it would destroy more signal than there is.
     Source: Ho et al. (2020), for any schedule.
     """
+    check_schedule(schedule)
     check_count("steps", steps)
     t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     keep = 1 + 2 * schedule.drift(t[1:]) / steps  # [eq-sde-chain]
@@ -209,6 +210,7 @@ def scalar_sde(schedule: Schedule, dim: int = 1) -> LinearSDE:
 
     Source: Song et al. (2021).
     """
+    check_schedule(schedule)
     check_count("dim", dim)
     eye = torch.eye(dim, dtype=torch.float64)
     return LinearSDE(lambda t: schedule.drift(t) * eye,

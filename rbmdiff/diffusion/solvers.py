@@ -30,6 +30,8 @@ from rbmdiff.foundations.core import (
     as_generator,
     check_batch,
     check_count,
+    check_device,
+    check_dtype,
     check_number,
     normal,
     refuse_gradients,
@@ -175,6 +177,8 @@ def prior_sample(schedule: Schedule, shape: Sequence[int], generator: Stream = N
         raise TypeError(f"shape must be whole numbers [B, ...], got {shape!r}")
     for n in shape:
         check_count("shape", n)
+    if dtype is not None: check_dtype(dtype)
+    check_device("device", device)
     x = torch.empty(0, dtype=dtype, device=device)
     scale = torch.hypot(schedule.alpha(t_max), schedule.sigma(t_max))  # [eq-solvers-start]
     return float(scale) * normal(shape, x, as_generator(generator, x, shape[0]))
@@ -194,6 +198,7 @@ def integrate(network: CheckedNetwork, x: Tensor, grid: Tensor, step: Callable[[
         x = step(x, i)
         yield Snapshot(t, x, network.nfe)
     if schedule is not None:
+        check_schedule(schedule)
         levels = schedule.alpha(times[-1]), schedule.sigma(times[-1])
         X, P = (float(c.detach()) for c in conversion(*levels, network.kind, "x0"))
         x = X * x + P * network(x, times[-1])  # [eq-solvers-denoise]

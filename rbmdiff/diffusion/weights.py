@@ -72,6 +72,7 @@ def implied_weight(schedule: Schedule, kind: Prediction = "eps") -> Weight:
     A function of the log-SNR within the range of `schedule`. ValueError for an unknown kind. Source:
     Kingma and Gao (2023).
     """
+    check_schedule(schedule)
     check_choice("kind", kind, get_args(Prediction))
 
     def weight(log_snr: Tensor) -> Tensor:
@@ -143,6 +144,7 @@ def level_masses(weight: Weight, schedule: Schedule, times: Tensor) -> Tensor:
     Their sum is the weight at the last time. Trapezoidal rule: the change of the weight between two
     times counts half at each. Raises TypeError or ValueError for times that do not rise within [0, 1].
     """
+    check_schedule(schedule)
     check_tensor("times", times)
     if times.ndim != 1 or len(times) < 2 or not bool((times.diff() > 0).all()):
         raise ValueError(f"times must be [N] rising times, N > 1, got {list(times.shape)}")
@@ -158,6 +160,7 @@ def augmentation(weight: Weight, schedule: Schedule, times: Tensor) -> Tensor:
 
     Raises ValueError, with the place, if the weight falls with time: then there is no such distribution.
     """
+    check_schedule(schedule)
     mass = level_masses(weight, schedule, times)
     w = weight(schedule.log_snr(times))
     fall = (w.diff() < -1e-12 * w[1:]).nonzero()

@@ -8,8 +8,9 @@ arguments, and files that are whole.
 __all__ = ['Stream', 'AUTOCAST', 'is_traced', 'in_transform', 'holds', 'logit', 'log_mean_exp',
            'as_generator', 'whole', 'stream_device', 'uniform', 'normal', 'Estimate', 'check_tensor',
            'is_finite', 'check_batch', 'check_count', 'check_number', 'check_choice', 'check_function',
-           'wants_gradient', 'refuse_gradients', 'without_graph', 'recomputed', 'own_precision',
-           'as_path', 'replace_file', 'write_tensors', 'read_tensors', 'Stored']
+           'check_dtype', 'check_device', 'wants_gradient', 'refuse_gradients', 'without_graph',
+           'recomputed', 'own_precision', 'as_path', 'replace_file', 'write_tensors', 'read_tensors',
+           'Stored']
 
 # %% ../../nbs/foundations/core.ipynb #cbcc98ab
 from collections.abc import Callable, Sequence
@@ -248,6 +249,21 @@ def check_function(name: str, f: object) -> None:
     """`f` must be a function, or an object that can be called, and no class. Raises TypeError."""
     if callable(f) and not isinstance(f, type): return
     raise TypeError(f"{name} must be a function, got {type(f).__name__}")
+
+# %% ../../nbs/foundations/core.ipynb #e27b90d4
+def check_dtype(dtype: object) -> None:
+    """`dtype` must be torch.float32 or torch.float64. Raises TypeError."""
+    if dtype in (torch.float32, torch.float64): return
+    raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
+
+
+def check_device(name: str, device: torch.device | str | None) -> None:
+    """`device` must be there, or None. ValueError with PyTorch's reason."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{name} {device} cannot be used: {reason}") from None
 
 # %% ../../nbs/foundations/core.ipynb #bfea0d31
 _P = ParamSpec("_P")

@@ -30,6 +30,7 @@ from rbmdiff.foundations.core import (
     Stream,
     as_generator,
     check_count,
+    check_dtype,
     check_number,
     check_tensor,
     normal,
@@ -193,6 +194,7 @@ class Scale:
         Raises ValueError that names `name` for numbers that are not of the kind of the scale.
         """
         unit = as_unit("unit", unit)
+        check_dtype(dtype)
         if self.kind == "states": return _states(x, unit, name, dtype)
         if self.kind == "measurements":
             v = torch.from_numpy(x.astype(np.float64))
@@ -243,6 +245,7 @@ def digits(labels: bool = False, dtype: torch.dtype = torch.float32) -> tuple[Te
     `RandomState(0)`. Works offline. Source: Alpaydin and Kaynak (1998), through scikit-learn.
     """
     from sklearn.datasets import load_digits
+    check_dtype(dtype)
     pixels, kinds = load_digits(return_X_y=True)
     order = np.random.RandomState(0).permutation(len(pixels))
     x = torch.from_numpy(pixels[order]).to(dtype) / 16
@@ -687,6 +690,7 @@ def swiss_roll(n: int, noise: float = 0.02, generator: Stream = None,
     """
     check_count("n", n)
     check_number("noise", noise, least=0)
+    check_dtype(dtype)
     like = torch.empty(0, dtype=dtype)
     generator = as_generator(generator, like)
     theta = 1.5 * math.pi * (1 + 2 * uniform((n,), like, generator))

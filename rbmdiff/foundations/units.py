@@ -24,6 +24,8 @@ from torch.special import erfcx, log_ndtr, ndtr, ndtri
 from rbmdiff.foundations.core import (
     Stream,
     check_count,
+    check_device,
+    check_dtype,
     check_number,
     holds,
     is_traced,
@@ -711,6 +713,8 @@ def states(n: int, unit: Unit | str = "bernoulli", first: int = 0, last: int | N
     that cannot be listed, or more than 2^25 states: `learning.partition.ais` estimates such sums.
     """
     unit = check_layer("n", n, as_unit("unit", unit))
+    check_dtype(dtype)
+    check_device("device", device)
     if bits_of(n, unit) > LIMIT:
         raise ValueError(f"n must be at most {LIMIT} units of two states, or as many states of others, "
                          f"to enumerate them, got {n} columns of {unit} units; "

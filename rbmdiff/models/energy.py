@@ -17,6 +17,8 @@ from torch import Tensor
 
 from rbmdiff.foundations.core import (
     check_count,
+    check_device,
+    check_dtype,
     check_function,
     check_number,
     check_tensor,
@@ -80,6 +82,8 @@ def grid(low: float, high: float, n: int, dims: int = 1, dtype: torch.dtype = to
     check_count("dims", dims)
     check_number("low", low)
     check_number("high", high, above=low)
+    check_dtype(dtype)
+    check_device("device", device)
     if n**dims > 2**25: raise ValueError(f"n^dims must be at most 2^25 cells, got {n}^{dims}")
     axis = low + (high - low) / n * (torch.arange(n, dtype=dtype, device=device) + 0.5)
     x = torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)

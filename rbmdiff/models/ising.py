@@ -20,6 +20,7 @@ from rbmdiff.foundations.core import (
     Stream,
     as_generator,
     check_count,
+    check_dtype,
     check_number,
     check_tensor,
     holds,
@@ -59,6 +60,7 @@ def lattice(rows: int, columns: int, coupling: float = 1.0, field: float = 0.0,
     """
     check_number("coupling", coupling)
     check_number("field", field)
+    check_dtype(dtype)
     for name, n in (("rows", rows), ("columns", columns)):
         check_count(name, n, 3 if periodic else 1)
     site = torch.arange(rows * columns).view(rows, columns)

@@ -20,6 +20,8 @@ from rbmdiff.foundations.core import (
     Stream,
     as_generator,
     check_count,
+    check_device,
+    check_dtype,
     check_number,
     check_tensor,
     is_finite,
@@ -59,8 +61,8 @@ class RBM(Stored):
         super().__init__()
         self.visible = check_layer("n_visible", n_visible, as_unit("visible", visible))
         self.hidden = check_layer("n_hidden", n_hidden, as_unit("hidden", hidden))
-        if dtype not in (None, torch.float32, torch.float64):
-            raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
+        if dtype is not None: check_dtype(dtype)
+        check_device("device", device)
         b = torch.zeros(n_visible, dtype=dtype, device=device)
         stream = as_generator(generator, b)
         if isinstance(stream, tuple): raise TypeError("generator must be one stream for all weights")

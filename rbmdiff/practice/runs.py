@@ -40,6 +40,7 @@ from rbmdiff.foundations.core import (
     as_generator,
     check_choice,
     check_count,
+    check_device,
     check_tensor,
     read_tensors,
     replace_file,
@@ -595,10 +596,8 @@ def _new_state(x: Tensor, options: dict) -> TrainState:
 
 def _to_device(x: Tensor, device: str) -> Tensor:
     """`x` on `device`. ValueError if there is no such device."""
-    try:
-        return x.to(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
+    check_device("--device", device)
+    return x.to(device)
 
 # %% ../../nbs/practice/runs.ipynb #190d09b3
 def resume(folder: str | Path, given: dict | None = None, download: bool = False) -> Run:
