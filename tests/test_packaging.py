@@ -1,5 +1,7 @@
-"""The wheel alone: installed without nbdev and Jupyter, it imports every module and runs its command."""
+"""The wheel alone: installed without nbdev and Jupyter, it imports every module and runs its command;
+a downloaded notebook runs beside it."""
 from importlib.metadata import distributions
+import json
 import os
 from pathlib import Path
 import shutil
@@ -10,10 +12,21 @@ import venv
 from packaging.specifiers import SpecifierSet
 import pytest
 
+from test_book_download import plain_notebooks
+
 ROOT = Path(__file__).resolve().parents[1]
 DEPENDENCIES = ["torch", "numpy", "matplotlib", "scikit-learn", "safetensors", "tqdm", "lazy-loader",
                 "pooch"]
 
+ENVIRONMENT = {**os.environ, "PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
+CHAPTER = "bridge/limit"
+RUN = """
+import sys, nbformat
+from nbclient import NotebookClient
+nb = nbformat.read(sys.argv[1], as_version=4)
+NotebookClient(nb, kernel_name="python3", timeout=600).execute()
+nbformat.write(nb, sys.argv[2])
+"""
 IMPORT_ALL = """
 import importlib, pkgutil, sys, rbmdiff
 for module in pkgutil.walk_packages(rbmdiff.__path__, "rbmdiff."): importlib.import_module(module.name)
@@ -43,9 +56,9 @@ def empty(tmp_path_factory):
     run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, source)
     venv.create(folder / "env", with_pip=True)
     wheel, = folder.glob("*.whl")
-    environment = {**os.environ, "PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
+    shutil.rmtree(source)
     run(folder / "env/bin/pip", "install", "--quiet", "--disable-pip-version-check", wheel,
-        env=environment)
+        env=ENVIRONMENT)
     return folder
 
 
@@ -74,6 +87,24 @@ def test_stubs_and_the_mark_of_types_are_in_the_wheel(empty):
                                         for path in (ROOT / "rbmdiff").rglob("*.pyi")}
     assert "RBM" in run(empty / "env/bin/python", "-c",
                         "import rbmdiff; print(rbmdiff.RBM.__name__, *dir(rbmdiff))", cwd=empty)
+
+
+def test_a_downloaded_notebook_and_the_wheel_are_all_that_a_reader_needs(empty):
+    """Its first cell installs the wheel beside it."""
+    environment = {k: v for k, v in ENVIRONMENT.items() if k != "PYTHONPATH"}
+    environment["PATH"] = f"{empty / 'env/bin'}{os.pathsep}{environment['PATH']}"
+    environment["JUPYTER_PATH"] = str(empty / "env/share/jupyter")
+    python = empty / "env/bin/python"
+    pip = python, "-m", "pip", "--disable-pip-version-check"
+    run(*pip, "uninstall", "--quiet", "--yes", "rbmdiff", env=environment)
+    run(*pip, "install", "--quiet", "ipykernel", "nbclient", env=environment)
+    (empty / "chapter.ipynb").write_text(json.dumps(plain_notebooks()[CHAPTER]))
+    run(python, "-c", RUN, "chapter.ipynb", "done.ipynb", cwd=empty, env=environment)
+    cells = json.loads((empty / "done.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in code) and len(code) > 10
+    where = run(python, "-c", "import rbmdiff; print(rbmdiff.__file__)", cwd=empty, env=environment)
+    assert str(empty / "env") in where
 
 
 def test_run_time_dependencies_are_explained():
