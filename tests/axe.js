@@ -8,6 +8,8 @@ async function ask(view, job) {
   page.documentElement.dataset.mode = job.theme;
   // the glyphs of formulas are drawings, thousands a page, and hidden from screen readers; their words stay
   for (const glyphs of page.querySelectorAll("mjx-math")) glyphs.remove();
+  // the entries of the index of equations are alike: two of each chapter
+  for (const entry of page.querySelectorAll(".equation-entry ~ .equation-entry ~ .equation-entry")) entry.remove();
   const still = page.head.appendChild(page.createElement("style"));
   still.textContent = "* { transition: none !important; animation: none !important; }";
   view.dispatchEvent(new view.Event("resize"));

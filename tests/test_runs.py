@@ -25,6 +25,7 @@ from rbmdiff.models.rbm import RBM
 from rbmdiff.practice import runs
 from rbmdiff.practice.runs import (
     OPTIONS,
+    _steadied,
     as_states,
     contrastive_step,
     evaluate,
@@ -298,6 +299,52 @@ def test_the_default_of_real_units_finds_clusters_far_apart(tmp_path):
     value, alone = judged(method="exact", epochs=100)
     control = judged(method="pcd", lr=0.01, epochs=40)[0]
     assert value > truth - 0.2 > alone + 2 and control < truth - 0.5
+
+
+def rare(rows=1000, columns=40):
+    """Measurements that hardly change, but for two rows a column, where they are thirty widths off."""
+    g = np.random.default_rng(0)
+    x = 0.01 * g.random((rows, columns))
+    for column in x.T: column[g.choice(rows, 2, replace=False)] = 1
+    return x.astype(np.float32)
+
+
+def rare_run(folder, method):
+    """A run with them, trained; the control of bounded moves has none."""
+    np.save(folder / "x.npy", rare())
+    run = prepare(folder / "run", {"data": str(folder / "x.npy"), "visible": "gaussian", "hidden": 40,
+                                   "method": method, "epochs": 10})
+    for _ in run.fit(False): pass
+    return run
+
+
+@pytest.mark.parametrize("method", ["pcd", "cd"])
+def test_a_rare_value_throws_no_machine_out_of_its_data(tmp_path, method):
+    run = rare_run(tmp_path, method)
+    assert run.state.model.sigma.max() < 3 and run.state.model.W.abs().max() < 3
+    found = evaluate(run.folder, progress=False)
+    value = found["log_likelihood"]["train"]["AIS"]["value"]
+    assert value > found["independent"]["train"]["value"] - 10
+
+
+def test_without_bounds_it_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_steadied", lambda gradients, sigma: gradients)
+    with pytest.raises(FloatingPointError, match="lower the learning rate"): rare_run(tmp_path, "pcd")
+
+
+def test_moves_are_bounded_and_usual_ones_are_not():
+    g = torch.Generator().manual_seed(0)
+    usual = {"W": torch.randn(6, 4, generator=g) / 4, "b": torch.randn(6, generator=g) / 4,
+             "c": torch.randn(4, generator=g), "log_sigma": torch.randn(6, generator=g)}
+    sigma = torch.rand(6, generator=g) + 1
+    moved = _steadied(usual, sigma)
+    assert all(torch.equal(moved[name], usual[name]) for name in "Wbc")
+    torch.testing.assert_close(moved["log_sigma"], usual["log_sigma"] / 10, rtol=0.02, atol=0)
+    far = _steadied({name: 1e4 * x for name, x in usual.items()}, sigma)
+    move = torch.hypot(far["W"].norm(dim=1), far["b"]) / sigma
+    torch.testing.assert_close(move, torch.full((6,), 3.0))
+    torch.testing.assert_close(far["W"] / far["b"][:, None], usual["W"] / usual["b"][:, None])
+    assert far["log_sigma"].abs().max() < 10 * math.log(1e3)
 
 
 @pytest.mark.parametrize("given, words", [

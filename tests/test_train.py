@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from machines import seeded
-from rbmdiff.foundations.core import write_tensors
+from rbmdiff.foundations.core import check_tensor, write_tensors
 from rbmdiff.foundations.train import (
     TrainState,
     ascend,
@@ -224,6 +224,18 @@ def test_divergence_is_an_error_before_the_epoch_is_yielded():
     state.optimizer.param_groups[0]["lr"] = 1e200
     with pytest.raises(FloatingPointError, match="learning rate"):
         list(train(state, data(), noisy, 50, 8))
+
+
+def test_a_step_that_fails_after_divergence_fails_for_that_reason():
+    """A step of the library refuses states that a machine has driven to infinity."""
+    state = new("sgd", schedule=False)
+    state.optimizer.param_groups[0]["lr"] = 1e200
+
+    def strict(state, batch):
+        check_tensor("chains", sum(p.sum() for p in state.model.parameters()))
+        return noisy(state, batch)
+    with pytest.raises(FloatingPointError, match="not finite, epoch 1: lower the learning rate"):
+        list(train(state, data(), strict, 50, 8))
 
 
 def seen_by(examples, batch_size=10, epochs=1):

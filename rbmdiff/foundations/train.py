@@ -309,6 +309,15 @@ def _pieces(data: Data | Iterable[Any], batch_size: int,
     raise TypeError(f"data must be tensors, batches or a function, got {type(x).__name__}")
 
 # %% ../../nbs/foundations/train.ipynb #f0bfbb9a
+def _updated(state: TrainState, batch: Any, step: Step) -> Mapping[str, Any]:
+    """`update`; what fails once a parameter has run away fails for that reason."""
+    try:
+        return update(state, batch, step)
+    except ValueError:
+        _check_finite(state)
+        raise
+
+
 def _check_finite(state: TrainState) -> None:
     """FloatingPointError if a parameter is no longer finite."""
     for name, p in state.model.named_parameters():
@@ -326,7 +335,7 @@ def _epoch(state: TrainState, data: Data | Iterable[Any], step: Step, batch_size
     if n: bar.total = state.updates + left * n
     before = state.updates
     for batch in pieces:
-        for name, value in update(state, batch, step).items():
+        for name, value in _updated(state, batch, step).items():
             totals[name] = totals.get(name, 0.0) + torch.as_tensor(value).detach()
         bar.update()
     count = state.updates - before

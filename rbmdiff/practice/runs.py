@@ -144,12 +144,24 @@ def _machine(state: TrainState) -> RBM:
 
 
 def _moved(state: TrainState, gradients: Gradients, centre: bool) -> Gradients:
-    """`gradients` centred at the means that the step keeps, if told, and in units of the widths."""
+    """`gradients` centred at the means that the step keeps, if told; of real units in their widths."""
     rbm = _machine(state)
     if rbm.sigma is None and not centre: return gradients
     if centre: means = state.carry["mean_v"], state.carry["mean_h"]
     else: means = torch.zeros_like(rbm.b), torch.zeros_like(rbm.c)
-    return centred(gradients, *means, None if rbm.sigma is None else rbm.sigma.detach())
+    if rbm.sigma is None: return centred(gradients, *means)
+    return _steadied(centred(gradients, *means, rbm.sigma.detach()), rbm.sigma.detach())
+
+# %% ../../nbs/practice/runs.ipynb #636b8437
+def _steadied(gradients: Gradients, sigma: Tensor) -> Gradients:
+    """`gradients` in units of the widths `sigma`, such that no row of data throws a machine out of them:
+    bounded moves of a unit's weights and bias, slow and bounded ones of its width.
+    """
+    move = torch.hypot(gradients["W"].norm(dim=1), gradients["b"]) / sigma
+    share = (3 / move).clamp(max=1)
+    grow = gradients["log_sigma"]
+    return {**gradients, "W": share[:, None] * gradients["W"], "b": share * gradients["b"],
+            "log_sigma": 10 * grow.sign() * torch.log1p(grow.abs() / 100)}
 
 
 @torch.no_grad()
