@@ -301,11 +301,12 @@ def test_the_default_of_real_units_finds_clusters_far_apart(tmp_path):
     assert value > truth - 0.2 > alone + 2 and control < truth - 0.5
 
 
-def rare(rows=1000, columns=40):
-    """Measurements that hardly change, but for two rows a column, where they are thirty widths off."""
+def rare(rows=4000, columns=40):
+    """Measurements that hardly change, but for two rows a column, where they are forty widths off."""
     g = np.random.default_rng(0)
     x = 0.01 * g.random((rows, columns))
-    for column in x.T: column[g.choice(rows, 2, replace=False)] = 1
+    for column in x.T:
+        column[g.choice(rows, 2, replace=False)] = 1
     return x.astype(np.float32)
 
 
@@ -313,7 +314,7 @@ def rare_run(folder, method):
     """A run with them, trained; the control of bounded moves has none."""
     np.save(folder / "x.npy", rare())
     run = prepare(folder / "run", {"data": str(folder / "x.npy"), "visible": "gaussian", "hidden": 40,
-                                   "method": method, "epochs": 10})
+                                   "method": method, "epochs": 5})
     for _ in run.fit(False): pass
     return run
 
