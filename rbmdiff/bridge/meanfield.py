@@ -230,17 +230,16 @@ class TimedRBM(torch.nn.Module):
 
     K = `knots` machines, all equal to `rbm` at first, at log-SNRs equally spaced from `t_max` to
     `t_min`; in between parameters are linear. `W` [K, D, H], `b` [K, D], `c` [K, H], the last for the
-    least noise; `jacobian` as in `score`. Raises TypeError or ValueError for bad counts or times, or
-    units that are no bits.
+    least noise; `jacobian` as in `score`. Raises TypeError or ValueError for bad arguments.
     """
 
     def __init__(self, rbm: RBM, schedule: Schedule, knots: int = 4, t_min: float = 0.05,
                  t_max: float = 1.0, jacobian: bool = False):
-        check_schedule(schedule)
         super().__init__()
         refuse_gradients("TimedRBM", "it copies the parameters of rbm", rbm)
         _check_bits(rbm)
         check_machine(rbm)
+        check_schedule(schedule)
         check_count("knots", knots, 2)
         if not 0 < t_min < t_max <= 1:
             raise ValueError(f"t_min, t_max: 0 < t_min < t_max <= 1, got {t_min}, {t_max}")

@@ -42,8 +42,7 @@ class Fourier(Module):
 
     The frequencies are quantiles of a normal distribution, of standard deviation `bandwidth` in turns
     per unit of time. The inner product of two features is nearly a Gaussian of their distance
-    [eq-networks-kernel]. TypeError or ValueError for a count that is none or a bandwidth that is not
-    positive. Source: Tancik et al. (2020).
+    [eq-networks-kernel]. TypeError or ValueError for bad arguments. Source: Tancik et al. (2020).
     """
 
     frequencies: Tensor

@@ -162,8 +162,7 @@ class Mixture(Module):
                   wanted: Prediction = "eps") -> Callable[[Tensor, Tensor | float], Tensor]:
         """The perfect network, predict(x, t) -> `wanted` [eq-schedule-predictions].
 
-        `x` [B, D], t scalar or [B]; pickled with the mixture. Raises ValueError for an unknown kind;
-        `predict` raises as `Schedule.alpha` and `log_prob` do.
+        `x` [B, D], t scalar or [B]; pickled with the mixture. Raises as `Schedule.alpha` and `log_prob`.
         """
         check_schedule(schedule)
         check_choice("wanted", wanted, get_args(Prediction))
