@@ -16,8 +16,8 @@ WIDE, PHONE = 1400, 420
 TEN = ["index.html", "map.html", "equations.html", "glossary.html", "environment.html", "search.html",
        "api/models.rbm.html", "start/ten_minutes.html", "models/rbm.html", "bridge/comparison.html"]
 SMALL = ["index.html", "map.html", "equations.html", "api/index.html", "models/beta.html"]
-FITS_ALWAYS = {"output", "squashed", "outside", "page", "no bar", "no focus"}
-FITS = {WIDE: FITS_ALWAYS | {"code", "equation"}, PHONE: FITS_ALWAYS}
+FITS_ALWAYS = {"equation", "output", "squashed", "outside", "page", "no bar", "no focus"}
+FITS = {WIDE: FITS_ALWAYS | {"code"}, PHONE: FITS_ALWAYS}
 LONG = "x" * 300
 RED = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' width='400' height='100'/>"
 SCROLL = "overflow-x: auto; white-space: pre"

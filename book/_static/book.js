@@ -13,7 +13,7 @@ const reachable = () => {
   }
 };
 
-// A formula a little wider than its place is set smaller: one of its own line by a quarter at most, for it can
+// A formula a little wider than its place is set smaller: one of its own line by three tenths at most, for it can
 // scroll; one inside a line by a half.
 const fit = () => {
   const formulas = [...document.querySelectorAll("article mjx-container")].filter((f) => !f.closest("table"));
@@ -26,7 +26,7 @@ const fit = () => {
   const sizes = formulas.map((formula, i) => shares[i] < 1 ? parseFloat(getComputedStyle(formula).fontSize) : 0);
   formulas.forEach((formula, i) => {
     if (shares[i] >= 1) return;
-    const size = sizes[i] * Math.max(0.99 * shares[i], formula.hasAttribute("display") ? 0.75 : 0.5);
+    const size = sizes[i] * Math.max(0.99 * shares[i], formula.hasAttribute("display") ? 0.7 : 0.5);
     formula.style.setProperty("font-size", `${size}px`, "important");
   });
 };
