@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from machines import machine
-from rbmdiff.bridge import comparison, gumbel, limit, meanfield, recovery, score, tilted
+from rbmdiff.bridge import comparison, gumbel, limit, meanfield, memory, recovery, score, tilted
 from rbmdiff.diffusion.schedule import LinearBeta
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.learning import contrastive, partition
@@ -241,6 +241,17 @@ CALLS: dict[str, Call] = {
     "meanfield.TimedRBM.at": c(lambda m, v: meanfield.TimedRBM(m, VP).at(0.3).W, "numbers"),
     "meanfield.with_prior": c(
         lambda m, v: asked(meanfield.with_prior(lambda a, t: a, VP), v), "numbers"),
+    "memory.log_weights": c(lambda m, v: memory.log_weights(v, ROWS.to(v), 0.6, 0.8), "numbers"),
+    "memory.denoise": c(lambda m, v: memory.denoise(v, ROWS.to(v), 0.6, 0.8), "numbers"),
+    "memory.attention_prior": c(lambda m, v: memory.attention_prior(v, 0.6, 0.8), "numbers"),
+    "memory.memory_predictor": c(
+        lambda m, v: asked(memory.memory_predictor(ROWS.to(v), VP), v), "numbers"),
+    "memory.retrieve": c(lambda m, v: memory.retrieve(v, ROWS.to(v), 1.0, 4.0, 3), "numbers"),
+    "memory.own_log_weight": c(lambda m, v, g: memory.own_log_weight(
+        ROWS.to(v), torch.zeros(len(v), dtype=torch.long), 0.6, 0.8, g), "numbers", True),
+    "memory.gaussian_information": c(
+        lambda m, v: memory.gaussian_information(v.exp(), 0.5), "numbers"),
+    "memory.collapse_snr": c(lambda m, v: memory.collapse_snr(v.exp(), 50), "numbers"),
     "recovery.denoising_loss": c(
         lambda m, v, g: recovery.denoising_loss(m, v, 0.6, 0.8, generator=g), draws=True),
     "recovery.path_loss": c(lambda m, v, g: recovery.path_loss(m, v, g), draws=True),
@@ -286,6 +297,7 @@ NO_CALL = {
     "ising.lattice": "takes numbers alone", "ising.halves": "takes numbers alone",
     "ising.as_rbm": "a machine of couplings", "means.check_listable": "a check",
     "tilted.check_levels": "a check",
+    "memory.as_rbm": "a machine of patterns", "memory.flip_beta": "takes numbers alone",
     "partition.temperatures": "takes numbers alone", "partition.LogZ": "a result",
     "partition.bracket": "takes estimates alone", "comparison.BinaryBound": "a result",
     "comparison.BinaryDenoiser": "a network", "comparison.BinaryDenoiser.denoise": "a network",

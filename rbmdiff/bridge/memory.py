@@ -8,8 +8,7 @@ and a threshold says from which noise level on it names one pattern.
 __all__ = ['log_weights', 'denoise', 'attention_prior', 'as_rbm', 'memory_predictor', 'retrieve',
            'flip_beta', 'own_log_weight', 'gaussian_information', 'collapse_snr']
 
-# %% ../../nbs/bridge/memory.ipynb #175041e3
-from collections.abc import Callable
+# %% ../../nbs/bridge/memory.ipynb #92a2e6cc
 import math
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from .tilted import check_levels
 from ..diffusion.networks import as_eps
+from ..diffusion.objective import Predict
 from ..diffusion.schedule import Geometric, Schedule, check_schedule, expand, noised, time_grid
 from ..diffusion.solvers import ddim
 from rbmdiff.foundations.core import (
@@ -81,8 +81,10 @@ def attention_prior(patterns: Tensor, alpha: Tensor | float, sigma: Tensor | flo
     """
     _check_patterns(patterns)
     check_levels(alpha, sigma)
-    a, s = expand(alpha, patterns[0, 0].double()), expand(sigma, patterns[0, 0].double())
-    return ((a / s) ** 2 * patterns.double().square().sum(-1) / 2).to(patterns.dtype)  # [eq-memory-prior]
+    P = patterns.double()
+    a, s = expand(alpha, P[0, 0]), expand(sigma, P[0, 0])
+    log_prior = (a / s) ** 2 * P.square().sum(-1) / 2  # [eq-memory-prior]
+    return log_prior.to(patterns.dtype)
 
 # %% ../../nbs/bridge/memory.ipynb #1ba60a9c
 def as_rbm(patterns: Tensor, sigma: float = 1.0, log_prior: Tensor | None = None) -> RBM:
@@ -106,9 +108,9 @@ def as_rbm(patterns: Tensor, sigma: float = 1.0, log_prior: Tensor | None = None
     rbm.sigma = sigma
     return rbm.requires_grad_()
 
-# %% ../../nbs/bridge/memory.ipynb #3f58e386
+# %% ../../nbs/bridge/memory.ipynb #684fbdb4
 def memory_predictor(patterns: Tensor, schedule: Schedule,
-                     log_prior: Tensor | None = None) -> Callable[[Tensor, Tensor | float], Tensor]:
+                     log_prior: Tensor | None = None) -> Predict:
     """The denoiser of `patterns` [K, D] as a network: predict(x, t) -> eps, for every solver
     [eq-memory-weights].
 
@@ -117,10 +119,10 @@ def memory_predictor(patterns: Tensor, schedule: Schedule,
     """
     check_schedule(schedule)
     _check_patterns(patterns, log_prior=log_prior)
-    stored = patterns.double(), None if log_prior is None else log_prior.double()
-    P, prior = (None if s is None else s.clone() for s in stored)
+    P = patterns.double().clone()
+    prior = None if log_prior is None else log_prior.double().clone()
 
-    def predict(x: Tensor, t: Tensor | float) -> Tensor:
+    def predict(x: Tensor, t: Tensor) -> Tensor:
         m = denoise(x.double(), P, schedule.alpha(t), schedule.sigma(t), prior)  # [eq-memory-weights]
         return m.to(x.dtype)
     return as_eps(predict, schedule, "x0")
@@ -175,33 +177,40 @@ def own_log_weight(patterns: Tensor, index: Tensor, alpha: Tensor | float, sigma
     weights = log_weights(x, patterns, alpha, sigma)
     return weights.gather(-1, index[:, None])[:, 0]  # [eq-memory-own]
 
-# %% ../../nbs/bridge/memory.ipynb #efd5a298
+# %% ../../nbs/bridge/memory.ipynb #3681e8e4
+def _check_variances(variances: Tensor) -> None:
+    """`variances` [..., D] must not be negative. Raises TypeError or ValueError."""
+    check_tensor("variances", variances)
+    if not holds(variances >= 0): raise ValueError("variances must not be negative")
+
+
 def gaussian_information(variances: Tensor, snr: Tensor | float) -> Tensor:
-    """Nats [...] that a state of signal-to-noise ratio `snr` = alpha² / sigma² has about normal data with
-    `variances` [..., D] along their axes [eq-memory-collapse].
+    """Nats [...] that a state of signal-to-noise ratio `snr` = alpha² / sigma² has about normal data
+    with `variances` [..., D] along their axes [eq-memory-collapse].
 
     `snr` is a number or [...]. Raises TypeError or ValueError for negative numbers.
     """
-    check_tensor("variances", variances)
-    if not holds(variances >= 0): raise ValueError("variances must not be negative")
+    _check_variances(variances)
+    if not isinstance(snr, Tensor): check_number("snr", snr)
     snr = torch.as_tensor(snr, dtype=variances.dtype, device=variances.device)
     if not holds(snr >= 0): raise ValueError("snr must not be negative")
     return torch.log1p(snr[..., None] * variances).sum(-1) / 2  # [eq-memory-collapse]
 
 
 @without_graph()
-def collapse_snr(variances: Tensor, patterns: int) -> Tensor:
-    """Signal-to-noise ratio [...] from which on a memory of `patterns` draws of normal data with
+def collapse_snr(variances: Tensor, n_patterns: int) -> Tensor:
+    """Signal-to-noise ratio [...] from which on a memory of `n_patterns` draws of normal data with
     `variances` [..., D] knows which of them a state came from [eq-memory-collapse].
 
     Computed in float64, returned like `variances`. Raises TypeError or ValueError for negative
     variances, or none above 0, or fewer than 2 patterns. Source: Biroli et al. (2024).
     """
-    check_count("patterns", patterns, 2)
-    v, nats = variances.double(), math.log(patterns)
+    check_count("n_patterns", n_patterns, 2)
+    _check_variances(variances)
+    v, nats = variances.double(), math.log(n_patterns)
     if not holds(v.amax(-1) > 0): raise ValueError("variances must not all be 0")
-    low, high = (torch.expm1(2 * nats / n) / m for n, m in ((v.new_tensor(v.shape[-1]), v.mean(-1)),
-                                                            (v.new_tensor(1.0), v.amax(-1))))
+    low = math.expm1(2 * nats / v.shape[-1]) / v.mean(-1)    # equal variances would carry more
+    high = math.expm1(2 * nats) / v.amax(-1)                 # one axis alone carries less
     for _ in range(100):
         middle = (low * high).sqrt()
         enough = gaussian_information(v, middle) >= nats
