@@ -63,7 +63,7 @@ def log_weights(x: Tensor, patterns: Tensor, alpha: Tensor | float, sigma: Tenso
     if log_prior is not None: logits = logits + log_prior.double()
     return logits.log_softmax(-1).to(x.dtype)
 
-
+# %% ../../nbs/bridge/memory.ipynb #d732540c
 def denoise(x: Tensor, patterns: Tensor, alpha: Tensor | float, sigma: Tensor | float,
             log_prior: Tensor | None = None) -> Tensor:
     """Exact denoiser m(x) = E[pattern | x], like `x` [..., D]: attention with a norm term
@@ -177,26 +177,21 @@ def own_log_weight(patterns: Tensor, index: Tensor, alpha: Tensor | float, sigma
     weights = log_weights(x, patterns, alpha, sigma)
     return weights.gather(-1, index[:, None])[:, 0]  # [eq-memory-own]
 
-# %% ../../nbs/bridge/memory.ipynb #3681e8e4
-def _check_variances(variances: Tensor) -> None:
-    """`variances` [..., D] must not be negative. Raises TypeError or ValueError."""
-    check_tensor("variances", variances)
-    if not holds(variances >= 0): raise ValueError("variances must not be negative")
-
-
+# %% ../../nbs/bridge/memory.ipynb #03ea533a
 def gaussian_information(variances: Tensor, snr: Tensor | float) -> Tensor:
     """Nats [...] that a state of signal-to-noise ratio `snr` = alpha² / sigma² has about normal data
     with `variances` [..., D] along their axes [eq-memory-collapse].
 
     `snr` is a number or [...]. Raises TypeError or ValueError for negative numbers.
     """
-    _check_variances(variances)
+    check_tensor("variances", variances)
+    if not holds(variances >= 0): raise ValueError("variances must not be negative")
     if not isinstance(snr, Tensor): check_number("snr", snr)
     snr = torch.as_tensor(snr, dtype=variances.dtype, device=variances.device)
     if not holds(snr >= 0): raise ValueError("snr must not be negative")
     return torch.log1p(snr[..., None] * variances).sum(-1) / 2  # [eq-memory-collapse]
 
-
+# %% ../../nbs/bridge/memory.ipynb #db07216e
 @without_graph()
 def collapse_snr(variances: Tensor, n_patterns: int) -> Tensor:
     """Signal-to-noise ratio [...] from which on a memory of `n_patterns` draws of normal data with
@@ -206,9 +201,10 @@ def collapse_snr(variances: Tensor, n_patterns: int) -> Tensor:
     variances, or none above 0, or fewer than 2 patterns. Source: Biroli et al. (2024).
     """
     check_count("n_patterns", n_patterns, 2)
-    _check_variances(variances)
+    check_tensor("variances", variances)
     v, nats = variances.double(), math.log(n_patterns)
-    if not holds(v.amax(-1) > 0): raise ValueError("variances must not all be 0")
+    if not holds((v >= 0).all(-1) & (v.amax(-1) > 0)):
+        raise ValueError("variances must not be negative, nor all be 0")
     low = math.expm1(2 * nats / v.shape[-1]) / v.mean(-1)    # equal variances would carry more
     high = math.expm1(2 * nats) / v.amax(-1)                 # one axis alone carries less
     for _ in range(100):
