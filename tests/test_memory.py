@@ -285,7 +285,8 @@ BAD = {
     "below the patterns": (lambda: own_log_weight(P, torch.tensor([-1]), 1.0, 1.0), ValueError,
                            "^index must be numbers of 6 patterns, got -1"),
     "negative variances": (lambda: collapse_snr(-P.abs(), 5), ValueError, "^variances must not be neg"),
-    "no variance": (lambda: collapse_snr(0 * P, 5), ValueError, "^variances must not be negative, nor all"),
+    "no variance":
+        (lambda: collapse_snr(0 * P, 5), ValueError, "^variances must not be negative, nor all"),
     "one draw": (lambda: collapse_snr(P.abs(), 1), ValueError, "^n_patterns must be at least 2"),
     "a negative ratio": (lambda: gaussian_information(P.abs(), -1.0), ValueError, "^snr must not be"),
 }
