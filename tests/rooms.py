@@ -19,7 +19,7 @@ from rbmdiff.bridge import comparison, gumbel, limit, meanfield, memory, recover
 from rbmdiff.diffusion.schedule import LinearBeta
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.learning import contrastive, partition
-from rbmdiff.models import boltzmann, energy, ising, rbm
+from rbmdiff.models import boltzmann, energy, hopfield, ising, rbm
 from rbmdiff.sampling import diagnostics, gibbs, means
 
 B, D, H = 3, 4, 3
@@ -151,6 +151,21 @@ CALLS: dict[str, Call] = {
     "ising.kaufman": c(lambda m, v: ising.kaufman(v.exp(), 4, 4), "numbers"),
     "ising.onsager": c(lambda m, v: pair(ising.onsager(v.exp())), "numbers"),
     "ising.kac_ward": c(lambda m, v: ising.kac_ward(*(x[0] for x in strip(v)[:2])), "numbers"),
+    "hopfield.recall": c(lambda m, v: hopfield.recall(m.J, v, m.b), "any"),
+    "hopfield.together": c(lambda m, v: hopfield.together(m.J, v, m.b), "any"),
+    "hopfield.pair_energy": c(lambda m, v: hopfield.pair_energy(m.J, v, v.flip(-1), m.b), "any"),
+    "hopfield.free_energy": c(lambda m, v: hopfield.free_energy(m.J, 0.5 * v, m.b), "any"),
+    "hopfield.relax": c(lambda m, v: hopfield.relax(m.J, 0.5 * v, m.b, 2), "any"),
+    "hopfield.hebb": c(lambda m, v: hopfield.hebb(v), "any"),
+    "hopfield.storkey": c(lambda m, v: hopfield.storkey(v), "any"),
+    "hopfield.pseudo_inverse": c(lambda m, v: hopfield.pseudo_inverse(v), "any"),
+    "hopfield.learn": c(lambda m, v: hopfield.learn(v, 3), "any"),
+    "hopfield.rest_states": c(lambda m, v: hopfield.rest_states(m.J, v.mean(0)), "any"),
+    "hopfield.overlap": c(lambda m, v: hopfield.overlap(v.exp()), "numbers"),
+    "hopfield.dense_update": c(lambda m, v: hopfield.dense_update(v, v.flip(0), 3), "any"),
+    "hopfield.modern_energy": c(lambda m, v: hopfield.modern_energy(v, v.flip(0), 0.7), "numbers"),
+    "hopfield.modern_update": c(lambda m, v: hopfield.modern_update(v, v.flip(0), 0.7), "numbers"),
+    "hopfield.as_rbm": c(lambda m, v: hopfield.as_rbm(v, 0.3).W, "any"),
     "diagnostics.autocorrelation": c(lambda m, v: diagnostics.autocorrelation(long(v)), "numbers"),
     "diagnostics.integrated_time": c(lambda m, v: diagnostics.integrated_time(long(v)), "numbers"),
     "diagnostics.effective_sample_size": c(
@@ -295,6 +310,7 @@ NO_CALL = {
     "boltzmann.Boltzmann": "a container", "boltzmann.Boltzmann.extra_repr": "text",
     "boltzmann.check_boltzmann": "a check", "energy.grid": "takes numbers alone",
     "ising.lattice": "takes numbers alone", "ising.halves": "takes numbers alone",
+    "hopfield.error_rate": "takes numbers alone",
     "ising.as_rbm": "a machine of couplings", "means.check_listable": "a check",
     "tilted.check_levels": "a check",
     "memory.as_rbm": "a machine of patterns", "memory.flip_beta": "takes numbers alone",

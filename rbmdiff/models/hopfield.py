@@ -138,7 +138,7 @@ def pair_energy(J: Tensor, x: Tensor, previous: Tensor, b: Tensor | None = None)
     machine = _machine(J, b)
     check_tensor("x", x, len(J), like=J)
     check_tensor("previous", previous, len(J), like=J)
-    return -(machine.field(previous) * x).sum(-1) - previous @ machine.b  # [eq-hopfield-descent]
+    return -(machine.field(previous) * x + previous * machine.b).sum(-1)  # [eq-hopfield-descent]
 
 # %% ../../nbs/models/hopfield.ipynb #ee8e63f5
 def _check_means(J: Tensor, m: Tensor) -> None:
@@ -158,7 +158,7 @@ def free_energy(J: Tensor, m: Tensor, b: Tensor | None = None) -> Tensor:
     entropy = torch.special.entr((1 + m) / 2) + torch.special.entr((1 - m) / 2)
     return machine.energy(m) - entropy.sum(-1)  # [eq-hopfield-free]
 
-
+# %% ../../nbs/models/hopfield.ipynb #903ddb9d
 def relax(J: Tensor, m: Tensor, b: Tensor | None = None, sweeps: int = 100) -> Tensor:
     """Means [..., N] after `sweeps` passes from `m` [..., N], each unit in turn set to the hyperbolic
     tangent of its field [eq-hopfield-free].
@@ -207,7 +207,7 @@ def storkey(patterns: Tensor) -> Tensor:
         J = J + (torch.outer(x, x) - x[:, None] * h.mT - h * x) / len(J)  # [eq-hopfield-rules]
     return _hollow(J)
 
-
+# %% ../../nbs/models/hopfield.ipynb #e13745f0
 @without_graph()
 @own_precision
 def pseudo_inverse(patterns: Tensor) -> Tensor:
@@ -250,7 +250,7 @@ def _slope(patterns: Tensor, J: Tensor) -> Tensor:
     pull = patterns.mT @ error
     return pull + pull.mT  # [eq-hopfield-learning]
 
-
+# %% ../../nbs/models/hopfield.ipynb #7560422a
 @without_graph()
 @own_precision
 def learn(patterns: Tensor, steps: int = 300, decay: float = 0.0, rate: float | None = None) -> Tensor:
@@ -280,15 +280,17 @@ def error_rate(n_units: int, n_patterns: int) -> float:
     check_count("n_units", n_units, 2)
     check_count("n_patterns", n_patterns)
     n = (n_units - 1) * (n_patterns - 1)
-    heads = torch.arange((n - n_units + 1) // 2 + 1, dtype=torch.float64)
-    if len(heads) == 0: return 0.0
+    if n < n_units - 1: return 0.0
+    last = (n - n_units + 1) // 2
+    first = max(0, last - 40 * math.isqrt(n))                            # what is below weighs nothing
+    heads = torch.arange(first, last + 1, dtype=torch.float64)
     log_p = math.lgamma(n + 1) - torch.lgamma(heads + 1) - torch.lgamma(n - heads + 1) - n * math.log(2)
     weight = torch.ones_like(heads)
     if (n - n_units + 1) % 2 == 0: weight[-1] = 0.5
     return float(weight @ log_p.exp())  # [eq-hopfield-capacity]
 
 # %% ../../nbs/models/hopfield.ipynb #86dd28e1
-CRITICAL = 0.13790556603, 1.5118788436
+CRITICAL = 0.13790556649493174, 1.5112185563276566
 """The largest load at which random patterns are retrieved under Hebb's rule, and y there."""
 
 
