@@ -150,7 +150,7 @@ def test_flips(p):
 
 # --- when it knows which
 
-@pytest.mark.parametrize("K, D", [(1000, 20), (20_000, 40), (2, 1), (10**9, 3072)])
+@pytest.mark.parametrize("K, D", [(1000, 20), (20_000, 40), (2, 1), (10**9, 3072), (10**110, 2)])
 def test_threshold_of_equal_variances(K, D):
     for v in (1.0, 0.3):
         snr = collapse_snr(torch.full((D,), v, dtype=F64), K).item()
@@ -165,6 +165,26 @@ def test_threshold_of_any_variances_solves_its_equation():
     nats = gaussian_information(v, snr)
     torch.testing.assert_close(nats, torch.full_like(nats, math.log(5000)), rtol=1e-13, atol=0)
     assert collapse_snr(v[1, 1], 5000) == snr[1, 1]
+
+
+def test_information_of_many_ratios_at_once():
+    snr = numbers(5, 2, seed=9).exp()
+    nats = gaussian_information(P[0].square(), snr)
+    assert nats.shape == (5, 2) and nats[3, 1] == gaussian_information(P[0].square(), snr[3, 1].item())
+
+
+def test_slope_of_the_information():
+    """Half the squared error of the denoiser (Guo, Shamai, Verdú 2005), on digits with one noise."""
+    images = digits()[0].double()
+    streams = [seeded(s) for s in range(len(images))]
+    low, high = (own_log_weight(images, torch.arange(len(images)), 1.0, snr**-0.5, range(len(images)))
+                 for snr in (4.0, 5.0))
+    eps = torch.stack([torch.randn(64, generator=stream, dtype=F64) for stream in streams])
+    errors = [(denoise(images + eps * snr**-0.5, images, 1.0, snr**-0.5) - images).square().sum(1)
+              for snr in torch.linspace(4.05, 4.95, 10).tolist()]
+    slope = torch.stack(errors).mean(0)
+    half, whole = (Estimate.of(high - low - part * slope) for part in (0.5, 1.0))
+    assert abs(half.z(0)) < 4 and half.stderr < 0.01 and abs(whole.z(0)) > 10
 
 
 # own weights at half the threshold, there, and at twice, as many memories gave them; d = 20, n = 1000
@@ -208,6 +228,15 @@ def test_stored_result_on_mnist():
     spectrum = torch.linalg.eigvalsh(torch.cov(train.T)).clamp(min=0)
     found = collapse_snr(spectrum, len(train)).item()
     assert abs(stored["own"]["digits"]["predicted"] / found - 1) < 1e-4
+
+
+def test_attention_without_norms_leaves_the_middle_pattern():
+    """What the caption of the figure of the three patterns says, at a noise of 0.7."""
+    three = torch.tensor([(2.0, 1.5), (0.0, 1.0), (-1.0, -0.5)], dtype=F64)
+    nearest = lambda prior: torch.cdist(denoise(three, three, 1.0, 0.7, prior), three).argmin(1).tolist()
+    assert nearest(None) == [0, 1, 2] and nearest(attention_prior(three, 1.0, 0.7)) == [0, 0, 2]
+    shares = attention_prior(three, 1.0, 0.7).softmax(0)
+    assert shares[0] > 0.9
 
 
 # --- shapes, dtypes, gradients
@@ -282,11 +311,27 @@ BAD = {
     "numbers as index": (lambda: own_log_weight(P, PI, 1.0, 1.0), TypeError, "^index must be whole"),
     "beyond the patterns": (lambda: own_log_weight(P, torch.tensor([6]), 1.0, 1.0), ValueError,
                             "^index must be numbers of 6 patterns, got 6"),
-    "below the patterns": (lambda: own_log_weight(P, torch.tensor([-1]), 1.0, 1.0), ValueError,
+    "below the patterns": (lambda: own_log_weight(P, torch.tensor([-1, 3]), 1.0, 1.0), ValueError,
                            "^index must be numbers of 6 patterns, got -1"),
     "negative variances": (lambda: collapse_snr(-P.abs(), 5), ValueError, "^variances must not be neg"),
-    "no variance":
-        (lambda: collapse_snr(0 * P, 5), ValueError, "^variances must not be negative, nor all"),
+    "no variance": (lambda: collapse_snr(0 * P, 5), ValueError, "^variances must not all be 0"),
+    "one variance": (lambda: collapse_snr(P[0, 0].abs(), 5), ValueError, r"^variances must have shape"),
+    "one number": (lambda: gaussian_information(P[0, 0].abs(), 1.0), ValueError, "^variances must have"),
+    "a ratio beyond the numbers":
+        (lambda: collapse_snr(P[:1, :1].abs().float(), 10**30), ValueError, "^n_patterns must be sm"),
+    "ratios of others":
+        (lambda: gaussian_information(P.abs(), P[0].abs()), ValueError, r"^snr must have shape \[6\]"),
+    "NaN as ratio":
+        (lambda: gaussian_information(P.abs(), P[0, 0] * math.nan), ValueError, "^snr must be finite"),
+    "ratios of another kind":
+        (lambda: gaussian_information(P.abs(), torch.tensor(1j)), TypeError, "^snr must be float32"),
+    "nothing": (lambda: denoise(None, P, 1.0, 1.0), TypeError, "^x must be a torch.Tensor, got None"),
+    "nothing to retrieve": (lambda: retrieve(None, P, 1.0, 2.0), TypeError, "^x must be a torch.Tensor"),
+    "a level a number of one state": (lambda: denoise(X[0], P, 1.0, torch.ones(4)), ValueError,
+                                      "^alpha, sigma, t must"),
+    "a list as index": (lambda: own_log_weight(P, [0], 1.0, 1.0), TypeError, r"^index .* got \[0\]"),
+    "too many streams": (lambda: own_log_weight(P, torch.tensor([1, 2]), 1.0, 1.0, [0, 1, 2]), ValueError,
+                         "^generator must hold"),
     "one draw": (lambda: collapse_snr(P.abs(), 1), ValueError, "^n_patterns must be at least 2"),
     "a negative ratio": (lambda: gaussian_information(P.abs(), -1.0), ValueError, "^snr must not be"),
 }

@@ -21,7 +21,6 @@ from ..diffusion.schedule import Geometric, Schedule, check_schedule, expand, no
 from ..diffusion.solvers import ddim
 from rbmdiff.foundations.core import (
     Stream,
-    as_generator,
     check_count,
     check_number,
     check_tensor,
@@ -33,12 +32,11 @@ from ..foundations.units import Potts
 from ..models.rbm import RBM
 
 # %% ../../nbs/bridge/memory.ipynb #cb971964
-def _check_patterns(patterns: Tensor, x: Tensor | None = None, log_prior: Tensor | None = None) -> None:
-    """`patterns` [K, D] must fit `x` [..., D] and `log_prior` [K]. Raises TypeError or ValueError."""
+def _check_patterns(patterns: Tensor, log_prior: Tensor | None = None) -> None:
+    """`patterns` must be [K, D], and `log_prior` None or [K]. Raises TypeError or ValueError."""
     check_tensor("patterns", patterns)
     if patterns.ndim != 2:
         raise ValueError(f"patterns must have shape [K, D], got {list(patterns.shape)}")
-    if x is not None: check_tensor("x", x, patterns.shape[1], like=patterns)
     if log_prior is None: return
     check_tensor("log_prior", log_prior, like=patterns)
     if log_prior.shape != patterns.shape[:1]:
@@ -55,10 +53,11 @@ def log_weights(x: Tensor, patterns: Tensor, alpha: Tensor | float, sigma: Tenso
     `x`; memory [..., K]; differentiable. Raises TypeError or ValueError for what does not fit, a
     negative `alpha`, or a `sigma` that is not positive.
     """
-    _check_patterns(patterns, x, log_prior)
+    _check_patterns(patterns, log_prior)
+    check_tensor("x", x, patterns.shape[1], like=patterns)
     check_levels(alpha, sigma)
     z, P = x.double(), patterns.double()
-    a, s = expand(alpha, z), expand(sigma, z)
+    a, s = (expand(level, z[..., 0])[..., None] for level in (alpha, sigma))
     logits = a / s**2 * affine(z, P) - (a / s) ** 2 * P.square().sum(-1) / 2  # [eq-memory-weights]
     if log_prior is not None: logits = logits + log_prior.double()
     return logits.log_softmax(-1).to(x.dtype)
@@ -94,7 +93,7 @@ def as_rbm(patterns: Tensor, sigma: float = 1.0, log_prior: Tensor | None = None
     `log_prior` as in `log_weights`; that of `attention_prior` gives a modern Hopfield network. Its
     numbers are copies. Raises TypeError or ValueError for what does not fit, or a single pattern.
     """
-    _check_patterns(patterns, log_prior=log_prior)
+    _check_patterns(patterns, log_prior)
     check_number("sigma", sigma, above=0)
     K, D = patterns.shape
     if K < 2: raise ValueError(f"patterns must be at least 2, got {K}")
@@ -118,7 +117,7 @@ def memory_predictor(patterns: Tensor, schedule: Schedule,
     errors as in `log_weights`.
     """
     check_schedule(schedule)
-    _check_patterns(patterns, log_prior=log_prior)
+    _check_patterns(patterns, log_prior)
     P = patterns.double().clone()
     prior = None if log_prior is None else log_prior.double().clone()
 
@@ -136,7 +135,8 @@ def retrieve(x: Tensor, patterns: Tensor, start: float, end: float, steps: int =
     The noise in `x` has the variance 1 / start. `steps` of the probability flow, then one of attention;
     no gradient. Raises TypeError or ValueError for what does not fit, or unless 0 < start < end.
     """
-    _check_patterns(patterns, x)
+    _check_patterns(patterns)
+    check_tensor("x", x, patterns.shape[1], like=patterns)
     check_number("start", start, above=0)
     check_number("end", end, above=start)
     schedule = Geometric(end**-0.5 / 2, start**-0.5)
@@ -153,7 +153,7 @@ def flip_beta(p: float) -> float:
     Raises TypeError or ValueError for a `p` outside (0, 1/2).
     """
     check_number("p", p, above=0, below=0.5)
-    return math.log((1 - p) / p) / 2  # [eq-memory-flips]
+    return (math.log1p(-p) - math.log(p)) / 2  # [eq-memory-flips]
 
 # %% ../../nbs/bridge/memory.ipynb #08f1ee01
 @without_graph()
@@ -168,27 +168,39 @@ def own_log_weight(patterns: Tensor, index: Tensor, alpha: Tensor | float, sigma
     """
     _check_patterns(patterns)
     if not isinstance(index, Tensor) or index.dtype != torch.long or index.ndim != 1 or not len(index):
-        raise TypeError("index must be whole numbers [B] of dtype torch.long")
-    if not holds((index >= 0) & (index < len(patterns))):
-        raise ValueError(f"index must be numbers of {len(patterns)} patterns, got {index.max()}")
+        raise TypeError(f"index must be whole numbers [B] of dtype torch.long, got {index!r:.60}")
+    inside = (index >= 0) & (index < len(patterns))
+    if not holds(inside):
+        raise ValueError(f"index must be numbers of {len(patterns)} patterns, got {index[~inside][0]}")
     check_levels(alpha, sigma)
-    own = patterns[index]
-    x, _ = noised(own, alpha, sigma, as_generator(generator, own, len(own)))
+    index = index.to(patterns.device)
+    x, _ = noised(patterns[index], alpha, sigma, generator)
     weights = log_weights(x, patterns, alpha, sigma)
     return weights.gather(-1, index[:, None])[:, 0]  # [eq-memory-own]
 
 # %% ../../nbs/bridge/memory.ipynb #03ea533a
+def _check_variances(variances: Tensor) -> None:
+    """`variances` must be [..., D] and not negative. Raises TypeError or ValueError."""
+    check_tensor("variances", variances)
+    if variances.ndim == 0: raise ValueError("variances must have shape [..., D], got []")
+    if not holds(variances >= 0): raise ValueError("variances must not be negative")
+
+
 def gaussian_information(variances: Tensor, snr: Tensor | float) -> Tensor:
     """Nats [...] that a state of signal-to-noise ratio `snr` = alpha² / sigma² has about normal data
     with `variances` [..., D] along their axes [eq-memory-collapse].
 
-    `snr` is a number or [...]. Raises TypeError or ValueError for negative numbers.
+    `snr` is a number or [...]; of any shape for variances [D]. Raises TypeError or ValueError for what
+    does not fit, or negative numbers.
     """
-    check_tensor("variances", variances)
-    if not holds(variances >= 0): raise ValueError("variances must not be negative")
-    if not isinstance(snr, Tensor): check_number("snr", snr)
-    snr = torch.as_tensor(snr, dtype=variances.dtype, device=variances.device)
+    _check_variances(variances)
+    if not isinstance(snr, Tensor):
+        check_number("snr", snr)
+        snr = torch.tensor(snr, dtype=variances.dtype, device=variances.device)
+    check_tensor("snr", snr, like=variances)
     if not holds(snr >= 0): raise ValueError("snr must not be negative")
+    if snr.ndim > 0 and variances.ndim > 1 and snr.shape != variances.shape[:-1]:
+        raise ValueError(f"snr must have shape {list(variances.shape[:-1])}, got {list(snr.shape)}")
     return torch.log1p(snr[..., None] * variances).sum(-1) / 2  # [eq-memory-collapse]
 
 # %% ../../nbs/bridge/memory.ipynb #db07216e
@@ -201,14 +213,17 @@ def collapse_snr(variances: Tensor, n_patterns: int) -> Tensor:
     variances, or none above 0, or fewer than 2 patterns. Source: Biroli et al. (2024).
     """
     check_count("n_patterns", n_patterns, 2)
-    check_tensor("variances", variances)
-    v, nats = variances.double(), math.log(n_patterns)
-    if not holds((v >= 0).all(-1) & (v.amax(-1) > 0)):
-        raise ValueError("variances must not be negative, nor all be 0")
-    low = math.expm1(2 * nats / v.shape[-1]) / v.mean(-1)    # equal variances would carry more
-    high = math.expm1(2 * nats) / v.amax(-1)                 # one axis alone carries less
+    _check_variances(variances)
+    if not holds(variances.amax(-1) > 0): raise ValueError("variances must not all be 0")
+    v, twice = variances.double(), 2 * math.log(n_patterns)
+    each = twice / v.shape[-1]
+    low = each + math.log(-math.expm1(-each)) - v.mean(-1).log()    # equal variances would carry more
+    high = twice - v.amax(-1).log()                                 # one axis alone carries less
     for _ in range(100):
-        middle = (low * high).sqrt()
-        enough = gaussian_information(v, middle) >= nats
+        middle = (low + high) / 2
+        ratios = middle[..., None] + v.log()
+        enough = torch.logaddexp(ratios, torch.zeros_like(ratios)).sum(-1) >= twice
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return high.to(variances.dtype)
+    snr = high.exp().to(variances.dtype)
+    if not holds(snr.isfinite()): raise ValueError(f"n_patterns must be smaller, got {n_patterns}")
+    return snr
