@@ -26,7 +26,7 @@ from rbmdiff.diffusion.deis import deis
 from rbmdiff.diffusion.objective import empirical_score
 from rbmdiff.diffusion.oracle import Mixture
 from rbmdiff.diffusion.schedule import Cosine, Geometric, LinearBeta, time_grid
-from rbmdiff.diffusion.solvers import ddim, heun
+from rbmdiff.diffusion.solvers import ddim, heun, runge_kutta
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import digits
 from rbmdiff.foundations.units import states
@@ -98,6 +98,17 @@ def test_a_step_of_the_flow_and_the_update_of_hopfield():
     torch.testing.assert_close(y, r * X + (1 - r) * denoise(X, P, 1.0, s), rtol=1e-12, atol=1e-12)
     prior = attention_prior(P, 1.0, s)
     torch.testing.assert_close(denoise(X, P, 1.0, s, prior), modern_update(X, P, s**-2))
+
+
+def test_retrieval_has_the_order_of_its_steps():
+    line = torch.tensor([[-2.0], [-0.5], [0.7], [1.1], [3.0]], dtype=F64)
+    start = 8 * torch.linspace(-1.5, 1.5, 13, dtype=F64)[:, None]
+    ve = Geometric(0.1, 8.0)
+    walked = lambda solver, n: solver(memory_predictor(line, ve), ve, start,
+                                      time_grid(ve, n, 0.1, "log_snr"))
+    fine = walked(runge_kutta, 400)
+    coarse, finer = ((walked(ddim, n) - fine).abs().max().item() for n in (200, 400))
+    assert 0.9 < math.log2(coarse / finer) < 1.1
 
 
 @pytest.mark.parametrize("schedule", (LinearBeta(), Cosine(), Geometric(0.01, 20.0)))
@@ -176,10 +187,9 @@ def test_information_of_many_ratios_at_once():
 def test_slope_of_the_information():
     """Half the squared error of the denoiser (Guo, Shamai, Verdú 2005), on digits with one noise."""
     images = digits()[0].double()
-    streams = [seeded(s) for s in range(len(images))]
-    low, high = (own_log_weight(images, torch.arange(len(images)), 1.0, snr**-0.5, range(len(images)))
+    eps = numbers(*images.shape, seed=11)
+    low, high = (own_log_weight(images, torch.arange(len(images)), 1.0, snr**-0.5, seeded(11))
                  for snr in (4.0, 5.0))
-    eps = torch.stack([torch.randn(64, generator=stream, dtype=F64) for stream in streams])
     errors = [(denoise(images + eps * snr**-0.5, images, 1.0, snr**-0.5) - images).square().sum(1)
               for snr in torch.linspace(4.05, 4.95, 10).tolist()]
     slope = torch.stack(errors).mean(0)

@@ -210,15 +210,15 @@ def collapse_snr(variances: Tensor, n_patterns: int) -> Tensor:
     `variances` [..., D] knows which of them a state came from [eq-memory-collapse].
 
     Computed in float64, returned like `variances`. Raises TypeError or ValueError for negative
-    variances, or none above 0, or fewer than 2 patterns. Source: Biroli et al. (2024).
+    variances, or none above 0, fewer than 2 patterns, or a ratio too large for the dtype. Source:
+    Biroli et al. (2024).
     """
     check_count("n_patterns", n_patterns, 2)
     _check_variances(variances)
     if not holds(variances.amax(-1) > 0): raise ValueError("variances must not all be 0")
     v, twice = variances.double(), 2 * math.log(n_patterns)
-    each = twice / v.shape[-1]
-    low = each + math.log(-math.expm1(-each)) - v.mean(-1).log()    # equal variances would carry more
-    high = twice - v.amax(-1).log()                                 # one axis alone carries less
+    low = math.log(twice) - v.sum(-1).log()    # log(1 + x) <= x
+    high = twice - v.amax(-1).log()            # one axis alone carries less
     for _ in range(100):
         middle = (low + high) / 2
         ratios = middle[..., None] + v.log()
