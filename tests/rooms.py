@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from machines import machine
-from rbmdiff.bridge import comparison, gumbel, limit, meanfield, recovery, score, tilted
+from rbmdiff.bridge import comparison, gumbel, limit, meanfield, memory, recovery, score, tilted
 from rbmdiff.diffusion.schedule import LinearBeta
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.learning import contrastive, partition
-from rbmdiff.models import boltzmann, energy, ising, rbm
+from rbmdiff.models import boltzmann, energy, hopfield, ising, rbm
 from rbmdiff.sampling import diagnostics, gibbs, means
 
 B, D, H = 3, 4, 3
@@ -151,6 +151,21 @@ CALLS: dict[str, Call] = {
     "ising.kaufman": c(lambda m, v: ising.kaufman(v.exp(), 4, 4), "numbers"),
     "ising.onsager": c(lambda m, v: pair(ising.onsager(v.exp())), "numbers"),
     "ising.kac_ward": c(lambda m, v: ising.kac_ward(*(x[0] for x in strip(v)[:2])), "numbers"),
+    "hopfield.recall": c(lambda m, v: hopfield.recall(m.J, v, m.b), "any"),
+    "hopfield.together": c(lambda m, v: hopfield.together(m.J, v, m.b), "any"),
+    "hopfield.pair_energy": c(lambda m, v: hopfield.pair_energy(m.J, v, v.flip(-1), m.b), "any"),
+    "hopfield.free_energy": c(lambda m, v: hopfield.free_energy(m.J, 0.5 * v, m.b), "any"),
+    "hopfield.relax": c(lambda m, v: hopfield.relax(m.J, 0.5 * v, m.b, 2), "any"),
+    "hopfield.hebb": c(lambda m, v: hopfield.hebb(v), "any"),
+    "hopfield.storkey": c(lambda m, v: hopfield.storkey(v), "any"),
+    "hopfield.pseudo_inverse": c(lambda m, v: hopfield.pseudo_inverse(v), "any"),
+    "hopfield.learn": c(lambda m, v: hopfield.learn(v, 3), "any"),
+    "hopfield.rest_states": c(lambda m, v: hopfield.rest_states(m.J, v.mean(0)), "any"),
+    "hopfield.overlap": c(lambda m, v: hopfield.overlap(v.exp()), "numbers"),
+    "hopfield.dense_update": c(lambda m, v: hopfield.dense_update(v, v.flip(0), 3), "any"),
+    "hopfield.modern_energy": c(lambda m, v: hopfield.modern_energy(v, v.flip(0), 0.7), "numbers"),
+    "hopfield.modern_update": c(lambda m, v: hopfield.modern_update(v, v.flip(0), 0.7), "numbers"),
+    "hopfield.as_rbm": c(lambda m, v: hopfield.as_rbm(v, 0.3).W, "any"),
     "diagnostics.autocorrelation": c(lambda m, v: diagnostics.autocorrelation(long(v)), "numbers"),
     "diagnostics.integrated_time": c(lambda m, v: diagnostics.integrated_time(long(v)), "numbers"),
     "diagnostics.effective_sample_size": c(
@@ -241,6 +256,17 @@ CALLS: dict[str, Call] = {
     "meanfield.TimedRBM.at": c(lambda m, v: meanfield.TimedRBM(m, VP).at(0.3).W, "numbers"),
     "meanfield.with_prior": c(
         lambda m, v: asked(meanfield.with_prior(lambda a, t: a, VP), v), "numbers"),
+    "memory.log_weights": c(lambda m, v: memory.log_weights(v, ROWS.to(v), 0.6, 0.8), "numbers"),
+    "memory.denoise": c(lambda m, v: memory.denoise(v, ROWS.to(v), 0.6, 0.8), "numbers"),
+    "memory.attention_prior": c(lambda m, v: memory.attention_prior(v, 0.6, 0.8), "numbers"),
+    "memory.memory_predictor": c(
+        lambda m, v: asked(memory.memory_predictor(ROWS.to(v), VP), v), "numbers"),
+    "memory.retrieve": c(lambda m, v: memory.retrieve(v, ROWS.to(v), 1.0, 4.0, 3), "numbers"),
+    "memory.own_log_weight": c(lambda m, v, g: memory.own_log_weight(
+        ROWS.to(v), torch.zeros(len(v), dtype=torch.long), 0.6, 0.8, g), "numbers", True),
+    "memory.gaussian_information": c(
+        lambda m, v: memory.gaussian_information(v.exp(), 0.5), "numbers"),
+    "memory.collapse_snr": c(lambda m, v: memory.collapse_snr(v.exp(), 50), "numbers"),
     "recovery.denoising_loss": c(
         lambda m, v, g: recovery.denoising_loss(m, v, 0.6, 0.8, generator=g), draws=True),
     "recovery.path_loss": c(lambda m, v, g: recovery.path_loss(m, v, g), draws=True),
@@ -284,8 +310,10 @@ NO_CALL = {
     "boltzmann.Boltzmann": "a container", "boltzmann.Boltzmann.extra_repr": "text",
     "boltzmann.check_boltzmann": "a check", "energy.grid": "takes numbers alone",
     "ising.lattice": "takes numbers alone", "ising.halves": "takes numbers alone",
+    "hopfield.error_rate": "takes numbers alone",
     "ising.as_rbm": "a machine of couplings", "means.check_listable": "a check",
     "tilted.check_levels": "a check",
+    "memory.as_rbm": "a machine of patterns", "memory.flip_beta": "takes numbers alone",
     "partition.temperatures": "takes numbers alone", "partition.LogZ": "a result",
     "partition.bracket": "takes estimates alone", "comparison.BinaryBound": "a result",
     "comparison.BinaryDenoiser": "a network", "comparison.BinaryDenoiser.denoise": "a network",

@@ -644,6 +644,57 @@ def test_hopfield_field(entry):
     assert rises(lambda x: -(x @ W @ x + b @ x), lambda x: W @ x + b) > 0
 
 
+def rest_of_loop(X, eta=0.1, alpha=1.0):
+    """Of all states of ten units: how many no flip lowers, how many rest after the printed loop, and
+    how many if the diagonal is cleared once more.
+    """
+    S, w = states(10, "spin"), X.T @ X
+    for _ in range(30):
+        w = w - w.diagonal().diag()
+        pull = X.T @ ((X + 1) / 2 - torch.sigmoid(2 * X @ w))
+        w = w + eta * (pull + pull.T - alpha * w)
+    E = lambda y: -0.5 * ((y @ w) * y).sum(-1)             # x_i² = 1: the diagonal is a constant
+    flipped = S * (1 - 2 * torch.eye(10, dtype=f64)[:, None])
+    rest = lambda w: ((S @ w >= 0) == (S > 0)).all(1).sum()
+    return torch.stack([(E(flipped) > E(S)).all(0).sum(), rest(w), rest(w - w.diagonal().diag())])
+
+
+def test_octave_diagonal(entry):
+    sets = [torch.where(normal(5, 10, seed=seed) > 0, 1.0, -1.0).to(f64) for seed in range(4)]
+    entry(*sum(rest_of_loop(X) for X in sets))
+
+
+def test_octave_temperature(entry):
+    W, S = symmetric(4), states(4, "spin")
+    p = log_probs(lambda y: -0.5 * ((y @ W) * y).sum(-1), S).exp()
+
+    def gradient(y):
+        pull = (S * p[:, None]).T @ ((S + 1) / 2 - y)
+        return (pull + pull.T) * (1 - torch.eye(4, dtype=f64))
+
+    a = S @ W
+    entry(0.0, gradient(torch.sigmoid(a)), gradient(torch.sigmoid(2 * a)))
+
+
+def test_continuous_energy(entry):
+    W, m = symmetric(8, scale=2.0), 2 * torch.rand(20, 8, dtype=f64, generator=seeded()) - 1
+    quadratic = lambda m: -0.5 * ((m @ W) * m).sum(-1)
+    coin = lambda q: -torch.special.xlogy(q, q)
+    free = lambda m: quadratic(m) - (coin((1 + m) / 2) + coin((1 - m) / 2)).sum(-1)
+    raised = [0, 0]
+    for i in list(range(8)) * 6:
+        new = m.clone()
+        new[:, i] = torch.tanh(m @ W[i])
+        for k, f in enumerate((quadratic, free)): raised[k] += (f(new) > f(m) + 1e-12).sum().item()
+        m = new
+    entry(0, *raised)
+
+
+def test_parameter_count(entry):
+    N = 65536
+    entry(sum(range(N)) / 1e9, 4.2, N * (N - 1) / 2 / 1e9)
+
+
 def test_energy_transpose(entry):
     W, x, v = normal(3, 3).requires_grad_(), states(3)[5], states(3)[6]
     truth, = torch.autograd.grad(-(v @ W @ x), W)

@@ -179,6 +179,7 @@ NOT_MAPPED = {
                      "meanfield.TimedRBM.forward"), "makes a module"),
     "limit.langevin_cd_gradient": "as many nodes as the step asks for",
     "ising.kac_ward": "looks at the phase of a determinant",
+    "hopfield.rest_states": "as many as there are", "hopfield.as_rbm": "makes a module",
     "contrastive.energy_gradient": "asks autograd for a gradient of its own",
 }
 

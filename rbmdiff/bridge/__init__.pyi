@@ -3,6 +3,7 @@ from . import (
     gumbel as gumbel,
     limit as limit,
     meanfield as meanfield,
+    memory as memory,
     recovery as recovery,
     score as score,
     tilted as tilted,
