@@ -1,4 +1,4 @@
-"""Hopfield networks: descents, rest states, rules, capacity, steep energies, and the machine behind them."""
+"""Hopfield networks: descents, rest states, rules, capacity, steep energies, the machine behind them."""
 from itertools import combinations
 import math
 
@@ -156,7 +156,8 @@ def test_rest_states_are_those_of_all_states(seed):
     S = states(n, "spin")
     wanted = S[((S @ J + b >= 0) == (S > 0)).all(1)]
     found = rest_states(J, b)
-    assert set(map(tuple, found.tolist())) == set(map(tuple, wanted.tolist())) and len(found) == len(wanted)
+    assert len(found) == len(wanted)
+    assert set(map(tuple, found.tolist())) == set(map(tuple, wanted.tolist()))
     real = couplings(normal(n * (n - 1) // 2, seed=seed))
     wanted = S[((S @ real >= 0) == (S > 0)).all(1)]
     assert len(rest_states(real)) == len(wanted)
@@ -165,10 +166,11 @@ def test_rest_states_are_those_of_all_states(seed):
 
 def test_letters_of_the_textbook():
     J = hebb(LETTERS)
-    assert J[0].tolist() == [0, 0, 0, 0, 0, -2, 2, -2, 2, 2, -2, 0, 0, 0, 2, 0, 0, -2, 0, 2, 2, 0, 0, -2, -2]
+    assert J[0].tolist() == [0, 0, 0, 0, 0, -2, 2, -2, 2, 2, -2, 0, 0, 0, 2, 0, 0, -2, 0, 2, 2, 0, 0,
+                             -2, -2]
     assert (LETTERS * (LETTERS @ J)).min(1).values.tolist() == [12, 8, 10, 6]
     rest = rest_states(J)
-    assert len(rest) == 17 and (rest @ J != 0).all(1).sum() == 14        # as all 2^25 states, asked one by one
+    assert len(rest) == 17 and (rest @ J != 0).all(1).sum() == 14      # as all 2^25, asked one by one
     for k, expected in ((1, (1, 1, 1, 0.96)), (3, (0.959, 0.938, 0.910, 0.830))):
         ways = torch.tensor(list(combinations(range(25), k)))
         flips = torch.ones(len(ways), 25, dtype=f64).scatter(1, ways, -1.0)
@@ -250,9 +252,9 @@ def test_pseudo_inverse_is_a_projection_without_its_diagonal():
     J = pseudo_inverse(X)
     G = X.T @ torch.linalg.solve(X @ X.T, X)
     assert (J - G + G.diagonal().diag()).abs().max() < 1e-13
-    twice = pseudo_inverse(torch.cat([X, X[:3]]))                           # repeated rows change nothing
+    twice = pseudo_inverse(torch.cat([X, X[:3]]))                      # repeated rows change nothing
     assert (twice - J).abs().max() < 1e-13
-    assert pseudo_inverse(coins(60, 20)).abs().max() < 1e-13                # all dimensions: nothing is left
+    assert pseudo_inverse(coins(60, 20)).abs().max() < 1e-13           # all dimensions: nothing left
 
 
 def test_capacities_of_the_rules():
@@ -271,7 +273,7 @@ def test_learning_climbs_the_pseudo_likelihood():
     rate = 0.05
     first = hopfield._slope(X, torch.zeros(9, 9, dtype=f64)) * rate
     assert (learn(X, 1, rate=rate) - first.fill_diagonal_(0)).abs().max() < 1e-15
-    assert (learn(X, 1, rate=rate) - 2 * rate * hebb(X)).abs().max() < 1e-13    # the first step is Hebb's
+    assert (learn(X, 1, rate=rate) - 2 * rate * hebb(X)).abs().max() < 1e-13   # the first is Hebb's
     end = learn(X, 4000, decay=0.5)
     assert (hopfield._slope(X, end) - 0.5 * end)[i, j].abs().max() < 1e-9
 
@@ -305,7 +307,8 @@ def test_overlaps_of_the_exact_theory():
     assert overlap(torch.tensor([0.1380, 1e-4], dtype=f64)).tolist() == [0.0, 1.0]
     fine = torch.linspace(0.01, 0.1379, 200, dtype=f64)
     assert (overlap(fine).diff() <= 0).all()
-    assert overlap(fine.float()).dtype == f32 and (overlap(fine.float()) - overlap(fine)).abs().max() < 1e-5
+    short = overlap(fine.float())
+    assert short.dtype == f32 and (short - overlap(fine)).abs().max() < 1e-5
 
 
 def test_retrieval_at_a_low_load_is_that_of_the_theory():
@@ -444,7 +447,7 @@ BAD = {
     "other dtype": (lambda: recall(J8, X8.float()), TypeError, "x must be torch.float64"),
     "whole states": (lambda: recall(J8, X8.long()), TypeError, "x must be float32 or float64"),
     "mask of another shape":
-        (lambda: recall(J8, X8, held=HELD[:5]), ValueError, r"held must be a bool tensor of shape \[8\]"),
+        (lambda: recall(J8, X8, held=HELD[:5]), ValueError, r"held must be .* of shape \[8\]"),
     "mask of another batch":
         (lambda: recall(J8, X8, held=HELD.expand(2, 8)), ValueError, "held must be a bool tensor"),
     "mask of numbers": (lambda: recall(J8, X8, held=HELD.double()), ValueError, "held must be a bool"),
@@ -459,7 +462,7 @@ BAD = {
     "soft start": (lambda: relax(J8, 2 * X8), ValueError, r"m must lie in \[-1, 1\]"),
     "soft, not symmetric": (lambda: relax(J8.triu(), X8), ValueError, "J must be symmetric"),
     "rest, diagonal": (lambda: rest_states(J8 + torch.eye(8)), ValueError, "zero on its diagonal"),
-    **{f"{name}: no patterns": (lambda rule=rule: rule(X8 / 2), ValueError, "patterns must hold only -1 or")
+    **{f"{name}: no patterns": (lambda rule=rule: rule(X8 / 2), ValueError, "patterns must hold only")
        for name, rule in (*RULES.items(), ("as_rbm", as_rbm))},
     **{f"{name}: one pattern": (lambda rule=rule: rule(X8[0]), ValueError, "patterns must have shape")
        for name, rule in (*RULES.items(), ("as_rbm", as_rbm))},
@@ -471,9 +474,9 @@ BAD = {
     "load": (lambda: overlap(torch.tensor([0.1, -0.1])), ValueError, "load must be positive"),
     "a number as load": (lambda: overlap(0.1), TypeError, "load must be a torch.Tensor"),
     "dense, no states": (lambda: dense_update(X8 / 2, X8, 3), ValueError, "x must hold only -1 or"),
-    "dense, no patterns": (lambda: dense_update(X8, X8 / 2, 3), ValueError, "patterns must hold only -1 or"),
+    "dense, no patterns": (lambda: dense_update(X8, X8 / 2, 3), ValueError, "patterns must hold only"),
     "power": (lambda: dense_update(X8, X8, 1), ValueError, "power must be at least 2"),
-    "modern width": (lambda: modern_update(X8[:, :3], X8, 1.0), ValueError, r"x must have shape \[..., 8\]"),
+    "modern width": (lambda: modern_update(X8[:, :3], X8, 1.0), ValueError, "x must have shape"),
     "modern beta": (lambda: modern_update(X8, X8, 0.0), ValueError, "beta must be finite and above 0"),
     "energy beta": (lambda: modern_energy(X8, X8, -1.0), ValueError, "beta must be finite and above 0"),
     "one vector": (lambda: modern_energy(X8, X8[0], 1.0), ValueError, "patterns must have shape"),
