@@ -64,11 +64,11 @@ def walk(J, b, x, order=None, held=None, sweeps=100):
 # --- recall
 
 @pytest.mark.parametrize("dtype", (f32, f64))
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_recall_is_a_plain_walk(seed, dtype):
     J, b = network(70, seed, dtype)                                      # two blocks
-    x, order = coins(5, 70, seed=seed, dtype=dtype), torch.randperm(70, generator=seeded(seed))
-    held = torch.rand(5, 70, generator=seeded(seed)) < 0.3
+    x, order = coins(3, 70, seed=seed, dtype=dtype), torch.randperm(70, generator=seeded(seed))
+    held = torch.rand(3, 70, generator=seeded(seed)) < 0.3
     for kwargs in ({}, {"order": order}, {"sweeps": 1}, {"order": order, "sweeps": 2}):
         assert torch.equal(recall(J, x, b, **kwargs), torch.stack([walk(J, b, y, **kwargs) for y in x]))
     wanted = torch.stack([walk(J, b, y, held=h) for y, h in zip(x, held)])
@@ -76,7 +76,7 @@ def test_recall_is_a_plain_walk(seed, dtype):
     assert torch.equal(recall(J, x, b, held[0]), torch.stack([walk(J, b, y, held=held[0]) for y in x]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 9))
 def test_energies_fall_and_walks_end(seed, n):
     J, b = network(n, seed)
@@ -89,8 +89,9 @@ def test_energies_fall_and_walks_end(seed, n):
         last = E
     rest = rest_states(J, b)
     assert all((rest == row).all(1).any() for row in y)
-    path = [x]
-    for _ in range(2**n + 2): path.append(together(J, path[-1], b))
+    path = [x, together(J, x, b), together(J, together(J, x, b), b)]
+    while not torch.equal(path[-1], path[-3]) and len(path) < 2**n + 2:
+        path.append(together(J, path[-1], b))
     path = torch.stack(path)
     L = pair_energy(J, path[1:], path[:-1], b)
     assert (L.diff(dim=0) <= 0).all() and torch.equal(path[-1], path[-3])
@@ -176,6 +177,19 @@ def test_letters_of_the_textbook():
         flips = torch.ones(len(ways), 25, dtype=f64).scatter(1, ways, -1.0)
         for x, share in zip(LETTERS, expected):
             assert abs((recall(J, x * flips) == x).all(1).double().mean() - share) < 5e-4
+
+
+def test_mixtures_of_three_rest_at_low_loads_only():
+    """The sign of three patterns: an overlap of one half with each, at rest while few are stored."""
+    N = 2000
+    for count, share in ((3, 0.0), (20, 0.0), (60, 0.001), (100, 0.010), (140, 0.025)):
+        X = coins(count, N, seed=count, dtype=f32)
+        mixed, J = X[:3].sum(0).sign(), hebb(X)
+        assert ((X[:3] @ mixed / N - 0.5).abs() < 4 / math.sqrt(N)).all()
+        unstable = (together(J, mixed) != mixed).double().mean().item()
+        assert abs(unstable - share) < 4 * math.sqrt(max(share, 1 / N) / N) + 6e-4
+        rest = recall(J, mixed)
+        assert count > 20 or (rest == mixed).double().mean() > 0.99
 
 
 def test_many_branches_are_refused():
@@ -278,6 +292,16 @@ def test_learning_climbs_the_pseudo_likelihood():
     assert (hopfield._slope(X, end) - 0.5 * end)[i, j].abs().max() < 1e-9
 
 
+def test_learning_does_not_go_down_with_any_decay():
+    X, none = coins(200, 10), torch.zeros(10, dtype=f64)
+    for decay in (0.0, 1.0, 400.0, 1e6):
+        heights = torch.stack([Boltzmann(J, none).log_pseudo(X).sum() - decay * J.square().sum() / 4
+                               for J in (learn(X, k, decay) for k in range(1, 25))])
+        assert heights.diff().min() > -1e-9
+    with pytest.raises(ValueError, match="rate must be finite and above 0 and below 0.5, got 0.5"):
+        learn(X, decay=4.0, rate=0.5)
+
+
 # --- capacity
 
 def test_error_rate_counts_all_coins():
@@ -335,9 +359,9 @@ def test_dense_updates_compare_both_energies(power):
 
 @pytest.mark.parametrize("power,count,rate,error", ((3, 60, 0.0150, 8e-4), (4, 300, 0.0090, 1.2e-3)))
 def test_error_rates_of_dense_memories(power, count, rate, error):
-    sets = [coins(count, 30, seed=s, dtype=f32) for s in range(10)]
+    sets = [coins(count, 30, seed=s, dtype=f32) for s in range(6)]
     found = torch.stack([(dense_update(X, X, power) != X).double().mean() for X in sets])
-    assert abs(found.mean() - rate) < 4 * math.hypot(found.std().item() / math.sqrt(10), error / 4)
+    assert abs(found.mean() - rate) < 4 * math.hypot(found.std().item() / math.sqrt(6), error / 4)
 
 
 @pytest.mark.parametrize("dtype,bound", ((f32, 2e-5), (f64, 1e-13)))
@@ -351,7 +375,7 @@ def test_modern_update_is_the_energy_less_its_slope(dtype, bound):
     assert (new - attention).abs().max() < bound
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0.01, 50))
 def test_modern_energy_falls_within_bounds(seed, beta):
     X = normal(7, 4, seed=seed)
@@ -476,6 +500,12 @@ BAD = {
     "dense, no states": (lambda: dense_update(X8 / 2, X8, 3), ValueError, "x must hold only -1 or"),
     "dense, no patterns": (lambda: dense_update(X8, X8 / 2, 3), ValueError, "patterns must hold only"),
     "power": (lambda: dense_update(X8, X8, 1), ValueError, "power must be at least 2"),
+    "dense, too steep":
+        (lambda: dense_update(X8, X8, 400), ValueError, "power must be at most 340 for 8 units"),
+    **{f"{name}: nothing": (lambda call=call: call(None), TypeError, "x must be a torch.Tensor")
+       for name, call in (("dense", lambda x: dense_update(x, X8, 3)),
+                          ("update", lambda x: modern_update(x, X8, 1.0)),
+                          ("energy", lambda x: modern_energy(x, X8, 1.0)))},
     "modern width": (lambda: modern_update(X8[:, :3], X8, 1.0), ValueError, "x must have shape"),
     "modern beta": (lambda: modern_update(X8, X8, 0.0), ValueError, "beta must be finite and above 0"),
     "energy beta": (lambda: modern_energy(X8, X8, -1.0), ValueError, "beta must be finite and above 0"),

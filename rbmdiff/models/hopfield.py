@@ -318,7 +318,8 @@ def dense_update(x: Tensor, patterns: Tensor, power: int) -> Tensor:
     all at once, with overlaps to a `power` >= 2 [eq-hopfield-dense].
 
     A tie goes up. `patterns` are [P, N]; takes [..., P, N] numbers. Raises TypeError or ValueError for
-    states that are none, what does not fit, or a power at which the sum would overflow. Source: Krotov and Hopfield (2016).
+    states that are none, what does not fit, or a power at which the sum would overflow. Source:
+    Krotov and Hopfield (2016).
     """
     _check_patterns(patterns)
     P, N = patterns.shape
