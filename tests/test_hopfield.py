@@ -271,6 +271,17 @@ def test_pseudo_inverse_is_a_projection_without_its_diagonal():
     assert pseudo_inverse(coins(60, 20)).abs().max() < 1e-13           # all dimensions: nothing left
 
 
+def test_the_pseudo_inverse_forgets_a_unit_in_which_two_patterns_differ_alone():
+    X = coins(3, 20)
+    X = torch.cat([X, X[:1]])
+    X[3, 7] *= -1
+    J = pseudo_inverse(X)
+    others = torch.arange(20) != 7
+    assert J[7].abs().max() < 1e-13 and ((X * (X @ J))[:, others] > 0.01).all()
+    G = X.T @ torch.linalg.solve(X @ X.T, X)
+    assert abs(G[7, 7] - 1) < 1e-13
+
+
 def test_capacities_of_the_rules():
     kept = lambda rule, P: sum(bool((X * (X @ rule(X)) > 0).all()) for X in
                                (coins(P, 100, seed=s) for s in range(3)))

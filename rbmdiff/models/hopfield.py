@@ -209,10 +209,12 @@ def storkey(patterns: Tensor) -> Tensor:
 @without_graph()
 @own_precision
 def pseudo_inverse(patterns: Tensor) -> Tensor:
-    """Couplings [N, N] that leave all `patterns` [P, N] at rest, if they do not span all N dimensions:
-    the projection on them without its diagonal [eq-hopfield-rules].
+    """Couplings [N, N] that leave all `patterns` [P, N] at rest: the projection on them without its
+    diagonal [eq-hopfield-rules].
 
-    Raises TypeError or ValueError as `hebb`. Source: Personnaz, Guyon, Dreyfus (1986).
+    A unit whose axis lies in their span, as where two patterns differ in it alone, is coupled to none
+    and is forgotten; patterns that span all N dimensions leave no couplings. Raises TypeError or
+    ValueError as `hebb`. Source: Personnaz, Guyon, Dreyfus (1986).
     """
     _check_patterns(patterns)
     return _hollow(torch.linalg.pinv(patterns) @ patterns)  # [eq-hopfield-rules]
