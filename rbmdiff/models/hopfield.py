@@ -340,8 +340,7 @@ def modern_energy(x: Tensor, patterns: Tensor, beta: float) -> Tensor:
     """Energy [...] of real states `x` [..., N] among real `patterns` [K, N] [eq-hopfield-modern].
 
     Between 0 and twice the largest |pattern|² for states no longer than the longest pattern. Raises
-    TypeError or ValueError for tensors that do not fit, or a `beta` that is not positive. Source:
-    Ramsauer et al. (2021).
+    TypeError or ValueError for what does not fit. Source: Ramsauer et al. (2021).
     """
     _check_patterns(patterns, states=False)
     check_tensor("x", x, patterns.shape[1], like=patterns)
