@@ -1,4 +1,4 @@
-"""Hopfield networks: descents, rest states, rules, capacity, steep energies, and the machine behind them."""
+"""Hopfield networks: descents, rest states, rules, capacity, steep energies, the machine behind them."""
 from itertools import combinations
 import math
 
@@ -64,11 +64,11 @@ def walk(J, b, x, order=None, held=None, sweeps=100):
 # --- recall
 
 @pytest.mark.parametrize("dtype", (f32, f64))
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_recall_is_a_plain_walk(seed, dtype):
     J, b = network(70, seed, dtype)                                      # two blocks
-    x, order = coins(5, 70, seed=seed, dtype=dtype), torch.randperm(70, generator=seeded(seed))
-    held = torch.rand(5, 70, generator=seeded(seed)) < 0.3
+    x, order = coins(3, 70, seed=seed, dtype=dtype), torch.randperm(70, generator=seeded(seed))
+    held = torch.rand(3, 70, generator=seeded(seed)) < 0.3
     for kwargs in ({}, {"order": order}, {"sweeps": 1}, {"order": order, "sweeps": 2}):
         assert torch.equal(recall(J, x, b, **kwargs), torch.stack([walk(J, b, y, **kwargs) for y in x]))
     wanted = torch.stack([walk(J, b, y, held=h) for y, h in zip(x, held)])
@@ -76,7 +76,7 @@ def test_recall_is_a_plain_walk(seed, dtype):
     assert torch.equal(recall(J, x, b, held[0]), torch.stack([walk(J, b, y, held=held[0]) for y in x]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 9))
 def test_energies_fall_and_walks_end(seed, n):
     J, b = network(n, seed)
@@ -89,8 +89,9 @@ def test_energies_fall_and_walks_end(seed, n):
         last = E
     rest = rest_states(J, b)
     assert all((rest == row).all(1).any() for row in y)
-    path = [x]
-    for _ in range(2**n + 2): path.append(together(J, path[-1], b))
+    path = [x, together(J, x, b), together(J, together(J, x, b), b)]
+    while not torch.equal(path[-1], path[-3]) and len(path) < 2**n + 2:
+        path.append(together(J, path[-1], b))
     path = torch.stack(path)
     L = pair_energy(J, path[1:], path[:-1], b)
     assert (L.diff(dim=0) <= 0).all() and torch.equal(path[-1], path[-3])
@@ -156,7 +157,8 @@ def test_rest_states_are_those_of_all_states(seed):
     S = states(n, "spin")
     wanted = S[((S @ J + b >= 0) == (S > 0)).all(1)]
     found = rest_states(J, b)
-    assert set(map(tuple, found.tolist())) == set(map(tuple, wanted.tolist())) and len(found) == len(wanted)
+    assert len(found) == len(wanted)
+    assert set(map(tuple, found.tolist())) == set(map(tuple, wanted.tolist()))
     real = couplings(normal(n * (n - 1) // 2, seed=seed))
     wanted = S[((S @ real >= 0) == (S > 0)).all(1)]
     assert len(rest_states(real)) == len(wanted)
@@ -165,15 +167,29 @@ def test_rest_states_are_those_of_all_states(seed):
 
 def test_letters_of_the_textbook():
     J = hebb(LETTERS)
-    assert J[0].tolist() == [0, 0, 0, 0, 0, -2, 2, -2, 2, 2, -2, 0, 0, 0, 2, 0, 0, -2, 0, 2, 2, 0, 0, -2, -2]
+    assert J[0].tolist() == [0, 0, 0, 0, 0, -2, 2, -2, 2, 2, -2, 0, 0, 0, 2, 0, 0, -2, 0, 2, 2, 0, 0,
+                             -2, -2]
     assert (LETTERS * (LETTERS @ J)).min(1).values.tolist() == [12, 8, 10, 6]
     rest = rest_states(J)
-    assert len(rest) == 17 and (rest @ J != 0).all(1).sum() == 14        # as all 2^25 states, asked one by one
+    assert len(rest) == 17 and (rest @ J != 0).all(1).sum() == 14      # as all 2^25, asked one by one
     for k, expected in ((1, (1, 1, 1, 0.96)), (3, (0.959, 0.938, 0.910, 0.830))):
         ways = torch.tensor(list(combinations(range(25), k)))
         flips = torch.ones(len(ways), 25, dtype=f64).scatter(1, ways, -1.0)
         for x, share in zip(LETTERS, expected):
             assert abs((recall(J, x * flips) == x).all(1).double().mean() - share) < 5e-4
+
+
+def test_mixtures_of_three_rest_at_low_loads_only():
+    """The sign of three patterns: an overlap of one half with each, at rest while few are stored."""
+    N = 2000
+    for count, share in ((3, 0.0), (20, 0.0), (60, 0.001), (100, 0.010), (140, 0.025)):
+        X = coins(count, N, seed=count, dtype=f32)
+        mixed, J = X[:3].sum(0).sign(), hebb(X)
+        assert ((X[:3] @ mixed / N - 0.5).abs() < 4 / math.sqrt(N)).all()
+        unstable = (together(J, mixed) != mixed).double().mean().item()
+        assert abs(unstable - share) < 4 * math.sqrt(max(share, 1 / N) / N) + 6e-4
+        rest = recall(J, mixed)
+        assert count > 20 or (rest == mixed).double().mean() > 0.99
 
 
 def test_many_branches_are_refused():
@@ -188,7 +204,7 @@ def test_free_energy_bounds_log_z_and_its_rest_is_mean_field():
     machine = Boltzmann(J, b)
     m = 2 * torch.rand(200, 8, dtype=f64, generator=seeded()) - 1
     assert (free_energy(J, m, b) >= -machine.log_partition()).all()
-    log_Z, means = approximate(machine, "mean_field", 300)
+    log_Z, means = approximate(machine, "mean_field", 150)
     rest = relax(J, 0 * b, b)
     assert (rest - means).abs().max() < 1e-12 and abs(free_energy(J, rest, b) + log_Z) < 1e-12
     ends = coins(5, 8)
@@ -250,9 +266,20 @@ def test_pseudo_inverse_is_a_projection_without_its_diagonal():
     J = pseudo_inverse(X)
     G = X.T @ torch.linalg.solve(X @ X.T, X)
     assert (J - G + G.diagonal().diag()).abs().max() < 1e-13
-    twice = pseudo_inverse(torch.cat([X, X[:3]]))                           # repeated rows change nothing
+    twice = pseudo_inverse(torch.cat([X, X[:3]]))                      # repeated rows change nothing
     assert (twice - J).abs().max() < 1e-13
-    assert pseudo_inverse(coins(60, 20)).abs().max() < 1e-13                # all dimensions: nothing is left
+    assert pseudo_inverse(coins(60, 20)).abs().max() < 1e-13           # all dimensions: nothing left
+
+
+def test_the_pseudo_inverse_forgets_a_unit_in_which_two_patterns_differ_alone():
+    X = coins(3, 20)
+    X = torch.cat([X, X[:1]])
+    X[3, 7] *= -1
+    J = pseudo_inverse(X)
+    others = torch.arange(20) != 7
+    assert J[7].abs().max() < 1e-13 and ((X * (X @ J))[:, others] > 0.01).all()
+    G = X.T @ torch.linalg.solve(X @ X.T, X)
+    assert abs(G[7, 7] - 1) < 1e-13
 
 
 def test_capacities_of_the_rules():
@@ -271,9 +298,19 @@ def test_learning_climbs_the_pseudo_likelihood():
     rate = 0.05
     first = hopfield._slope(X, torch.zeros(9, 9, dtype=f64)) * rate
     assert (learn(X, 1, rate=rate) - first.fill_diagonal_(0)).abs().max() < 1e-15
-    assert (learn(X, 1, rate=rate) - 2 * rate * hebb(X)).abs().max() < 1e-13    # the first step is Hebb's
+    assert (learn(X, 1, rate=rate) - 2 * rate * hebb(X)).abs().max() < 1e-13   # the first is Hebb's
     end = learn(X, 4000, decay=0.5)
     assert (hopfield._slope(X, end) - 0.5 * end)[i, j].abs().max() < 1e-9
+
+
+def test_learning_does_not_go_down_with_any_decay():
+    X, none = coins(200, 10), torch.zeros(10, dtype=f64)
+    for decay in (0.0, 1.0, 400.0, 1e6):
+        heights = torch.stack([Boltzmann(J, none).log_pseudo(X).sum() - decay * J.square().sum() / 4
+                               for J in (learn(X, k, decay) for k in range(1, 25))])
+        assert heights.diff().min() > -1e-9
+    with pytest.raises(ValueError, match="rate must be finite and above 0 and below 0.5, got 0.5"):
+        learn(X, decay=4.0, rate=0.5)
 
 
 # --- capacity
@@ -305,7 +342,8 @@ def test_overlaps_of_the_exact_theory():
     assert overlap(torch.tensor([0.1380, 1e-4], dtype=f64)).tolist() == [0.0, 1.0]
     fine = torch.linspace(0.01, 0.1379, 200, dtype=f64)
     assert (overlap(fine).diff() <= 0).all()
-    assert overlap(fine.float()).dtype == f32 and (overlap(fine.float()) - overlap(fine)).abs().max() < 1e-5
+    short = overlap(fine.float())
+    assert short.dtype == f32 and (short - overlap(fine)).abs().max() < 1e-5
 
 
 def test_retrieval_at_a_low_load_is_that_of_the_theory():
@@ -332,9 +370,9 @@ def test_dense_updates_compare_both_energies(power):
 
 @pytest.mark.parametrize("power,count,rate,error", ((3, 60, 0.0150, 8e-4), (4, 300, 0.0090, 1.2e-3)))
 def test_error_rates_of_dense_memories(power, count, rate, error):
-    sets = [coins(count, 30, seed=s, dtype=f32) for s in range(10)]
+    sets = [coins(count, 30, seed=s, dtype=f32) for s in range(6)]
     found = torch.stack([(dense_update(X, X, power) != X).double().mean() for X in sets])
-    assert abs(found.mean() - rate) < 4 * math.hypot(found.std().item() / math.sqrt(10), error / 4)
+    assert abs(found.mean() - rate) < 4 * math.hypot(found.std().item() / math.sqrt(6), error / 4)
 
 
 @pytest.mark.parametrize("dtype,bound", ((f32, 2e-5), (f64, 1e-13)))
@@ -348,7 +386,7 @@ def test_modern_update_is_the_energy_less_its_slope(dtype, bound):
     assert (new - attention).abs().max() < bound
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0.01, 50))
 def test_modern_energy_falls_within_bounds(seed, beta):
     X = normal(7, 4, seed=seed)
@@ -444,7 +482,7 @@ BAD = {
     "other dtype": (lambda: recall(J8, X8.float()), TypeError, "x must be torch.float64"),
     "whole states": (lambda: recall(J8, X8.long()), TypeError, "x must be float32 or float64"),
     "mask of another shape":
-        (lambda: recall(J8, X8, held=HELD[:5]), ValueError, r"held must be a bool tensor of shape \[8\]"),
+        (lambda: recall(J8, X8, held=HELD[:5]), ValueError, r"held must be .* of shape \[8\]"),
     "mask of another batch":
         (lambda: recall(J8, X8, held=HELD.expand(2, 8)), ValueError, "held must be a bool tensor"),
     "mask of numbers": (lambda: recall(J8, X8, held=HELD.double()), ValueError, "held must be a bool"),
@@ -459,7 +497,7 @@ BAD = {
     "soft start": (lambda: relax(J8, 2 * X8), ValueError, r"m must lie in \[-1, 1\]"),
     "soft, not symmetric": (lambda: relax(J8.triu(), X8), ValueError, "J must be symmetric"),
     "rest, diagonal": (lambda: rest_states(J8 + torch.eye(8)), ValueError, "zero on its diagonal"),
-    **{f"{name}: no patterns": (lambda rule=rule: rule(X8 / 2), ValueError, "patterns must hold only -1 or")
+    **{f"{name}: no patterns": (lambda rule=rule: rule(X8 / 2), ValueError, "patterns must hold only")
        for name, rule in (*RULES.items(), ("as_rbm", as_rbm))},
     **{f"{name}: one pattern": (lambda rule=rule: rule(X8[0]), ValueError, "patterns must have shape")
        for name, rule in (*RULES.items(), ("as_rbm", as_rbm))},
@@ -471,9 +509,15 @@ BAD = {
     "load": (lambda: overlap(torch.tensor([0.1, -0.1])), ValueError, "load must be positive"),
     "a number as load": (lambda: overlap(0.1), TypeError, "load must be a torch.Tensor"),
     "dense, no states": (lambda: dense_update(X8 / 2, X8, 3), ValueError, "x must hold only -1 or"),
-    "dense, no patterns": (lambda: dense_update(X8, X8 / 2, 3), ValueError, "patterns must hold only -1 or"),
+    "dense, no patterns": (lambda: dense_update(X8, X8 / 2, 3), ValueError, "patterns must hold only"),
     "power": (lambda: dense_update(X8, X8, 1), ValueError, "power must be at least 2"),
-    "modern width": (lambda: modern_update(X8[:, :3], X8, 1.0), ValueError, r"x must have shape \[..., 8\]"),
+    "dense, too steep":
+        (lambda: dense_update(X8, X8, 400), ValueError, "power must be at most 340 for 8 units"),
+    **{f"{name}: nothing": (lambda call=call: call(None), TypeError, "x must be a torch.Tensor")
+       for name, call in (("dense", lambda x: dense_update(x, X8, 3)),
+                          ("update", lambda x: modern_update(x, X8, 1.0)),
+                          ("energy", lambda x: modern_energy(x, X8, 1.0)))},
+    "modern width": (lambda: modern_update(X8[:, :3], X8, 1.0), ValueError, "x must have shape"),
     "modern beta": (lambda: modern_update(X8, X8, 0.0), ValueError, "beta must be finite and above 0"),
     "energy beta": (lambda: modern_energy(X8, X8, -1.0), ValueError, "beta must be finite and above 0"),
     "one vector": (lambda: modern_energy(X8, X8[0], 1.0), ValueError, "patterns must have shape"),

@@ -41,14 +41,12 @@ def _machine(J: Tensor, b: Tensor | None) -> Boltzmann:
     return machine
 
 
-def _check_patterns(patterns: Tensor, x: Tensor | None = None, states: bool = True) -> None:
-    """`patterns` [P, N] must fit `x` [..., N], and be -1 or +1 if they must be `states`. TypeError or
-    ValueError."""
+def _check_patterns(patterns: Tensor, states: bool = True) -> None:
+    """`patterns` must be [P, N], and -1 or +1 if they must be `states`. TypeError or ValueError."""
     check_tensor("patterns", patterns)
     if patterns.ndim != 2:
         raise ValueError(f"patterns must have shape [P, N], got {list(patterns.shape)}")
     if states: Spin().check("patterns", patterns)
-    if x is not None: check_tensor("x", x, patterns.shape[1], like=patterns)
 
 # %% ../../nbs/models/hopfield.ipynb #7a9e7abc
 def _thresholds(x: Tensor, held: Tensor | None) -> Tensor:
@@ -113,7 +111,7 @@ def recall(J: Tensor, x: Tensor, b: Tensor | None = None, held: Tensor | None = 
     for _ in range(sweeps):
         last, state = state, _passed(J, b, t, state)
         if not is_traced(state) and torch.equal(last, state): break
-    return state[torch.argsort(order)].T.reshape(x.shape).clone()
+    return state[torch.argsort(order)].T.reshape(x.shape)
 
 # %% ../../nbs/models/hopfield.ipynb #38d522b0
 @without_graph()
@@ -211,10 +209,12 @@ def storkey(patterns: Tensor) -> Tensor:
 @without_graph()
 @own_precision
 def pseudo_inverse(patterns: Tensor) -> Tensor:
-    """Couplings [N, N] that leave all `patterns` [P, N] at rest, if they do not span all N dimensions:
-    the projection on them without its diagonal [eq-hopfield-rules].
+    """Couplings [N, N] that leave all `patterns` [P, N] at rest: the projection on them without its
+    diagonal [eq-hopfield-rules].
 
-    Raises TypeError or ValueError as `hebb`. Source: Personnaz, Guyon, Dreyfus (1986).
+    A unit whose axis lies in their span, as where two patterns differ in it alone, is coupled to none
+    and is forgotten; patterns that span all N dimensions leave no couplings. Raises TypeError or
+    ValueError as `hebb`. Source: Personnaz, Guyon, Dreyfus (1986).
     """
     _check_patterns(patterns)
     return _hollow(torch.linalg.pinv(patterns) @ patterns)  # [eq-hopfield-rules]
@@ -257,14 +257,15 @@ def learn(patterns: Tensor, steps: int = 300, decay: float = 0.0, rate: float | 
     """Couplings [N, N] after `steps` of `rate` from zero up the pseudo-likelihood of `patterns` [P, N],
     with a `decay` [eq-hopfield-learning].
 
-    The default rate is the largest that never goes down: one over the largest eigenvalue of X'X. Raises
-    TypeError or ValueError as `hebb`, or for bad numbers. Source: MacKay (2003), chapter 42, mended.
+    With the default rate, 2 / (2 L + decay) with the largest eigenvalue L of X'X, no step goes down.
+    Raises TypeError or ValueError as `hebb`, or for bad numbers; a `rate` of 2 / decay or more would
+    diverge. Source: MacKay (2003), chapter 42, mended.
     """
     _check_patterns(patterns)
     check_count("steps", steps)
     check_number("decay", decay, least=0)
-    if rate is not None: check_number("rate", rate, above=0)
-    eta = rate or 1 / torch.linalg.eigvalsh(patterns.mT @ patterns)[-1]
+    if rate is not None: check_number("rate", rate, above=0, below=2 / decay if decay else None)
+    eta = rate or 2 / (2 * torch.linalg.eigvalsh(patterns.mT @ patterns)[-1] + decay)
     J = patterns.new_zeros(patterns.shape[1], patterns.shape[1])
     for _ in range(steps):
         J = _hollow(J + eta * (_slope(patterns, J) - decay * J))  # [eq-hopfield-learning]
@@ -319,11 +320,17 @@ def dense_update(x: Tensor, patterns: Tensor, power: int) -> Tensor:
     all at once, with overlaps to a `power` >= 2 [eq-hopfield-dense].
 
     A tie goes up. `patterns` are [P, N]; takes [..., P, N] numbers. Raises TypeError or ValueError for
-    states that are none, or what does not fit. Source: Krotov and Hopfield (2016).
+    states that are none, what does not fit, or a power at which the sum would overflow. Source:
+    Krotov and Hopfield (2016).
     """
-    _check_patterns(patterns, x)
+    _check_patterns(patterns)
+    P, N = patterns.shape
+    check_tensor("x", x, N, like=patterns)
     Spin().check("x", x)
     check_count("power", power, 2)
+    most = int(math.log(torch.finfo(x.dtype).max / 2 / P) / math.log(max(N, 2)))
+    if power > most:
+        raise ValueError(f"power must be at most {most} for {N} units of {x.dtype}, got {power}")
     others = affine(x, patterns)[..., None] - patterns * x[..., None, :]
     gain = (others + patterns) ** power - (others - patterns) ** power  # [eq-hopfield-dense]
     return torch.where(gain.sum(-2) >= 0, 1.0, -1.0).to(x.dtype)
@@ -333,10 +340,10 @@ def modern_energy(x: Tensor, patterns: Tensor, beta: float) -> Tensor:
     """Energy [...] of real states `x` [..., N] among real `patterns` [K, N] [eq-hopfield-modern].
 
     Between 0 and twice the largest |pattern|² for states no longer than the longest pattern. Raises
-    TypeError or ValueError for tensors that do not fit, or a `beta` that is not positive. Source:
-    Ramsauer et al. (2021).
+    TypeError or ValueError for what does not fit. Source: Ramsauer et al. (2021).
     """
-    _check_patterns(patterns, x, states=False)
+    _check_patterns(patterns, states=False)
+    check_tensor("x", x, patterns.shape[1], like=patterns)
     check_number("beta", beta, above=0)
     log_sum = (beta * affine(x, patterns)).logsumexp(-1) - math.log(len(patterns))
     largest = patterns.square().sum(-1).amax()
@@ -349,7 +356,8 @@ def modern_update(x: Tensor, patterns: Tensor, beta: float) -> Tensor:
 
     Errors and source as `modern_energy`.
     """
-    _check_patterns(patterns, x, states=False)
+    _check_patterns(patterns, states=False)
+    check_tensor("x", x, patterns.shape[1], like=patterns)
     check_number("beta", beta, above=0)
     return affine((beta * affine(x, patterns)).softmax(-1), patterns.mT)  # [eq-hopfield-modern]
 
