@@ -362,6 +362,12 @@ def test_lattice_is_a_strip_and_a_restricted_machine(periodic):
         torch.testing.assert_close(z, machine.log_partition(), rtol=1e-12, atol=1e-12)
 
 
+def test_halves_of_two_rows():
+    even, odd = halves(2, 3)
+    assert even.tolist() == [0, 2, 4] and odd.tolist() == [1, 3, 5]
+    assert [len(x) for x in halves(1, 1)] == [1, 0]
+
+
 def test_observed_twice_is_two_fields():
     field, x = torch.zeros(2, 3, dtype=F64), torch.ones(2, 3, dtype=F64)
     assert (observed(field, x, 0.2) == math.log(2)).all() and (observed(field, x, 0.5) == 0).all()
@@ -413,7 +419,7 @@ def test_a_strip_too_wide_is_refused_with_its_bytes(function, words):
     (lambda: kaufman(torch.tensor(400.0), 3, 3), ValueError, "beta must be below 350"),
     (lambda: kaufman(0.1, 3, 3), TypeError, "beta must be a torch.Tensor"),
     (lambda: kaufman(torch.tensor(0.1), 0, 3), ValueError, "rows must be at least 1"),
-    (lambda: onsager(torch.tensor(0.0)), ValueError, "beta must be above 0"),
+    (lambda: onsager(torch.tensor(0.0)), ValueError, "beta must be above 1e-6"),
     (lambda: kac_ward(torch.zeros(3, 3), torch.zeros(3, 3)), ValueError, "right, down must have shapes"),
     (lambda: lattice(2, 4, periodic=True), ValueError, "rows must be at least 3"),
     (lambda: lattice(3, 4, math.inf), ValueError, "coupling must be finite"),

@@ -262,10 +262,13 @@ def score(right: Tensor, down: Tensor, field: Tensor, x: Tensor, alpha: float, s
     return (alpha * m - x) / sigma**2  # [eq-ising-score]
 
 # %% ../../nbs/models/ising.ipynb #9b7323fd
-def _check_beta(beta: Tensor, least: float = 0, most: float = math.inf) -> None:
-    """`beta` must be a tensor of numbers in (`least`, `most`). TypeError or ValueError."""
+def _check_beta(beta: Tensor, most: float = math.inf) -> None:
+    """`beta` must be a tensor of numbers from 1e-6, below which slopes are rounding, to `most`.
+
+    Raises TypeError or ValueError.
+    """
     check_tensor("beta", beta)
-    if not holds(beta > least): raise ValueError(f"beta must be above {least}, got {beta.min():g}")
+    if not holds(beta > 1e-6): raise ValueError(f"beta must be above 1e-6, got {beta.min():g}")
     if not holds(beta < most): raise ValueError(f"beta must be below {most}, got {beta.max():g}")
 
 # %% ../../nbs/models/ising.ipynb #f54f999a
@@ -273,16 +276,16 @@ def kaufman(beta: Tensor, rows: int, columns: int) -> Tensor:
     """Exact log Z [...] of a torus with couplings `beta` [...] > 0 and no field [eq-ising-kaufman].
 
     Two spins around a side of 2 are coupled twice, one around a side of 1 to itself. Differentiable.
-    Raises TypeError or ValueError for bad counts, or `beta` not above 1e-300 and below 350. Source:
+    Raises TypeError or ValueError for bad counts, or `beta` not above 1e-6 and below 350. Source:
     Kaufman (1949).
     """
-    _check_beta(beta, 1e-300, 350)
+    _check_beta(beta, 350)
     check_count("rows", rows)
     check_count("columns", columns)
     K = beta.double()
     a = torch.sinh(2 * K)
     l = torch.arange(1, 2 * rows, dtype=K.dtype, device=K.device)
-    above = ((a - 1) ** 2 / a)[..., None] + 2 * torch.sin(math.pi * l / (2 * rows)) ** 2
+    above = ((a - 1) * ((a - 1) / a))[..., None] + 2 * torch.sin(math.pi * l / (2 * rows)) ** 2
     x = columns * torch.asinh((above / 2).sqrt())                        # cosh(gamma) = 1 + above
     x0 = columns / 2 * (2 * K + torch.tanh(K).log())
     logs = x + torch.log1p(torch.exp(-2 * x)), x + torch.log(-torch.expm1(-2 * x))  # of 2 cosh, 2 sinh
@@ -297,7 +300,7 @@ def kaufman(beta: Tensor, rows: int, columns: int) -> Tensor:
 def onsager(beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log Z, energy and magnetisation [...] of a spin of the infinite square lattice [eq-ising-onsager].
 
-    For couplings `beta` [...] > 0, without a field; log Z is differentiable. Raises TypeError or
+    For couplings `beta` [...] > 1e-6, without a field; log Z is differentiable. Raises TypeError or
     ValueError for other `beta`. Sources: Onsager (1944), Yang (1952).
     """
     _check_beta(beta)
