@@ -6,6 +6,7 @@ import torch
 
 from machines import seeded
 from rbmdiff.foundations.units import states
+from rbmdiff.models import ising
 from rbmdiff.models.ising import (
     as_rbm,
     exact_samples,
@@ -46,6 +47,9 @@ def table(right, down, field):
     y = states(R * C, "spin").view(-1, R, C)
     bonds = (right * y[..., 1:] * y[..., :-1]).sum((1, 2)) + (down * y[:, 1:] * y[:, :-1]).sum((1, 2))
     return y, bonds + (field * y).sum((1, 2))
+
+
+def two_samples(*s): return exact_samples(*s, 2)
 
 
 @pytest.mark.parametrize("R, C", SIZES)
@@ -243,9 +247,89 @@ def test_kac_ward_of_a_glass(R, C):
     torch.testing.assert_close(kac_ward(right, down), truth, rtol=1e-12, atol=1e-12)
 
 
-def test_kac_ward_refuses_when_its_digits_are_lost():
-    signs = [10 * x.sign() for x in strip(16, 16)[:2]]
-    with pytest.raises(ValueError, match="use log_partition instead"): kac_ward(*signs)
+@pytest.mark.parametrize("R, C", [(2, 2), (3, 3), (6, 6), (10, 10)])
+@pytest.mark.parametrize("beta", (2, 5, 8, 15, 30))
+def test_kac_ward_is_right_or_refuses(R, C, beta):
+    """Frustrated squares keep the phase of the determinant when its digits are gone."""
+    refused = 0
+    for seed in range(4):
+        right, down, _ = (beta * x.sign() for x in strip(R, C, seed=seed))
+        truth = log_partition(right, down, torch.zeros(R, C, dtype=F64)).item()
+        try:
+            assert abs(kac_ward(right, down).item() - truth) < 1e-8
+        except ValueError as error:
+            assert "use log_partition instead" in str(error)
+            refused += 1
+    assert beta > 2 or refused == 0
+
+
+def test_kac_ward_of_a_frustrated_square():
+    square = torch.ones(2, 1, dtype=F64), torch.tensor([[1.0, -1.0]], dtype=F64)
+    for beta in (1, 3, 6):
+        truth = math.log(16 * math.cosh(2 * beta))           # 8 states of energy 2, 8 of -2
+        assert abs(kac_ward(beta * square[0], beta * square[1]).item() - truth) < 1e-10
+    cold = [20 * x for x in square]
+    with pytest.raises(ValueError, match="right, down must be weaker"): kac_ward(*cold)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, F64))
+def test_energies_that_overflow_are_refused(dtype):
+    s = [torch.full_like(x, torch.finfo(dtype).max / 2) for x in strip(4, 3, dtype=dtype)]
+    for run in (log_partition, means, ground_state, two_samples):
+        with pytest.raises(ValueError, match="right, down, field must be smaller"): run(*s)
+    with pytest.raises(ValueError, match="right, down must be smaller"): kac_ward(*s[:2])
+
+
+def test_cold_limits():
+    """At beta = 300 the two ground states are all that is left."""
+    K = torch.tensor([5.0, 300.0], dtype=F64, requires_grad=True)
+    log_z = kaufman(K, 4, 5)
+    torch.testing.assert_close(log_z, 40 * K + math.log(2), rtol=1e-13, atol=1e-13)
+    slope, = torch.autograd.grad(log_z.sum(), K)
+    torch.testing.assert_close(slope, torch.full_like(K, 40), rtol=1e-13, atol=1e-13)
+    log_z, u, m = onsager(torch.tensor([5.0, 300.0, 1e4], dtype=F64))
+    assert (log_z == torch.tensor([10.0, 600.0, 2e4])).all() and (u + 2).abs().max() < 1e-14
+    assert (m - 1).abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("n, m", [(1, 1), (1, 5), (5, 1), (2, 2), (2, 4), (4, 2)])
+def test_kaufman_of_sides_of_one_and_two(n, m):
+    """A spin meets itself around a side of 1, and its neighbour twice around a side of 2."""
+    y = states(n * m, "spin").view(-1, n, m)
+    truth = (0.4 * (y * y.roll(1, 1) + y * y.roll(1, 2)).sum((1, 2))).logsumexp(0)
+    found = kaufman(torch.tensor(0.4, dtype=F64), n, m)
+    torch.testing.assert_close(found, truth, rtol=1e-13, atol=1e-13)
+
+
+def test_magnetisation_in_the_middle_of_a_held_square():
+    right, down, field = even_strip(13, 13, 0.7)
+    field[[0, -1]] = field[:, [0, -1]] = 20.0
+    m = onsager(torch.tensor(0.7, dtype=F64))[2]
+    assert abs(means(right, down, field)[6, 6] - m) < 1e-6
+
+
+def test_views_and_bigger_batches_of_the_copy():
+    g = seeded(3)
+    s = [torch.randn(*shape, dtype=F64, generator=g).mT for shape in ((3, 5), (4, 4), (4, 5))]
+    whole = [x.contiguous() for x in s]
+    assert not s[2].is_contiguous() and torch.equal(log_partition(*s), log_partition(*whole))
+    assert torch.equal(means(*s), means(*whole)) and torch.equal(ground_state(*s), ground_state(*whole))
+    assert torch.equal(exact_samples(*s, 3, 1), exact_samples(*whole, 3, 1))
+    x = torch.randn(2, 3, 5, 4, dtype=F64, generator=g)
+    many = score(*s, x, 0.6, 0.8)
+    assert many.shape == x.shape
+    torch.testing.assert_close(many[1, 2], score(*s, x[1, 2], 0.6, 0.8), rtol=1e-12, atol=1e-13)
+    assert observed(s[2], x.sign(), 0.1).shape == x.shape
+
+
+def test_memory_of_a_strip_at_its_limit(monkeypatch):
+    s = strip(6, 4)
+    for run, kept in ((log_partition, 0), (two_samples, 1), (ground_state, 1), (means, 8)):
+        needed = (8 + 6 + 4 * kept) * 8 * 2**4
+        monkeypatch.setattr(ising, "MEMORY", needed)
+        run(*s)
+        monkeypatch.setattr(ising, "MEMORY", needed - 1)
+        with torch.no_grad(), pytest.raises(ValueError, match=f"take {needed} bytes"): run(*s)
 
 
 def test_density_of_states_of_the_4x4_torus():
@@ -278,13 +362,16 @@ def test_lattice_is_a_strip_and_a_restricted_machine(periodic):
         torch.testing.assert_close(z, machine.log_partition(), rtol=1e-12, atol=1e-12)
 
 
+def test_halves_of_two_rows():
+    even, odd = halves(2, 3)
+    assert even.tolist() == [0, 2, 4] and odd.tolist() == [1, 3, 5]
+    assert [len(x) for x in halves(1, 1)] == [1, 0]
+
+
 def test_observed_twice_is_two_fields():
     field, x = torch.zeros(2, 3, dtype=F64), torch.ones(2, 3, dtype=F64)
     assert (observed(field, x, 0.2) == math.log(2)).all() and (observed(field, x, 0.5) == 0).all()
 
-
-
-def two_samples(*s): return exact_samples(*s, 2)
 
 
 @pytest.mark.parametrize("change, error, words", [
@@ -318,15 +405,27 @@ def test_a_strip_too_wide_is_refused_with_its_bytes(function, words):
     (lambda: observed(torch.zeros(2, 2), torch.ones(2, 2), 0.0), ValueError, "p must be"),
     (lambda: observed(torch.zeros(2, 2), torch.zeros(2, 2), 0.1), ValueError, "x must hold"),
     (lambda: observed(torch.zeros(2, 2), torch.ones(3, 3), 0.1), ValueError, "x must fit"),
-    (lambda: score(*even_strip(3, 3, 0.1), torch.zeros(3, 2).double(), 1, 1), ValueError, "x must have"),
+    (lambda: observed(torch.zeros(2, 2), torch.ones(2), 0.1), ValueError, "x must fit"),
+    (lambda: observed(torch.zeros(2), torch.ones(2, 2), 0.1), ValueError, "x must fit"),
+    (lambda: observed(torch.zeros(3, 2, 2), torch.ones(5, 2, 2), 0.1), ValueError, "x must fit"),
+    (lambda: score(*even_strip(3, 3, 0.1), torch.zeros(3, 2).double(), 1, 1), ValueError, "x must fit"),
+    (lambda: score(*even_strip(3, 3, 0.1), torch.ones(3).double(), 1, 1), ValueError, "x must fit"),
+    (lambda: score(*even_strip(3, 3, 0.1), torch.ones(3, 3).double(), 1, 1e-200), ValueError,
+     "sigma must"),
+    (lambda: score(*(x.float() for x in even_strip(3, 3, 0.1)), torch.ones(3, 3), 1, 1e-30), ValueError,
+     "sigma must be larger"),
     (lambda: score(*even_strip(3, 3, 0.1), torch.zeros(3, 3).double(), 1, 0), ValueError, "sigma must"),
-    (lambda: kaufman(torch.tensor(-0.1), 3, 3), ValueError, "beta must be positive"),
+    (lambda: kaufman(torch.tensor(-0.1), 3, 3), ValueError, "beta must be above"),
+    (lambda: kaufman(torch.tensor(400.0), 3, 3), ValueError, "beta must be below 350"),
     (lambda: kaufman(0.1, 3, 3), TypeError, "beta must be a torch.Tensor"),
     (lambda: kaufman(torch.tensor(0.1), 0, 3), ValueError, "rows must be at least 1"),
-    (lambda: onsager(torch.tensor(0.0)), ValueError, "beta must be positive"),
+    (lambda: onsager(torch.tensor(0.0)), ValueError, "beta must be above 1e-6"),
     (lambda: kac_ward(torch.zeros(3, 3), torch.zeros(3, 3)), ValueError, "right, down must have shapes"),
     (lambda: lattice(2, 4, periodic=True), ValueError, "rows must be at least 3"),
     (lambda: lattice(3, 4, math.inf), ValueError, "coupling must be finite"),
+    (lambda: lattice(400, 400), ValueError, "rows, columns must be less"),
+    (lambda: as_rbm(None, 3, 4), TypeError, "machine must be a Boltzmann"),
+    (lambda: as_rbm(lattice(3, 4), "3", 4), TypeError, "rows must be an int"),
     (lambda: as_rbm(lattice(3, 4, periodic=True), 3, 4), ValueError, "couple even sites to odd ones"),
     (lambda: as_rbm(lattice(3, 4), 4, 4), ValueError, "machine must have 4 x 4 units")])
 def test_bad_arguments(call, error, words):

@@ -25,16 +25,30 @@ from rbmdiff.foundations.core import (
     check_tensor,
     holds,
     in_transform,
+    is_finite,
     is_traced,
     recomputed,
     uniform,
+    wants_gradient,
     without_graph,
 )
 from ..foundations.units import as_unit
-from .boltzmann import Boltzmann
+from .boltzmann import Boltzmann, check_boltzmann
 from .rbm import RBM
 
 # %% ../../nbs/models/ising.ipynb #2639d1b1
+def _check_fit(field: Tensor, x: Tensor) -> None:
+    """`field`, `x` must be [..., R, C] with one R, one C and batches that fit. TypeError, ValueError."""
+    check_tensor("field", field)
+    check_tensor("x", x, like=field)
+    try:
+        shape = torch.broadcast_shapes(field.shape, x.shape)
+    except RuntimeError:
+        shape = ()
+    if min(field.ndim, x.ndim) > 1 and field.shape[-2:] == x.shape[-2:] == shape[-2:]: return
+    raise ValueError(f"x must fit a field [..., R, C], got {list(x.shape)} for {list(field.shape)}")
+
+
 def observed(field: Tensor, x: Tensor, p: float) -> Tensor:
     """Field [..., R, C] of the spins given a copy `x` of them, flipped with probability `p`
     [eq-ising-posterior].
@@ -42,27 +56,26 @@ def observed(field: Tensor, x: Tensor, p: float) -> Tensor:
     Raises TypeError or ValueError for a `p` outside (0, 1), tensors that do not fit, or an `x` with
     other values than -1 and 1. Source: Gavves, Lecture 8, Ising model.
     """
-    check_tensor("field", field)
-    check_tensor("x", x, like=field)
+    _check_fit(field, x)
     check_number("p", p, above=0, below=1)
     as_unit("unit", "spin").check("x", x)
-    try:
-        return field + math.log((1 - p) / p) / 2 * x  # [eq-ising-posterior]
-    except RuntimeError:
-        raise ValueError(f"x must fit the field {list(field.shape)}, got {list(x.shape)}") from None
+    return field + math.log((1 - p) / p) / 2 * x  # [eq-ising-posterior]
 
 # %% ../../nbs/models/ising.ipynb #caa5d52a
 def lattice(rows: int, columns: int, coupling: float = 1.0, field: float = 0.0,
             periodic: bool = False, dtype: torch.dtype = torch.float64) -> Boltzmann:
     """The machine of rows x columns spins, row by row: equal couplings of neighbours, equal fields.
 
-    `periodic` makes it a torus, of at least 3 x 3. Raises TypeError or ValueError for bad numbers.
+    `periodic` makes it a torus, of at least 3 x 3. Raises TypeError or ValueError for bad numbers, or a
+    matrix of couplings above `MEMORY`.
     """
     check_number("coupling", coupling)
     check_number("field", field)
     check_dtype(dtype)
     for name, n in (("rows", rows), ("columns", columns)):
         check_count(name, n, 3 if periodic else 1)
+    if 8 * (rows * columns) ** 2 > MEMORY:
+        raise ValueError(f"rows, columns must be less: a matrix of {rows * columns} spins is too large")
     site = torch.arange(rows * columns).view(rows, columns)
     J = torch.zeros(rows * columns, rows * columns, dtype=dtype)
     for axis in (0, 1):
@@ -84,6 +97,13 @@ def _check_memory(length: int, width: int, batch: int, kept: int, instead: str) 
     raise ValueError(f"field must be narrow on one side: {batch} of {length} x {width} spins take "
                      f"{needed} bytes, at most {MEMORY} are allowed; {instead}")
 
+
+def _check_size(names: str, *numbers: Tensor) -> None:
+    """No sum of `numbers` may overflow in the dtype of the last. Raises ValueError."""
+    total = sum(x.detach().double().abs().sum() for x in numbers)
+    if holds(torch.as_tensor(total < torch.finfo(numbers[-1].dtype).max)): return
+    raise ValueError(f"{names} must be smaller: an energy would overflow")
+
 # %% ../../nbs/models/ising.ipynb #7edc2f47
 def _strip(right: Tensor, down: Tensor, field: Tensor, kept: int, instead: str) -> list[Tensor]:
     """Couplings to the left and above, and fields, all [..., R, W] with W <= R, in float64; checked.
@@ -103,6 +123,7 @@ def _strip(right: Tensor, down: Tensor, field: Tensor, kept: int, instead: str) 
     except RuntimeError:
         raise ValueError("right, down and field must have batch shapes that fit, got "
                          f"{[list(x.shape[:-2]) for x in (right, down, field)]}") from None
+    _check_size("right, down, field", right, down, field)
     _check_memory(max(R, C), min(R, C), math.prod(batch), kept, instead)
     right, down, field = (x.double().expand(*batch, *x.shape[-2:]) for x in (right, down, field))
     if C > R: right, down, field = down.mT, right.mT, field.mT
@@ -137,7 +158,8 @@ def log_partition(right: Tensor, down: Tensor, field: Tensor) -> Tensor:
     TypeError or ValueError for tensors that do not fit, or a strip too wide for `MEMORY`.
     """
     instead = "estimate log Z with learning.partition.ais of as_rbm"
-    right, down, h = _strip(right, down, field, 8 * torch.is_grad_enabled(), instead)
+    tape = 8 * any(wants_gradient(x) for x in (right, down, field))
+    right, down, h = _strip(right, down, field, tape, instead)
     W = h.shape[-1]
     f = h.new_full((*h.shape[:-2], 2**W), -W * math.log(2))              # the ghosts above the first row
     for row in range(h.shape[-2]):
@@ -229,38 +251,42 @@ def score(right: Tensor, down: Tensor, field: Tensor, x: Tensor, alpha: float, s
     """Exact score [..., R, C] of x = alpha y + sigma eps for spins y of free strips [eq-ising-score].
 
     Raises TypeError or ValueError as `log_partition`, for an `x` unlike the field, or a `sigma` that is
-    not positive.
+    not positive or too small.
     """
-    check_tensor("field", field)
-    check_tensor("x", x, like=field)
-    if x.shape[-2:] != field.shape[-2:]:
-        raise ValueError(f"x must have shape [..., {field.shape[-2]}, {field.shape[-1]}], "
-                         f"got {list(x.shape)}")
+    _check_fit(field, x)
     check_number("alpha", alpha, least=0)
-    check_number("sigma", sigma, above=0)
-    m = means(right, down, field + alpha / sigma**2 * x)
+    check_number("sigma", sigma, above=1e-150)
+    h = field + alpha / sigma**2 * x
+    if not is_finite(h): raise ValueError(f"sigma must be larger, x / sigma^2 overflows, got {sigma}")
+    m = means(right, down, h)
     return (alpha * m - x) / sigma**2  # [eq-ising-score]
 
 # %% ../../nbs/models/ising.ipynb #9b7323fd
-def _check_beta(beta: Tensor) -> None:
-    """`beta` must be a tensor of positive numbers. TypeError or ValueError."""
+def _check_beta(beta: Tensor, most: float = math.inf) -> None:
+    """`beta` must be a tensor of numbers from 1e-6, below which slopes are rounding, to `most`.
+
+    Raises TypeError or ValueError.
+    """
     check_tensor("beta", beta)
-    if not holds(beta > 0): raise ValueError(f"beta must be positive, got {beta.min():g}")
+    if not holds(beta > 1e-6): raise ValueError(f"beta must be above 1e-6, got {beta.min():g}")
+    if not holds(beta < most): raise ValueError(f"beta must be below {most}, got {beta.max():g}")
 
 # %% ../../nbs/models/ising.ipynb #f54f999a
 def kaufman(beta: Tensor, rows: int, columns: int) -> Tensor:
     """Exact log Z [...] of a torus with couplings `beta` [...] > 0 and no field [eq-ising-kaufman].
 
-    Differentiable. Raises TypeError or ValueError for other `beta` or counts. Source: Kaufman (1949).
+    Two spins around a side of 2 are coupled twice, one around a side of 1 to itself. Differentiable.
+    Raises TypeError or ValueError for bad counts, or `beta` not above 1e-6 and below 350. Source:
+    Kaufman (1949).
     """
-    _check_beta(beta)
+    _check_beta(beta, 350)
     check_count("rows", rows)
     check_count("columns", columns)
     K = beta.double()
     a = torch.sinh(2 * K)
     l = torch.arange(1, 2 * rows, dtype=K.dtype, device=K.device)
-    above = ((a - 1) ** 2 / a)[..., None] + 2 * torch.sin(math.pi * l / (2 * rows)) ** 2
-    x = columns / 2 * torch.log1p(above + (above * (2 + above)).sqrt())  # gamma = arcosh(1 + above)
+    above = ((a - 1) * ((a - 1) / a))[..., None] + 2 * torch.sin(math.pi * l / (2 * rows)) ** 2
+    x = columns * torch.asinh((above / 2).sqrt())                        # cosh(gamma) = 1 + above
     x0 = columns / 2 * (2 * K + torch.tanh(K).log())
     logs = x + torch.log1p(torch.exp(-2 * x)), x + torch.log(-torch.expm1(-2 * x))  # of 2 cosh, 2 sinh
     odd, even = ([y[..., first::2].sum(-1) for y in logs] for first in (0, 1))
@@ -274,7 +300,7 @@ def kaufman(beta: Tensor, rows: int, columns: int) -> Tensor:
 def onsager(beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log Z, energy and magnetisation [...] of a spin of the infinite square lattice [eq-ising-onsager].
 
-    For couplings `beta` [...] > 0, without a field; log Z is differentiable. Raises TypeError or
+    For couplings `beta` [...] > 1e-6, without a field; log Z is differentiable. Raises TypeError or
     ValueError for other `beta`. Sources: Onsager (1944), Yang (1952).
     """
     _check_beta(beta)
@@ -285,7 +311,7 @@ def onsager(beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     s = math.pi / 2 * near
     w = 0.02 * math.pi**2 / 2 * near * (1 - near) * torch.cosh(node)
     root = (torch.sin(s) ** 2 + (kappa[..., None] * torch.cos(s)) ** 2).sqrt()
-    log_z = torch.log(2 * torch.cosh(2 * K)) + (w * torch.log((1 + root) / 2)).sum(-1) / math.pi
+    log_z = torch.logaddexp(2 * K, -2 * K) + (w * torch.log((1 + root) / 2)).sum(-1) / math.pi
     x, y = torch.ones_like(K), kappa.abs()
     for _ in range(40):
         x, y = (x + y) / 2, (x * y).sqrt()
@@ -308,6 +334,7 @@ def _edges(right: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     tail = torch.cat([site[:, :-1].flatten(), site[:-1].flatten()])
     head = torch.cat([site[:, 1:].flatten(), site[1:].flatten()])
     quarter = (torch.arange(len(tail), device=tail.device) >= right.numel()).long()
+    _check_size("right, down", right, down)
     J = torch.cat([right.flatten(), down.flatten()]).double()
     return J, torch.cat([tail, head]), torch.cat([head, tail]), torch.cat([quarter, quarter + 2])
 
@@ -316,18 +343,22 @@ def kac_ward(right: Tensor, down: Tensor) -> Tensor:
     """Exact log Z, a scalar, of a free lattice `right` [R, C-1], `down` [R-1, C] without a field
     [eq-ising-kac-ward].
 
-    Differentiable; costs (R C)^3. Raises TypeError or ValueError for couplings that do not fit, or so
-    strong that the determinant has lost its digits. Source: Kac and Ward (1952).
+    Differentiable; costs (R C)^3. Right to about 1e-9 nats; raises ValueError if the couplings are so
+    strong that the determinant has lost its digits, and TypeError or ValueError for couplings that do
+    not fit. Source: Kac and Ward (1952).
     """
     J, start, end, quarter = _edges(right, down)
     turn = (quarter - quarter[:, None] + 1) % 4 - 1
     goes_on = (end[:, None] == start) & (turn < 2)
     phase = torch.exp(0.25j * math.pi * turn.to(torch.complex128))
     M = torch.tanh(J).repeat(2)[:, None] * phase * goes_on
-    sign, log_det = torch.linalg.slogdet(torch.eye(len(M), device=M.device) - M)
-    if abs(sign - 1) > 1e-9:
-        raise ValueError(f"right, down must be weaker: the determinant has phase {sign:.3g}, not 1, "
-                         "its digits are lost; use log_partition instead")
+    A = torch.eye(len(M), device=M.device) - M
+    sign, log_det = torch.linalg.slogdet(A)
+    pivots = torch.linalg.lu_factor_ex(A.detach())[0].diagonal().abs()
+    lost = (sign.detach() - 1).abs() + 2.0**-52 * (1 / pivots).sum()
+    if not holds(lost < 1e-9):
+        raise ValueError(f"right, down must be weaker: the determinant is uncertain by {lost:.0e} of "
+                         "itself; use log_partition instead")
     log_cosh = J.abs() + torch.log1p(torch.exp(-2 * J.abs())) - math.log(2)
     free = len(right) * down.shape[1] * math.log(2) + log_cosh.sum()
     return (free + log_det / 2).to(right.dtype)  # [eq-ising-kac-ward]
@@ -344,14 +375,16 @@ def halves(rows: int, columns: int) -> tuple[Tensor, Tensor]:
 def as_rbm(machine: Boltzmann, rows: int, columns: int) -> RBM:
     """The machine of a lattice as an RBM: even sites visible, odd sites hidden [eq-ising-halves].
 
-    Its numbers are copies. Raises ValueError for sites of one colour that are coupled, as on odd tori,
-    another number of spins, or fewer than two.
+    Its numbers are copies. Raises TypeError for another machine, ValueError for sites of one colour that
+    are coupled, as on odd tori, another number of spins, or fewer than two.
     """
+    check_boltzmann(machine, batch=False)
+    sides = halves(rows, columns)
     J, b = machine.J.detach(), machine.b.detach()
     if b.shape != (rows * columns,) or len(b) < 2:
         raise ValueError(f"machine must have {rows} x {columns} units and at least 2, "
                          f"got b {list(b.shape)}")
-    even, odd = (sites.to(J.device) for sites in halves(rows, columns))
+    even, odd = (sites.to(J.device) for sites in sides)
     for sites in (even, odd):
         if bool(J[sites][:, sites].any()):
             raise ValueError("machine must couple even sites to odd ones only, as no torus with an odd "
