@@ -5,8 +5,8 @@ magnetisations and Binder cumulants.
 
 Times are those of |m|, in steps, by Geyer's sequence on eight groups of chains; the checkerboard is
 looked at after every fifth sweep. `edge machine` is block Gibbs on the restricted machine with a hidden
-spin for each coupling. A cost is the shortest of several runs, in checkerboard sweeps of the same chains.
-Energies are those of a spin for couplings of 1. `--effort` multiplies the number of steps.
+spin for each coupling. A cost is the shortest of several runs, in checkerboard sweeps of the same
+chains. Energies are those of a spin for couplings of 1. `--effort` multiplies the number of steps.
 """
 from itertools import islice
 import math
