@@ -373,7 +373,7 @@ BAD = [
     (lambda: cluster_chain(PAIRS, ONE[0], ONE[1].expand(2, 6), ONE[2].expand(3, 6)), ValueError,
      "h must fit x"),
     (lambda: cluster_chain(PAIRS, *ONE[:2], 0 * ONE[2]), ValueError, "x must hold only"),
-    (lambda: cluster_chain(PAIRS, *ONE[:2], torch.tensor(1.0, dtype=F64)), ValueError, "h must have|pairs"),
+    (lambda: cluster_chain(PAIRS, *ONE[:2], ONE[2][0]), ValueError, "h must have|pairs"),
     (lambda: cluster_chain(PAIRS, ONE[0] * math.nan, *ONE[1:]), ValueError, "J must be finite"),
     (lambda: components(PAIRS, torch.ones(7), 6), ValueError, "linked must be a bool tensor"),
     (lambda: components(PAIRS, torch.ones(6) > 0, 6), ValueError, r"linked must be .* \[..., 7\]"),

@@ -342,16 +342,14 @@ def coupling_from_the_past(rbm: RBM, n: int, generator: Stream = None, most: int
     """`n` independent, exact draws [n, D] of a machine with weights W >= 0, by chains that began so long
     ago that their start is forgotten [eq-clusters-past].
 
-    A sequence of generators has one a draw. Raises TypeError or ValueError for bad counts or streams,
-    negative weights, other units than those of two levels, or chains that are apart after `most` steps.
-    Source: Propp and Wilson (1996).
+    A sequence of generators has one a draw. Raises TypeError or ValueError for negative weights, units
+    of more levels than two, or chains apart after `most` steps. Source: Propp and Wilson (1996).
     """
     _check_attractive(rbm)
     check_count("n", n)
     check_count("most", most)
     generator = as_generator(generator, rbm.W, n)
-    v, apart = rbm.W.new_empty(n, len(rbm.W)), torch.arange(n, device=rbm.W.device)
-    past: list[Tensor] = []
+    v, apart, past = rbm.W.new_empty(n, len(rbm.W)), torch.arange(n, device=rbm.W.device), []
     for steps in (1, *(2**k for k in range(int(most).bit_length() - 1))):
         streams = generator
         if isinstance(generator, tuple): streams = tuple(generator[k] for k in apart.tolist())
