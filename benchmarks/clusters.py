@@ -5,8 +5,8 @@ magnetisations and Binder cumulants.
 
 Times are those of |m|, in steps, by Geyer's sequence on eight groups of chains; the checkerboard is
 looked at after every fifth sweep. `edge machine` is block Gibbs on the restricted machine with a hidden
-spin for each coupling. A cost is the shortest of several runs, in checkerboard sweeps of the same
-chains. Energies are those of a spin for couplings of 1. `--effort` multiplies the number of steps.
+spin for each coupling. Energies are those of a spin for couplings of 1. `--effort` multiplies the number
+of steps. What a step costs is in `benchmarks/ising.py`.
 """
 from itertools import islice
 import math
@@ -73,30 +73,6 @@ def edge_machine(L):
     return lattice(L, L, 1 / T_C, periodic=True, dtype=torch.float32).edge_rbm()
 
 
-def shortest(run, rounds=5):
-    """Seconds of the shortest of several calls."""
-    found = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - start)
-    return min(found)
-
-
-def costs(L=64, steps=20):
-    """Time of a step of each way, in sweeps; the edge machine at 16 x 16."""
-    start = torch.ones(CHAINS[L], L * L)
-    s, _ = next(islice(cluster_chain(*torus(L, T_C), start, 2), BURN, None))
-    sweep = lambda L, s: shortest(lambda: checkerboard(*torus(L, T_C), s, steps, 1)) / steps
-    chain = cluster_chain(*torus(L, T_C), s, 3)
-    turn = shortest(lambda: next(islice(chain, steps - 1, None))) / steps
-    small = s[:, :256].contiguous()
-    hidden = gibbs_chain(edge_machine(16), small, 4)
-    gibbs = shortest(lambda: next(islice(hidden, steps - 1, None))) / steps
-    return {"checkerboard": 1.0, "Swendsen-Wang": turn / sweep(L, s),
-            "edge machine": gibbs / sweep(16, small)}
-
-
 def pair(e):
     """An estimate as JSON."""
     return [e.value, e.stderr, e.n]
@@ -110,7 +86,7 @@ def main():
     start = time.perf_counter()
     count = lambda n: max(20, int(n * options.effort))
     result = header("steps, energies of a spin, pure numbers", "scipy", "numba")
-    result |= {"threads": options.threads, "chains": CHAINS, "time": {}, "cost": costs()}
+    result |= {"threads": options.threads, "chains": CHAINS, "time": {}}
     result |= {"energy": {}, "magnetisation": {}, "binder": {}}
     cluster_times = {}
     for L in STEPS:
@@ -131,7 +107,7 @@ def main():
                       "edge machine": {16: pair(time_of(trace))}}
     result["seconds"] = round(time.perf_counter() - start)
     write(options.out, result)
-    print(result["time"], result["cost"], result["seconds"])
+    print(result["time"], result["seconds"])
 
 
 if __name__ == "__main__":

@@ -369,7 +369,7 @@ BAD = [
     (lambda: cluster_chain(PAIRS + 1, *ONE), ValueError, "pairs must hold .* 0 to 5, got 1 to 6"),
     (lambda: cluster_chain(PAIRS, ONE[0][:3], *ONE[1:]), ValueError, r"J must have shape \[7\]"),
     (lambda: cluster_chain(PAIRS, ONE[0].float(), *ONE[1:]), TypeError, "J must be torch.float64"),
-    (lambda: cluster_chain(PAIRS, ONE[0], ONE[1][:5], ONE[2]), ValueError, r"h must have shape \[..., 6\]"),
+    (lambda: cluster_chain(PAIRS, ONE[0], ONE[1][:5], ONE[2]), ValueError, r"h must have shape"),
     (lambda: cluster_chain(PAIRS, ONE[0], ONE[1].expand(2, 6), ONE[2].expand(3, 6)), ValueError,
      "h must fit x"),
     (lambda: cluster_chain(PAIRS, *ONE[:2], 0 * ONE[2]), ValueError, "x must hold only"),
