@@ -72,13 +72,15 @@ def edges(machine: Boltzmann) -> tuple[Tensor, Tensor, Tensor]:
     return pairs, half**2 * machine.J[pairs[0], pairs[1]], h
 
 # %% ../../nbs/sampling/clusters.ipynb #ef960388
-def _check_pairs(pairs: Tensor, n: int) -> None:
-    """`pairs` must be [2, E] numbers of `n` units. TypeError or ValueError."""
+def _check_pairs(pairs: Tensor, n: int, like: Any = None) -> None:
+    """`pairs` must be [2, E] numbers of `n` units, on the device of `like`. TypeError or ValueError."""
     if not isinstance(pairs, Tensor) or pairs.dtype != torch.int64:
         kind = pairs.dtype if isinstance(pairs, Tensor) else type(pairs).__name__
         raise TypeError(f"pairs must be an int64 tensor, got {kind}")
     if pairs.ndim != 2 or len(pairs) != 2:
         raise ValueError(f"pairs must have shape [2, E], got {list(pairs.shape)}")
+    if like is not None and like.device != pairs.device:
+        raise ValueError(f"pairs must be on {like.device}, got {pairs.device}")
     if holds((pairs >= 0) & (pairs < n)): return
     raise ValueError(f"pairs must hold numbers of units from 0 to {n - 1}, "
                      f"got {pairs.min()} to {pairs.max()}")
@@ -113,10 +115,11 @@ def components(pairs: Tensor, linked: Tensor, n: int) -> Tensor:
     Raises TypeError or ValueError for pairs that are no pairs of units, or `linked` that does not fit.
     """
     check_count("n", n)
-    _check_pairs(pairs, n)
-    E = pairs.shape[1]
-    if not isinstance(linked, Tensor) or linked.dtype != torch.bool or linked.shape[-1:] != (E,):
-        raise ValueError(f"linked must be a bool tensor of shape [..., {E}]")
+    if not isinstance(linked, Tensor) or linked.dtype != torch.bool or linked.ndim == 0:
+        raise ValueError("linked must be a bool tensor of shape [..., E]")
+    _check_pairs(pairs, n, linked)
+    if linked.shape[-1] != (E := pairs.shape[1]):
+        raise ValueError(f"linked must have shape [..., {E}], got {list(linked.shape)}")
     chains = math.prod(linked.shape[:-1])
     row, edge = linked.reshape(chains, E).nonzero(as_tuple=True)
     first, second = (n * row + end[edge] for end in pairs)
@@ -144,7 +147,7 @@ def _check_spins(pairs: Tensor, J: Tensor, h: Tensor, x: Tensor) -> Tensor:
     check_tensor("x", x)
     as_unit("unit", "spin").check("x", x)
     check_tensor("h", h, x.shape[-1] if x.ndim else None, like=x)
-    _check_pairs(pairs, x.shape[-1] if x.ndim else 0)
+    _check_pairs(pairs, x.shape[-1] if x.ndim else 0, x)
     if not isinstance(J, Tensor) or J.numel(): check_tensor("J", J, like=x)
     if J.shape != pairs.shape[1:]:
         raise ValueError(f"J must have shape {list(pairs.shape[1:])}, one a pair, got {list(J.shape)}")
@@ -342,8 +345,8 @@ def coupling_from_the_past(rbm: RBM, n: int, generator: Stream = None, most: int
     """`n` independent, exact draws [n, D] of a machine with weights W >= 0, by chains that began so long
     ago that their start is forgotten [eq-clusters-past].
 
-    A sequence of generators has one a draw. Raises TypeError or ValueError for negative weights, units
-    of more levels than two, or chains apart after `most` steps. Source: Propp and Wilson (1996).
+    A sequence of generators has one a draw. Raises TypeError or ValueError for W < 0, units of more
+    levels than two, or chains apart after `most` steps (a power of two). Source: Propp, Wilson (1996).
     """
     _check_attractive(rbm)
     check_count("n", n)
