@@ -2,7 +2,10 @@
 from itertools import islice, product
 import math
 
+import numpy as np
 import pytest
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 import torch
 
 from machines import machine, normal, seeded
@@ -75,15 +78,22 @@ def test_clusters_are_those_of_a_search(p, shape):
 
 
 @pytest.mark.parametrize("n, m", ((1, 0), (2, 1), (50, 20), (50, 49), (200, 400)))
-def test_both_ways_to_find_clusters_agree(n, m):
-    """What runs on a GPU, on the CPU: random graphs, a path in reverse, a star."""
-    for first, second in ((torch.randint(n, (m,), generator=seeded(2)),
-                           torch.randint(n, (m,), generator=seeded(3))),
-                          (torch.arange(n - 1, 0, -1), torch.arange(n - 2, -1, -1)),
-                          (torch.full((n - 1,), n - 1), torch.arange(n - 1))):
-        node = clusters._hooked(first, second, torch.arange(n))
-        assert torch.equal(node, clusters._roots(first, second, n))
-        assert torch.equal(node[first], node[second]) and (node <= torch.arange(n)).all()
+def test_all_ways_to_find_clusters_agree(n, m, monkeypatch):
+    """Compiled, plain and SciPy's: random graphs, a path in reverse, a star."""
+    for ends in (torch.randint(n, (2, m), generator=seeded(2)),
+                 (torch.arange(n - 1, 0, -1), torch.arange(n - 2, -1, -1)),
+                 (torch.full((n - 1,), n - 1), torch.arange(n - 1))):
+        pairs = torch.stack(tuple(ends))
+        linked = torch.rand(3, pairs.shape[1], generator=seeded(3)) < torch.tensor([[0.3], [0.7], [1.0]])
+        found = components(pairs, linked, n)
+        with monkeypatch.context() as patch:
+            patch.setattr(clusters, "_compiled", lambda: None)
+            assert torch.equal(components(pairs, linked, n), found)
+        for row, cluster in zip(linked, found):
+            graph = coo_matrix((np.ones(int(row.sum())), pairs[:, row].numpy()), (n, n))
+            label = torch.from_numpy(connected_components(graph, False)[1])
+            assert torch.equal(label[cluster], label) and len(cluster.unique()) == label.max() + 1
+            assert torch.equal(cluster[cluster], cluster) and (cluster <= torch.arange(n)).all()
 
 
 def test_pairs_of_a_machine_give_its_energy():
@@ -276,15 +286,38 @@ def test_order_is_kept_and_all_chains_end_in_one():
 def test_the_past_is_not_drawn_again():
     """A draw is the map of its own numbers: those of the last steps first, none used twice."""
     rbm, g = attractive(), seeded(5)
-    pieces = []
+    now = []
     for steps in (1, 1, 2, 4, 8, 16, 32):
-        pieces.append(torch.rand(1, steps, 9, dtype=F64, generator=g))
-        low, high = clusters._sandwich(rbm, pieces)
+        stream = seeded(int(torch.randint(2**63 - 1, (), generator=g)))
+        now = [*torch.rand(steps, 1, 9, dtype=F64, generator=stream), *now]
+        low, high = clusters._sandwich(rbm, now, 1)
         if torch.equal(low, high): break
     assert torch.equal(coupling_from_the_past(rbm, 1, [5]), low)
     assert torch.equal(coupling_from_the_past(rbm, 3, [4, 5, 6])[1:2], low)
-    earlier = [*pieces, torch.rand(1, 7, 9, dtype=F64)]
-    assert torch.equal(clusters._sandwich(rbm, earlier)[0], low)  # an earlier start
+    earlier = [*torch.rand(7, 1, 9, dtype=F64, generator=g), *now]
+    assert torch.equal(clusters._sandwich(rbm, earlier, 1)[0], low)
+
+
+def test_the_same_numbers_for_fewer_draws():
+    W, draws = torch.zeros(3, 2), torch.tensor([1, 4, 6, 7])
+    for seeds in (3, (3, 4, 5, 6)):
+        past = [(2, seeds, draws), (70, seeds, draws)]
+        every = list(clusters._numbers(W, past, draws))
+        some = list(clusters._numbers(W, past, draws[[1, 3]]))
+        assert len(every) == 72 and all(torch.equal(x[[1, 3]], y) for x, y in zip(every, some))
+
+
+@pytest.mark.parametrize("most", (1, 2, 3, 5, 64))
+def test_no_more_steps_than_allowed_and_no_more_memory(most, monkeypatch):
+    rbm, used, drawn = attractive(), [], []
+    monkeypatch.setattr(clusters, "_moved", lambda rbm, both, u: used.append(u) or both)
+    right = clusters.uniform
+    monkeypatch.setattr(clusters, "uniform", lambda *args: drawn.append(right(*args)) or drawn[-1])
+    with pytest.raises(ValueError, match=f"most must be larger than {most}: 4 of 4 draws"):
+        coupling_from_the_past(rbm, 4, 1, most)
+    assert max(u.numel() for u in drawn) <= 4 * 32 * 9
+    last = used[-most:]                                  # the last start walks through all of the past
+    assert len({u.sum().item() for u in used}) == len({u.sum().item() for u in last}) == most
 
 
 # --- contracts

@@ -9,14 +9,12 @@ __all__ = ['neighbours', 'edges', 'components', 'cluster_chain', 'swendsen_wang'
            'checkerboard', 'cluster_moments', 'binder', 'coupling_from_the_past']
 
 # %% ../../nbs/sampling/clusters.ipynb #20ece145
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import islice
 import math
 from typing import Any
 
-import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 import torch
 from torch import Tensor
 
@@ -86,18 +84,37 @@ def _check_pairs(pairs: Tensor, n: int, like: Any = None) -> None:
                      f"got {pairs.min()} to {pairs.max()}")
 
 # %% ../../nbs/sampling/clusters.ipynb #faf41ff5
-def _roots(first: Tensor, second: Tensor, n: int) -> Tensor:
-    """Smallest number [n] in the component of each of `n` nodes, joined by edges `first` to `second`."""
-    node = torch.arange(n, device=first.device)
-    if not first.is_cpu: return _hooked(first, second, node)
-    ends = first.numpy(), second.numpy()
-    graph = coo_matrix((np.ones(len(first)), ends), (n, n))
-    label = torch.from_numpy(connected_components(graph, False)[1]).long()
-    return node.new_full((n,), n).scatter_reduce(0, label, node, "amin")[label]
+def _union(pairs, linked, root):
+    """Set `root` [B, n], numbers from 0 to n - 1 in each row, to the smallest number that hangs together
+    with each, where the `pairs` [2, E] with `linked` [B, E] true do."""
+    for chain in range(len(root)):
+        up = root[chain]
+        for e in range(pairs.shape[1]):
+            if not linked[chain, e]: continue
+            i, j = pairs[0, e], pairs[1, e]
+            while up[i] != i:
+                up[i] = up[up[i]]
+                i = up[i]
+            while up[j] != j:
+                up[j] = up[up[j]]
+                j = up[j]
+            up[max(i, j)] = min(i, j)
+        for i in range(len(up)):
+            up[i] = up[up[i]]
+
+
+@cache
+def _compiled() -> Any:
+    """The compiled union; None without numba."""
+    try:
+        from numba import njit
+    except ImportError:
+        return None
+    return njit(_union, nogil=True)
 
 
 def _hooked(first: Tensor, second: Tensor, node: Tensor) -> Tensor:
-    """The same on any device, from the numbers `node` [n] of the nodes."""
+    """The same for edges `first` to `second` of the nodes `node` [n] of one graph, on any device."""
     while True:
         a, b = node[first], node[second]
         apart = a != b
@@ -120,18 +137,21 @@ def components(pairs: Tensor, linked: Tensor, n: int) -> Tensor:
     _check_pairs(pairs, n, linked)
     if linked.shape[-1] != (E := pairs.shape[1]):
         raise ValueError(f"linked must have shape [..., {E}], got {list(linked.shape)}")
-    chains = math.prod(linked.shape[:-1])
-    row, edge = linked.reshape(chains, E).nonzero(as_tuple=True)
-    first, second = (n * row + end[edge] for end in pairs)
-    root = _roots(first, second, n * chains) % n
+    flat = linked.reshape(math.prod(linked.shape[:-1]), E).contiguous()
+    root = torch.arange(n, device=pairs.device).repeat(len(flat), 1)
+    union = _compiled() if pairs.is_cpu else None
+    if union is not None: union(*(x.numpy() for x in (pairs.contiguous(), flat, root)))
+    else:
+        row, edge = flat.nonzero(as_tuple=True)
+        root = _hooked(*(n * row + end[edge] for end in pairs), torch.arange(root.numel()).to(row)) % n
     return root.view(*linked.shape[:-1], n)
 
 # %% ../../nbs/sampling/clusters.ipynb #9ff37e45
 def _linked(pairs: Tensor, J: Tensor, s: Tensor, generator: Stream) -> Tensor:
     """Which pairs [..., E] of spins `s` [..., N] hang together [eq-clusters-bonds]."""
-    agree = J * s.index_select(-1, pairs[0]) * s.index_select(-1, pairs[1])
-    u = uniform(agree.shape, s, generator, -2)
-    return u < -torch.expm1(-2 * agree)  # [eq-clusters-bonds]
+    p = -J.sign() * torch.expm1(-2 * J.abs())  # [eq-clusters-bonds]
+    p = p * s.index_select(-1, pairs[0]) * s.index_select(-1, pairs[1])  # [eq-clusters-bonds]
+    return uniform(p.shape, s, generator, -2) < p
 
 
 def _turned(cluster: Tensor, h: Tensor, s: Tensor, generator: Stream) -> Tensor:
@@ -203,9 +223,10 @@ def two_colours(pairs: Tensor, n: int) -> Tensor:
     """
     check_count("n", n)
     _check_pairs(pairs, n)
-    copies = n * torch.tensor([[0, 1], [1, 0]], device=pairs.device)
-    first, second = (pairs + copies[..., None]).transpose(0, 1).flatten(1)
-    first, second = _roots(first, second, 2 * n).view(2, n)
+    ends, others = pairs
+    copies = torch.stack([torch.cat([ends, others]), torch.cat([others, ends]) + n])
+    linked = torch.ones_like(copies[0], dtype=torch.bool)
+    first, second = components(copies, linked, 2 * n).view(2, n)
     odd = int((first == second).sum())
     if not odd: return first > second
     raise ValueError(f"pairs must allow two colours: {odd} of {n} units hang together with a closed "
@@ -329,15 +350,32 @@ def _moved(rbm: RBM, v: Tensor, u: Tensor) -> Tensor:
     return _redrawn(rbm.visible, affine(h, rbm.W, rbm.b), u[..., :D])
 
 
-def _sandwich(rbm: RBM, past: list[Tensor]) -> Tensor:
-    """Where the lowest and the highest chain [2, n, D] are now, after all steps of the `past`, whose
-    latest piece [n, steps, D + H] is the first."""
+def _sandwich(rbm: RBM, numbers: Iterable[Tensor], n: int) -> Tensor:
+    """Where `n` lowest and `n` highest chains [2, n, D] end after steps with `numbers` [n, D + H]."""
     levels = rbm.W.new_tensor(rbm.visible.levels)  # type: ignore[attr-defined]
-    both = levels[:, None, None].expand(2, len(past[0]), len(rbm.W))
-    for piece in reversed(past):
-        for u in piece.unbind(1):
-            both = _moved(rbm, both, u)  # [eq-clusters-past]
+    both = levels[:, None, None].expand(2, n, len(rbm.W))
+    for u in numbers:
+        both = _moved(rbm, both, u)  # [eq-clusters-past]
     return both
+
+# %% ../../nbs/sampling/clusters.ipynb #5a1c90d7
+def _seeds(generator: Any, draws: Tensor) -> Any:
+    """A new seed from `generator`, or from the stream of each of the numbers `draws` [n]."""
+    if isinstance(generator, tuple): return tuple(_seeds(generator[k], draws) for k in draws.tolist())
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=draws.device))
+
+
+def _numbers(W: Tensor, past: list[tuple[int, Any, Tensor]], wanted: Tensor) -> Iterator[Tensor]:
+    """Random numbers [n, D + H] of each step for the draws `wanted` [n], the same at every call.
+
+    Each piece of the `past`, the latest first, has a number of steps, its seeds, and its draws [m].
+    """
+    for steps, seeds, draws in reversed(past):
+        stream = as_generator(seeds, W)
+        mine = torch.isin(draws, wanted)
+        for first in range(0, steps, 32):
+            u = uniform((len(draws), min(32, steps - first), sum(W.shape)), W, stream)
+            yield from u[mine].unbind(1)
 
 # %% ../../nbs/sampling/clusters.ipynb #8dac05ff
 @without_graph()
@@ -345,22 +383,24 @@ def coupling_from_the_past(rbm: RBM, n: int, generator: Stream = None, most: int
     """`n` independent, exact draws [n, D] of a machine with weights W >= 0, by chains that began so long
     ago that their start is forgotten [eq-clusters-past].
 
-    A sequence of generators has one a draw. Raises TypeError or ValueError for W < 0, units of more
-    levels than two, or chains apart after `most` steps (a power of two). Source: Propp, Wilson (1996).
+    A sequence of generators has one a draw. Memory does not grow with the steps. Raises TypeError or
+    ValueError for W < 0, units of more levels than two, or draws that need more than `most` steps.
+    Source: Propp and Wilson (1996).
     """
     _check_attractive(rbm)
     check_count("n", n)
     check_count("most", most)
     generator = as_generator(generator, rbm.W, n)
-    v, apart, past = rbm.W.new_empty(n, len(rbm.W)), torch.arange(n, device=rbm.W.device), []
-    for steps in (1, *(2**k for k in range(int(most).bit_length() - 1))):
-        streams = generator
-        if isinstance(generator, tuple): streams = tuple(generator[k] for k in apart.tolist())
-        past.append(uniform((len(apart), steps, sum(rbm.W.shape)), rbm.W, streams))
-        low, high = _sandwich(rbm, past)
+    v, apart = rbm.W.new_empty(n, len(rbm.W)), torch.arange(n, device=rbm.W.device)
+    T, past = 0, []
+    while T < most:
+        steps = min(max(T, 1), most - T)
+        past.append((steps, _seeds(generator, apart), apart))
+        T += steps
+        low, high = _sandwich(rbm, _numbers(rbm.W, past, apart), len(apart))
         met = (low == high).all(1)
         v[apart[met]] = low[met]
-        apart, past = apart[~met], [u[~met] for u in past]
+        apart = apart[~met]
         if not len(apart): return v
     raise ValueError(f"most must be larger than {most}: {len(apart)} of {n} draws still depend on "
                      "where their chains began")
