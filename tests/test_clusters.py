@@ -348,6 +348,33 @@ def test_clusters_on_a_gpu_are_those_of_the_cpu():
     assert torch.equal(found.cpu(), components(pairs, linked, 256))
 
 
+def test_one_unit_and_no_pairs():
+    h = torch.tensor([0.5], dtype=F64)
+    pairs, J, x = neighbours(1, 1), torch.ones(0, dtype=F64), torch.ones(2**14, 1, dtype=F64)
+    for new in (checkerboard(pairs, J, h, x, 1, 1), next(cluster_chain(pairs, J, h, x, 1))[0],
+                swendsen_wang(Boltzmann(torch.zeros(1, 1, dtype=F64), h), x, 1, 1)):
+        assert abs(new.mean() - math.tanh(0.5)) < 4 / 2**7
+    assert checkerboard(pairs, J, h, x[:3], 2, [1, 2, 3]).shape == (3, 1)
+
+
+def test_layout_does_not_matter():
+    m, x = boltzmann(6), torch.ones(4, 6, dtype=F64)
+    pairs, J, h = edges(m)
+    spread, wide = (torch.stack([y, y], -1)[..., 0] for y in (pairs, x))
+    assert not spread.is_contiguous() and not wide.is_contiguous()
+    one, other = (next(cluster_chain(*args, 1)) for args in ((pairs, J, h, x), (spread, J, h, wide)))
+    assert all(map(torch.equal, one, other))
+
+
+def test_half_of_the_critical_draws_need_fewer_than_two_hundred_steps():
+    """What the chapter says of the torus of 8 x 8; forwards the time to meet has the same law."""
+    rbm = as_rbm(lattice(8, 8, 1 / T_C, periodic=True, dtype=torch.float32), 8, 8)
+    u = torch.rand(500, 300, 64, generator=seeded(1))
+    ends = [clusters._sandwich(rbm, u[:T], 300) for T in (200, 500)]
+    share = [(low == high).all(1).double().mean().item() for low, high in ends]
+    assert 0.4 < share[0] < 0.65 and 0.84 < share[1] < 0.95
+
+
 def test_batches_of_machines_and_a_stream_a_chain():
     m = boltzmann(5)
     x = m.sample(3, 1)
@@ -418,6 +445,10 @@ BAD = [
     (lambda: cluster_moments(torch.tensor(0)), ValueError, "cluster must have shape"),
     (lambda: binder(torch.ones(2, 20), torch.ones(2, 19)), ValueError, "m4 must have shape"),
     (lambda: binder(torch.ones(2, 20), torch.ones(2, 20, dtype=F64)), TypeError, "m4 must be"),
+    (lambda: swendsen_wang(boltzmann(), None), TypeError, "x must be a torch.Tensor, got NoneType"),
+    (lambda: binder(torch.rand(20), torch.rand(20)), ValueError, r"m2 must have shape \[chains, draws"),
+    (lambda: binder(torch.rand(2, 15), torch.rand(2, 15)), ValueError, "m2 must have .* 16"),
+    (lambda: binder(torch.zeros(2, 20), torch.zeros(2, 20)), ValueError, "m2 must .* vary, .* 0 to 0"),
     (lambda: two_colours(neighbours(3, 4, True), 12), ValueError,
      "pairs must allow two colours: 12 of 12 units .* torus with an odd side; use swendsen_wang"),
     (lambda: checkerboard(neighbours(4, 5, True), torch.ones(40), torch.zeros(20), torch.ones(20)),

@@ -206,6 +206,8 @@ def swendsen_wang(machine: Boltzmann, x: Tensor, steps: int = 1, generator: Stre
     For units of two levels, any couplings and any biases; `x` and streams as in `gibbs.sweep`. Raises
     TypeError or ValueError for bad states or counts, or other units. Source: Edwards and Sokal (1988).
     """
+    check_boltzmann(machine)
+    check_tensor("x", x)
     check_boltzmann(machine, x)
     check_count("steps", steps)
     pairs, J, h = edges(machine)
@@ -246,7 +248,7 @@ def _around(pairs: Tensor, J: Tensor, part: Tensor, place: Tensor) -> tuple[Tens
     ends, others, J = ends[order], others[order], J[order]
     count = torch.bincount(ends, minlength=len(part))
     rank = torch.arange(len(ends), device=ends.device) - (count.cumsum(0) - count)[ends]
-    shape = int(count.max()), len(part)
+    shape = max(count.tolist(), default=0), len(part)
     at = ends.new_zeros(shape).index_put((rank, ends), others)
     return at, J.new_zeros(shape).index_put((rank, ends), J)
 
@@ -307,13 +309,16 @@ def binder(m2: Tensor, m4: Tensor) -> Estimate:
     """Binder cumulant of a chain of squares `m2` and fourth powers `m4` [chains, draws] of the
     magnetisation, with its standard error to first order [eq-clusters-binder].
 
-    Raises TypeError or ValueError as `diagnostics.chain_estimate`, or for shapes that differ. Source:
-    Binder (1981).
+    Raises TypeError or ValueError for fewer than 16 draws, draws that are all equal, or shapes that
+    differ. Source: Binder (1981).
     """
     check_tensor("m2", m2)
     check_tensor("m4", m4, like=m2)
     if m4.shape != m2.shape:
         raise ValueError(f"m4 must have shape {list(m2.shape)}, got {list(m4.shape)}")
+    if m2.ndim != 2 or m2.shape[1] < 16 or bool((m2 == m2[0, 0]).all()):
+        raise ValueError("m2 must have shape [chains, draws >= 16] and vary, "
+                         f"got shape {list(m2.shape)}, from {m2.min():.3g} to {m2.max():.3g}")
     m2, m4 = m2.double(), m4.double()
     a, b = m2.mean(), m4.mean()
     U = 1 - b / (3 * a**2)  # [eq-clusters-binder]
