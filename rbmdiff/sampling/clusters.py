@@ -72,9 +72,8 @@ def edges(machine: Boltzmann) -> tuple[Tensor, Tensor, Tensor]:
 # %% ../../nbs/sampling/clusters.ipynb #ef960388
 def _check_pairs(pairs: Tensor, n: int, like: Any = None) -> None:
     """`pairs` must be [2, E] numbers of `n` units, on the device of `like`. TypeError or ValueError."""
-    if not isinstance(pairs, Tensor) or pairs.dtype != torch.int64:
-        kind = pairs.dtype if isinstance(pairs, Tensor) else type(pairs).__name__
-        raise TypeError(f"pairs must be an int64 tensor, got {kind}")
+    kind = pairs.dtype if isinstance(pairs, Tensor) else type(pairs).__name__
+    if kind != torch.int64: raise TypeError(f"pairs must be an int64 tensor, got {kind}")
     if pairs.ndim != 2 or len(pairs) != 2:
         raise ValueError(f"pairs must have shape [2, E], got {list(pairs.shape)}")
     if like is not None and like.device != pairs.device:
@@ -132,12 +131,12 @@ def components(pairs: Tensor, linked: Tensor, n: int) -> Tensor:
     Raises TypeError or ValueError for pairs that are no pairs of units, or `linked` that does not fit.
     """
     check_count("n", n)
-    if not isinstance(linked, Tensor) or linked.dtype != torch.bool or linked.ndim == 0:
-        raise ValueError("linked must be a bool tensor of shape [..., E]")
+    if not isinstance(linked, Tensor): raise TypeError("linked must be a bool tensor")
     _check_pairs(pairs, n, linked)
-    if linked.shape[-1] != (E := pairs.shape[1]):
-        raise ValueError(f"linked must have shape [..., {E}], got {list(linked.shape)}")
-    flat = linked.reshape(math.prod(linked.shape[:-1]), E).contiguous()
+    if linked.dtype != torch.bool or linked.shape[-1:] != pairs[0].shape:
+        raise ValueError(f"linked must be a bool tensor of shape [..., {pairs.shape[1]}], "
+                         f"got {linked.dtype} {list(linked.shape)}")
+    flat = linked.reshape(math.prod(linked.shape[:-1]), pairs.shape[1]).contiguous()
     root = torch.arange(n, device=pairs.device).repeat(len(flat), 1)
     union = _compiled() if pairs.is_cpu else None
     if union is not None: union(*(x.numpy() for x in (pairs.contiguous(), flat, root)))
