@@ -101,7 +101,7 @@ def _union(pairs, linked, root):
         for i in range(len(up)):
             up[i] = up[up[i]]
 
-
+# %% ../../nbs/sampling/clusters.ipynb #d41b70ce
 @cache
 def _compiled() -> Any:
     """The compiled union; None without numba."""
@@ -142,7 +142,8 @@ def components(pairs: Tensor, linked: Tensor, n: int) -> Tensor:
     if union is not None: union(*(x.numpy() for x in (pairs.contiguous(), flat, root)))
     else:
         row, edge = flat.nonzero(as_tuple=True)
-        root = _hooked(*(n * row + end[edge] for end in pairs), torch.arange(root.numel()).to(row)) % n
+        node = torch.arange(root.numel(), device=pairs.device)
+        root = _hooked(n * row + pairs[0, edge], n * row + pairs[1, edge], node) % n
     return root.view(*linked.shape[:-1], n)
 
 # %% ../../nbs/sampling/clusters.ipynb #9ff37e45
