@@ -386,22 +386,20 @@ def _numbers(W: Tensor, past: list[tuple[int, Any, Tensor]], wanted: Tensor) -> 
 @without_graph()
 def coupling_from_the_past(rbm: RBM, n: int, generator: Stream = None, most: int = 2**12) -> Tensor:
     """`n` independent, exact draws [n, D] of a machine with weights W >= 0, by chains that began so long
-    ago that their start is forgotten [eq-clusters-past].
+    ago that their start is forgotten [eq-clusters-past]. Source: Propp and Wilson (1996).
 
     A sequence of generators has one a draw. Memory does not grow with the steps. Raises TypeError or
     ValueError for W < 0, units of more levels than two, or draws that need more than `most` steps.
-    Source: Propp and Wilson (1996).
     """
     _check_attractive(rbm)
     check_count("n", n)
     check_count("most", most)
     generator = as_generator(generator, rbm.W, n)
     v, apart = rbm.W.new_empty(n, len(rbm.W)), torch.arange(n, device=rbm.W.device)
-    T, past = 0, []
-    while T < most:
+    past = []
+    while (T := sum(steps for steps, *_ in past)) < most:
         steps = min(max(T, 1), most - T)
         past.append((steps, _seeds(generator, apart), apart))
-        T += steps
         low, high = _sandwich(rbm, _numbers(rbm.W, past, apart), len(apart))
         met = (low == high).all(1)
         v[apart[met]] = low[met]
