@@ -20,7 +20,7 @@ from rbmdiff.diffusion.schedule import LinearBeta
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.learning import contrastive, partition
 from rbmdiff.models import boltzmann, energy, hopfield, ising, rbm
-from rbmdiff.sampling import diagnostics, gibbs, means
+from rbmdiff.sampling import clusters, diagnostics, gibbs, means
 
 B, D, H = 3, 4, 3
 VP = LinearBeta()
@@ -91,6 +91,17 @@ def chances(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def asked(predict: Callable, v: Tensor) -> Tensor: return predict(v, 0.5)
+
+
+SITES = clusters.neighbours(2, 2)
+
+
+def square(v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pairs, couplings and fields of a square of four spins, and spins, from spins [B, 4]."""
+    return SITES, 0.3 + 0 * v[0], 0.2 + 0 * v[0], v
+
+
+def attracted(m: Any) -> Any: return m.sharing(W=m.W.abs())
 
 
 KEPT = Estimate(3.0, 0.1, 10)
@@ -166,6 +177,19 @@ CALLS: dict[str, Call] = {
     "hopfield.modern_energy": c(lambda m, v: hopfield.modern_energy(v, v.flip(0), 0.7), "numbers"),
     "hopfield.modern_update": c(lambda m, v: hopfield.modern_update(v, v.flip(0), 0.7), "numbers"),
     "hopfield.as_rbm": c(lambda m, v: hopfield.as_rbm(v, 0.3).W, "any"),
+    "clusters.edges": c(lambda m, v: pair(clusters.edges(m)[1:]), "any"),
+    "clusters.components": c(lambda m, v: clusters.components(SITES, v > 0, D)),
+    "clusters.cluster_chain": c(
+        lambda m, v, g: next(clusters.cluster_chain(*square(v), g))[0], "any", True),
+    "clusters.swendsen_wang": c(lambda m, v, g: clusters.swendsen_wang(m, v, 2, g), "any", True),
+    "clusters.two_colours": c(lambda m, v: clusters.two_colours(SITES, D), "any"),
+    "clusters.checkerboard": c(
+        lambda m, v, g: clusters.checkerboard(*square(v), 2, g), "any", True),
+    "clusters.cluster_moments": c(lambda m, v: pair(clusters.cluster_moments(v.long()))),
+    "clusters.binder": c(lambda m, v: value(clusters.binder(long(v).square(), long(v).pow(4))),
+                         "numbers"),
+    "clusters.coupling_from_the_past": c(
+        lambda m, v, g: clusters.coupling_from_the_past(attracted(m), len(v), g), draws=True),
     "diagnostics.autocorrelation": c(lambda m, v: diagnostics.autocorrelation(long(v)), "numbers"),
     "diagnostics.integrated_time": c(lambda m, v: diagnostics.integrated_time(long(v)), "numbers"),
     "diagnostics.effective_sample_size": c(
@@ -309,6 +333,7 @@ NO_CALL = {
     "rbm.RBM.extra_repr": "text", "rbm.check_kind": "a check", "rbm.check_machine": "a check",
     "boltzmann.Boltzmann": "a container", "boltzmann.Boltzmann.extra_repr": "text",
     "boltzmann.check_boltzmann": "a check", "energy.grid": "takes numbers alone",
+    "clusters.neighbours": "takes numbers alone",
     "ising.lattice": "takes numbers alone", "ising.halves": "takes numbers alone",
     "hopfield.error_rate": "takes numbers alone",
     "ising.as_rbm": "a machine of couplings", "means.check_listable": "a check",

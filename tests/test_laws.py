@@ -173,13 +173,14 @@ def test_what_the_caller_owns_is_his(name):
 NOT_MAPPED = {
     **dict.fromkeys(("diagnostics.chain_estimate", "diagnostics.drift", "partition.log_mass",
                      "partition.log_likelihood", "partition.free_energy_gap",
-                     "comparison.paired_difference"), "gives numbers of Python"),
+                     "comparison.paired_difference", "clusters.binder"), "gives numbers of Python"),
     **dict.fromkeys(("boltzmann.Boltzmann.edge_rbm", "boltzmann.Boltzmann.gaussian_rbm",
                      "meanfield.TimedRBM.at", "meanfield.TimedRBM.weights",
                      "meanfield.TimedRBM.forward"), "makes a module"),
     "limit.langevin_cd_gradient": "as many nodes as the step asks for",
     "ising.kac_ward": "looks at the phase of a determinant",
     "hopfield.rest_states": "as many as there are", "hopfield.as_rbm": "makes a module",
+    "clusters.components": "as much work as there are closed bonds",
     "contrastive.energy_gradient": "asks autograd for a gradient of its own",
 }
 

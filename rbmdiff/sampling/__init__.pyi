@@ -1,1 +1,1 @@
-from . import diagnostics as diagnostics, gibbs as gibbs, means as means
+from . import clusters as clusters, diagnostics as diagnostics, gibbs as gibbs, means as means
