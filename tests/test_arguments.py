@@ -36,10 +36,9 @@ VALUES = {
     "schedule": LinearBeta(), "mixture": BELL, "predict": lambda x, t: x, "network": Plain(),
     "rbm": RBM(2, 3), "x": X, "x0": X, "noise": X, "v": torch.ones(3, 2), "k": (X > 0).long(), "b": X[0],
     "u": torch.rand(3), "t": 0.5, "s": 0.1, "t_min": 1e-3, "grid": GRID, "times": GRID.flip(0),
-    "steps": 30, "order": 2, "kind": "x0", "weight": weights.flat, "shape": (3, 2),
-    "step": lambda x, i: x,
-    "n_visible": 2, "n_hidden": 3, "n": 2, "low": 0.0, "high": 1.0, "rows": 3, "columns": 3,
-    "dim": 2, "channels": 1,
+    "patterns": X, "steps": 30, "order": 2, "kind": "x0", "weight": weights.flat, "shape": (3, 2),
+    "step": lambda x, i: x, "n_visible": 2, "n_hidden": 3, "n": 2, "low": 0.0, "high": 1.0,
+    "rows": 3, "columns": 3, "dim": 2, "channels": 1,
 }
 """A good value for every argument that these functions need."""
 OWNERS = {"Mixture": BELL, "AdaptiveLevels": AdaptiveLevels(LinearBeta())}

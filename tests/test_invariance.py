@@ -86,7 +86,8 @@ def methods(rbm, v, h):
        layout=st.sampled_from(sorted(LAYOUTS)))
 @settings(max_examples=60, deadline=None)
 def test_shape_dtype_and_layout_of_what_a_machine_says(pair, seed, dtype, shape, layout):
-    """Each number has the dtype of the states, and depends neither on strides nor on its neighbours."""
+    """Each number has the dtype of the states, and depends neither on strides nor on its neighbours, but
+    for roundings of the terms that are added, which grow with the states."""
     count = 1
     for n in shape: count *= n
     rbm, v = drawn(*pair, seed, dtype, max(2, count))
@@ -97,7 +98,8 @@ def test_shape_dtype_and_layout_of_what_a_machine_says(pair, seed, dtype, shape,
         found = method(laid)
         assert found.dtype == dtype and found.shape == (shape if summed else (*shape, 6)), name
         rows = torch.stack([method(row) for row in states.reshape(-1, 6)]).reshape(found.shape)
-        assert relative(found, rows) < 8 * torch.finfo(dtype).eps, name
+        size = 1 + states.abs().sum(-1) if summed else 1 + states.abs().sum(-1, keepdim=True)
+        assert relative(found / size, rows / size) < 8 * torch.finfo(dtype).eps, name
 
 
 @given(pair=pairs, seed=seeds)

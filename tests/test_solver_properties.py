@@ -128,18 +128,18 @@ def test_kinds_of_prediction_agree(case, other):
     torch.testing.assert_close(run(x), run(x, net), rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.sampled_from(list(SCHEDULES)), st.sampled_from(["ddim", "heun", "deis", "rho_rk"]),
-       st.integers(0, 9))
-def test_solvers_of_the_flow_meet(name, solver, seed):
-    """On a fine grid all end where the default of DEIS ends."""
+@pytest.mark.parametrize("solver", ["ddim", "heun", "deis", "rho_rk"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_solvers_of_the_flow_meet(name, solver):
+    """The finer the grid, the closer all end to where the default of DEIS ends on a fine one."""
     schedule, top = SCHEDULES[name], 0.98 if name == "line" else 1.0
     net = law(torch.float64).predictor(schedule)
-    x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(30, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = x * torch.hypot(schedule.alpha(top), schedule.sigma(top))
     fine = deis(net, schedule, x, time_grid(schedule, 200, 1e-2, t_max=top))
-    y = SOLVERS[solver](net, schedule, x, time_grid(schedule, 60, 1e-2, t_max=top))
-    assert (y - fine).abs().max() < (0.1 if solver == "ddim" else 0.02)
+    coarse, half = ((SOLVERS[solver](net, schedule, x, time_grid(schedule, n, 1e-2, t_max=top)) - fine)
+                    .abs().max().item() for n in (60, 120))
+    assert half < (0.1 if solver == "ddim" else 0.02) and half < 0.6 * coarse + 1e-5
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
