@@ -14,6 +14,7 @@ from rbmdiff.foundations.core import (
     Estimate,
     Stored,
     as_generator,
+    bisected,
     check_batch,
     check_choice,
     check_count,
@@ -314,3 +315,12 @@ def test_interrupted_write_leaves_the_old_file(file):
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): replace_file(file, write)
     assert file.read_bytes() == before and os.listdir(file.parent) == [file.name]
+
+
+def test_an_interval_is_halved_down_to_rounding():
+    """One place an element, also at the ends; before a place that is not there lies the far end."""
+    x = torch.tensor([0.0, 0.25, 2.0, 9.0], dtype=torch.float64)
+    found = bisected(lambda y: y**2 < x, torch.zeros_like(x), torch.full_like(x, 2.0))
+    wanted = torch.tensor([0.0, 0.5, math.sqrt(2), 2.0], dtype=torch.float64)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-15)
+    assert (found - bisected(lambda y: y**2 >= x, torch.zeros_like(x), x)).abs().max() > 1

@@ -17,10 +17,11 @@ from torch import Tensor
 from .tilted import check_levels
 from ..diffusion.networks import as_eps
 from ..diffusion.objective import Predict
-from ..diffusion.schedule import Geometric, Schedule, check_schedule, expand, noised, time_grid
+from ..diffusion.schedule import Geometric, Schedule, expand, noised, time_grid
 from ..diffusion.solvers import ddim
 from rbmdiff.foundations.core import (
     Stream,
+    bisected,
     check_count,
     check_number,
     check_tensor,
@@ -116,7 +117,6 @@ def memory_predictor(patterns: Tensor, schedule: Schedule,
     A perfect minimiser of the denoising loss on them. `x` [B, ..., D]; differentiable. `log_prior` and
     errors as in `log_weights`.
     """
-    check_schedule(schedule)
     _check_patterns(patterns, log_prior)
     P = patterns.double().clone()
     prior = None if log_prior is None else log_prior.double().clone()
@@ -219,11 +219,8 @@ def collapse_snr(variances: Tensor, n_patterns: int) -> Tensor:
     v, twice = variances.double(), 2 * math.log(n_patterns)
     low = math.log(twice) - v.sum(-1).log()    # log(1 + x) <= x
     high = twice - v.amax(-1).log()            # one axis alone carries less
-    for _ in range(100):
-        middle = (low + high) / 2
-        ratios = middle[..., None] + v.log()
-        enough = torch.logaddexp(ratios, torch.zeros_like(ratios)).sum(-1) >= twice
-        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    snr = high.exp().to(variances.dtype)
+    ratios = lambda log_snr: log_snr[..., None] + v.log()
+    knows = lambda log_snr: torch.logaddexp(ratios(log_snr), v.new_zeros(())).sum(-1)
+    snr = bisected(lambda log_snr: knows(log_snr) < twice, low, high).exp().to(variances.dtype)
     if not holds(snr.isfinite()): raise ValueError(f"n_patterns must be smaller, got {n_patterns}")
     return snr

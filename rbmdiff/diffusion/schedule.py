@@ -23,6 +23,7 @@ from torch.nn.functional import logsigmoid
 from rbmdiff.foundations.core import (
     Stream,
     as_generator,
+    bisected,
     check_choice,
     check_count,
     check_number,
@@ -176,7 +177,7 @@ class Schedule:
     def _t_of_log_snr(self, log_snr: Tensor) -> Tensor:
         with torch.no_grad():
             ends = torch.zeros_like(log_snr), torch.ones_like(log_snr)
-            t = _bisected(lambda t: self._log_snr(t) > log_snr, *ends)  # [eq-schedule-inverse]
+            t = bisected(lambda t: self._log_snr(t) > log_snr, *ends)  # [eq-schedule-inverse]
         if not (wants_gradient(log_snr) or wants_gradient(self._log_snr(t))): return t
         return self._newton(self._newton(t, log_snr), log_snr)
 
@@ -213,16 +214,6 @@ def _is_same(a: object, b: object) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a is b or (a.device == b.device and torch.equal(a, b))
     return a is b or (isinstance(a, (Real, str)) and a == b)
-
-# %% ../../nbs/diffusion/schedule.ipynb #b15ec7ed
-def _bisected(before: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """The places between `low` and `high`, one an element, where `before` ends, by 64 halvings."""
-    for _ in range(64):
-        middle = (low + high) / 2
-        early = before(middle)
-        low = torch.where(early, middle, low)
-        high = torch.where(early, high, middle)
-    return (low + high) / 2
 
 # %% ../../nbs/diffusion/schedule.ipynb #63a72a98
 class _FromBeta(Schedule):
@@ -643,7 +634,7 @@ def _arctan_times(schedule: Schedule, steps: int, ends: Tensor) -> Tensor:
     first, last = arctan_variable(log_rho).tolist()
     u = torch.linspace(first, last, steps + 1, dtype=torch.float64)
     low, high = (end.expand_as(u) for end in log_rho.flip(0))
-    found = _bisected(lambda log_rho: arctan_variable(log_rho) <= u, low, high)
+    found = bisected(lambda log_rho: arctan_variable(log_rho) <= u, low, high)
     return schedule.t_of_log_snr(-2 * found).clamp(ends[1], ends[0])
 
 # %% ../../nbs/diffusion/schedule.ipynb #b090ea26

@@ -6,11 +6,11 @@ arguments, and files that are whole.
 
 # %% auto #0
 __all__ = ['Stream', 'AUTOCAST', 'is_traced', 'in_transform', 'holds', 'logit', 'log_mean_exp',
-           'as_generator', 'whole', 'stream_device', 'uniform', 'normal', 'Estimate', 'check_tensor',
-           'is_finite', 'check_batch', 'check_count', 'check_number', 'check_choice', 'check_function',
-           'check_dtype', 'check_device', 'wants_gradient', 'refuse_gradients', 'without_graph',
-           'recomputed', 'own_precision', 'as_path', 'replace_file', 'write_tensors', 'read_tensors',
-           'Stored']
+           'bisected', 'as_generator', 'whole', 'stream_device', 'uniform', 'normal', 'Estimate',
+           'check_tensor', 'is_finite', 'check_batch', 'check_count', 'check_number', 'check_choice',
+           'check_function', 'check_dtype', 'check_device', 'wants_gradient', 'refuse_gradients',
+           'without_graph', 'recomputed', 'own_precision', 'as_path', 'replace_file', 'write_tensors',
+           'read_tensors', 'Stored']
 
 # %% ../../nbs/foundations/core.ipynb #cbcc98ab
 from collections.abc import Callable, Sequence
@@ -72,6 +72,20 @@ def logit(m: Tensor) -> Tensor:
 def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
     """Logarithm of the mean of exp(`log_w`) along `dim`, without overflow [eq-core-logmeanexp]."""
     return torch.logsumexp(log_w, dim) - math.log(log_w.shape[dim])  # [eq-core-logmeanexp]
+
+# %% ../../nbs/foundations/core.ipynb #b15ec7ed
+def bisected(before: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """The places between `low` and `high`, one an element, where `before` ends, by 64 halvings.
+
+    `before`(x) says, element by element, whether the place sought lies above x. Keeps no graph apart
+    from that of `low` and `high`.
+    """
+    for _ in range(64):
+        middle = (low + high) / 2
+        early = before(middle)
+        low = torch.where(early, middle, low)
+        high = torch.where(early, high, middle)
+    return (low + high) / 2
 
 # %% ../../nbs/foundations/core.ipynb #a204acd0
 Stream = torch.Generator | Sequence[torch.Generator | int] | int | None

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rbmdiff.foundations.core import (
+    bisected,
     check_count,
     check_number,
     check_tensor,
@@ -305,12 +306,9 @@ def overlap(load: Tensor) -> Tensor:
     check_tensor("load", load)
     if not holds(load > 0): raise ValueError(f"load must be positive, got {load.min():g}")
     wanted = (2 * load.double()).sqrt()
-    low, high = torch.full_like(wanted, CRITICAL[1]), 1 / wanted + 2
-    for _ in range(60):
-        y = (low + high) / 2
-        above = torch.erf(y) / y - 2 / math.sqrt(math.pi) * torch.exp(-y**2) > wanted
-        low, high = torch.where(above, y, low), torch.where(above, high, y)
-    m = torch.where(load.double() <= CRITICAL[0], torch.erf(low), 0.0)  # [eq-hopfield-capacity]
+    excess = lambda y: torch.erf(y) / y - 2 / math.sqrt(math.pi) * torch.exp(-y**2) - wanted
+    y = bisected(lambda y: excess(y) > 0, torch.full_like(wanted, CRITICAL[1]), 1 / wanted + 2)
+    m = torch.where(load.double() <= CRITICAL[0], torch.erf(y), 0.0)  # [eq-hopfield-capacity]
     return m.to(load.dtype)
 
 # %% ../../nbs/models/hopfield.ipynb #f77d9398
