@@ -7,26 +7,14 @@
 are the shortest of `rounds` runs, in milliseconds a sweep, which other work on the machine disturbs
 least.
 """
-import time
 
 import torch
 
 from rbmdiff.models.boltzmann import Boltzmann
 from rbmdiff.sampling.gibbs import scan_gibbs, sweep
-from record import RESULTS, arguments, header, write
+from record import RESULTS, arguments, header, shortest, write
 
 N, CHAINS, SWEEPS = 256, 100, 10
-
-
-def shortest(run, rounds):
-    """Milliseconds of the shortest of `rounds` calls, after one that does not count."""
-    run()
-    found = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - start)
-    return 1e3 * min(found)
 
 
 def one_by_one(machine, x, generator):

@@ -7,12 +7,10 @@ Couplings are +1 or -1 with equal probability, on a free lattice, at inverse tem
 Both ways are exact, so they must agree; seconds are the shortest of `--rounds`, interleaved. Without
 dwave-samplers its two rows are left out.
 """
-import time
-
 import torch
 
 from rbmdiff.models.ising import ground_state, log_partition
-from record import RESULTS, arguments, header, write
+from record import RESULTS, arguments, header, interleaved, write
 
 L = 16
 
@@ -58,15 +56,10 @@ def main():
         "log Z": lambda: log_partition(right, down, field).item(),
         "ground state": lambda: energy(ground_state(right, down, field), right, down),
         **trees(right, down)}
-    found, seconds = {}, {name: [] for name in ways}
-    for _ in range(options.rounds + 1):                  # the first round does not count
-        for name, run in ways.items():
-            start = time.perf_counter()
-            found[name] = run()
-            seconds[name].append(time.perf_counter() - start)
+    found = {name: run() for name, run in ways.items()}
     result = header("seconds", "dwave-samplers")
     result |= {"threads": options.threads, "side": L, "values": found,
-               "times": {name: min(each[1:]) for name, each in seconds.items()}}
+               "times": interleaved(ways, options.rounds)}
     for name in ways:
         print(f"{name:36s} {result['times'][name]:8.3f} s   {found[name]:.12f}")
     write(options.out, result)

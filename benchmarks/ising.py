@@ -11,7 +11,6 @@ included. AIS runs over the torus of 16 x 16 spins at the critical point, 100 ch
 """
 from itertools import islice
 import math
-import time
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from rbmdiff.learning.partition import ais
 from rbmdiff.models.ising import as_rbm, kaufman, lattice
 from rbmdiff.sampling.clusters import checkerboard, cluster_chain, neighbours
 from rbmdiff.sampling.gibbs import gibbs, sweep
-from record import RESULTS, arguments, header, write
+from record import RESULTS, arguments, header, interleaved, write
 
 T_C = 2 / math.log(1 + math.sqrt(2))
 L, CHAINS, SWEEPS = 64, 64, 40
@@ -74,14 +73,8 @@ def sweeps(rounds):
             "dwave-samplers, Metropolis": (dwave("Metropolis"), SWEEPS),
             "dwave-samplers, Gibbs": (dwave("Gibbs"), SWEEPS),
             "Swendsen-Wang step": (lambda: next(islice(cluster_chain(*torus, x, 1), 4, None)), 5)}
-    best = {}
-    for _ in range(rounds + 1):                          # the first round does not count
-        for name, (run, n) in ways.items():
-            if run is None: continue
-            start = time.perf_counter()
-            run()
-            best.setdefault(name, []).append((time.perf_counter() - start) / n)
-    return {name: 1e9 * min(found[1:]) / (CHAINS * L * L) for name, found in best.items()}
+    seconds = interleaved({name: run for name, (run, _) in ways.items() if run is not None}, rounds)
+    return {name: 1e9 * found / ways[name][1] / (CHAINS * L * L) for name, found in seconds.items()}
 
 
 def examined(runs):

@@ -13,7 +13,6 @@ threshold; `gap` is the largest difference to float64.
 """
 import math
 from pathlib import Path
-import time
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -21,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from rbmdiff.bridge.memory import collapse_snr, denoise, flip_beta, own_log_weight
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import digits, mnist, some
-from record import RESULTS, arguments, header, write
+from record import RESULTS, arguments, header, shortest, write
 
 MULTIPLES = 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0
 BETAS = 0.003, 0.01, 0.03, 0.1, 0.3, 1.0
@@ -31,17 +30,6 @@ SIZES = (1500, 64), (60000, 784)
 def shown(e):
     """An estimate as JSON keeps it."""
     return {"value": e.value, "stderr": e.stderr, "n": e.n}
-
-
-def shortest(run, rounds):
-    """Milliseconds of the shortest of `rounds` calls, after one that does not count."""
-    run()
-    found = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - start)
-    return 1e3 * min(found)
 
 
 def told_apart(images, rows):

@@ -7,6 +7,7 @@ from pathlib import Path
 import platform
 import shlex
 import sys
+import time
 
 import rbmdiff
 
@@ -55,3 +56,21 @@ def write(path: Path, result: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1) + "\n"
     rbmdiff.foundations.core.replace_file(path, lambda temporary: Path(temporary).write_text(text))
+
+
+def shortest(run, rounds: int) -> float:
+    """Milliseconds of the shortest of `rounds` calls of `run`, after one that does not count."""
+    return 1e3 * interleaved({"": run}, rounds)[""]
+
+
+def interleaved(ways: dict, rounds: int) -> dict[str, float]:
+    """Seconds of the shortest of `rounds` calls of each of the `ways`, in turns; the first turn does not
+    count.
+    """
+    found = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, run in ways.items():
+            start = time.perf_counter()
+            run()
+            found[name].append(time.perf_counter() - start)
+    return {name: min(seconds[1:]) for name, seconds in found.items()}

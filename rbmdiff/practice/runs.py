@@ -146,11 +146,12 @@ def _machine(state: TrainState) -> RBM:
 def _moved(state: TrainState, gradients: Gradients, centre: bool) -> Gradients:
     """`gradients` centred at the means that the step keeps, if told; of real units in their widths."""
     rbm = _machine(state)
-    if rbm.sigma is None and not centre: return gradients
+    sigma = rbm.sigma
+    if sigma is None and not centre: return gradients
     if centre: means = state.carry["mean_v"], state.carry["mean_h"]
     else: means = torch.zeros_like(rbm.b), torch.zeros_like(rbm.c)
-    if rbm.sigma is None: return centred(gradients, *means)
-    return _steadied(centred(gradients, *means, rbm.sigma.detach()), rbm.sigma.detach())
+    if sigma is None: return centred(gradients, *means)
+    return _steadied(centred(gradients, *means, sigma.detach()), sigma.detach())
 
 # %% ../../nbs/practice/runs.ipynb #636b8437
 def _steadied(gradients: Gradients, sigma: Tensor) -> Gradients:
