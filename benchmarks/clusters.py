@@ -15,14 +15,8 @@ import time
 import torch
 
 from rbmdiff.foundations.core import Estimate
-from rbmdiff.models.ising import lattice
-from rbmdiff.sampling.clusters import (
-    binder,
-    checkerboard,
-    cluster_chain,
-    cluster_moments,
-    neighbours,
-)
+from rbmdiff.models.ising import lattice, neighbours
+from rbmdiff.sampling.clusters import binder, checkerboard, cluster_chain, cluster_moments
 from rbmdiff.sampling.diagnostics import chain_estimate, integrated_time
 from rbmdiff.sampling.gibbs import gibbs_chain
 from record import RESULTS, arguments, header, write

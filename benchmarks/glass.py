@@ -9,7 +9,7 @@ dwave-samplers its two rows are left out.
 """
 import torch
 
-from rbmdiff.models.ising import ground_state, log_partition
+from rbmdiff.models.ising import ground_state, log_partition, neighbours
 from record import RESULTS, arguments, header, interleaved, write
 
 L = 16
@@ -34,10 +34,8 @@ def trees(right, down):
         from dwave.samplers import TreeDecompositionSampler, TreeDecompositionSolver
     except ImportError:
         return {}
-    site = torch.arange(L * L).view(L, L)
-    pairs = [(site[:, :-1], site[:, 1:], right), (site[:-1], site[1:], down)]
-    bonds = {(i, j): -J for a, b, K in pairs
-             for i, j, J in zip(a.flatten().tolist(), b.flatten().tolist(), K.flatten().tolist())}
+    couplings = torch.cat([right.flatten(), down.flatten()])
+    bonds = dict(zip(map(tuple, neighbours(L, L).T.tolist()), (-couplings).tolist()))
     model = dimod.BinaryQuadraticModel.from_ising({}, bonds)
     return {
         "log Z by tree decomposition": lambda: TreeDecompositionSampler().sample(

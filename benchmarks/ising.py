@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from rbmdiff.learning.partition import ais
-from rbmdiff.models.ising import as_rbm, kaufman, lattice
-from rbmdiff.sampling.clusters import checkerboard, cluster_chain, neighbours
+from rbmdiff.models.ising import as_rbm, kaufman, lattice, neighbours
+from rbmdiff.sampling.clusters import checkerboard, cluster_chain
 from rbmdiff.sampling.gibbs import gibbs, sweep
 from record import RESULTS, arguments, header, interleaved, write
 

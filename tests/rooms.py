@@ -93,7 +93,7 @@ def chances(x: Tensor) -> tuple[Tensor, Tensor]:
 def asked(predict: Callable, v: Tensor) -> Tensor: return predict(v, 0.5)
 
 
-SITES = clusters.neighbours(2, 2)
+SITES = ising.neighbours(2, 2)
 
 
 def square(v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -333,7 +333,7 @@ NO_CALL = {
     "rbm.RBM.extra_repr": "text", "rbm.check_kind": "a check", "rbm.check_machine": "a check",
     "boltzmann.Boltzmann": "a container", "boltzmann.Boltzmann.extra_repr": "text",
     "boltzmann.check_boltzmann": "a check", "energy.grid": "takes numbers alone",
-    "clusters.neighbours": "takes numbers alone",
+    "ising.neighbours": "takes numbers alone",
     "ising.lattice": "takes numbers alone", "ising.halves": "takes numbers alone",
     "hopfield.error_rate": "takes numbers alone",
     "ising.as_rbm": "a machine of couplings", "means.check_listable": "a check",

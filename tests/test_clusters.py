@@ -12,7 +12,7 @@ from machines import machine, normal, seeded
 from rbmdiff.foundations.units import Binary, Potts, as_unit, states
 from rbmdiff.learning.partition import ais
 from rbmdiff.models.boltzmann import Boltzmann, couplings
-from rbmdiff.models.ising import as_rbm, exact_samples, kaufman, lattice
+from rbmdiff.models.ising import as_rbm, exact_samples, kaufman, lattice, neighbours
 from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling import clusters
 from rbmdiff.sampling.clusters import (
@@ -23,7 +23,6 @@ from rbmdiff.sampling.clusters import (
     components,
     coupling_from_the_past,
     edges,
-    neighbours,
     swendsen_wang,
     two_colours,
 )
