@@ -20,7 +20,7 @@ from rbmdiff.diffusion.schedule import LinearBeta
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.learning import contrastive, partition
 from rbmdiff.models import boltzmann, energy, hopfield, ising, rbm
-from rbmdiff.sampling import clusters, diagnostics, gibbs, means
+from rbmdiff.sampling import clusters, diagnostics, gibbs, langevin, means
 
 B, D, H = 3, 4, 3
 VP = LinearBeta()
@@ -74,6 +74,9 @@ def each(y: dict[str, Tensor]) -> Tensor: return torch.cat([x.flatten() for x in
 
 
 def pair(y: tuple[Tensor, ...]) -> Tensor: return torch.cat([x.flatten() for x in y])
+
+
+def minus(f: Callable) -> Callable: return lambda x: -f(x)
 
 
 def squares(x: Tensor) -> Tensor: return x.square().sum(-1) + x[..., 0] * x[..., 1]
@@ -210,6 +213,17 @@ CALLS: dict[str, Call] = {
     "gibbs.transition_matrix": c(lambda m, v: gibbs.transition_matrix(m)),
     "gibbs.spectrum": c(lambda m, v: gibbs.spectrum(m)),
     "gibbs.sweep": c(lambda m, v, g: gibbs.sweep(m, v, 2, g), "any", True),
+    "langevin.ula": c(lambda m, v, g: langevin.ula(m.score, v, 0.1, 2, g), "real", True),
+    "langevin.first_order_bias": c(lambda m, v: langevin.first_order_bias(m.score, v), "real"),
+    "langevin.leimkuhler_matthews": c(
+        lambda m, v, g: langevin.leimkuhler_matthews(m.score, v, 0.1, 2, g), "real", True),
+    "langevin.mala": c(lambda m, v, g: langevin.mala(minus(m.free_energy), v, 0.1, 2, g), "real", True),
+    "langevin.adjusted_chain": c(lambda m, v, g: pair(
+        next(langevin.adjusted_chain(minus(m.free_energy), v, 0.1, g))), "real", True),
+    "langevin.barker": c(
+        lambda m, v, g: langevin.barker(minus(m.free_energy), v, 0.1, 2, g, score=m.score), "real", True),
+    "langevin.annealed": c(lambda m, v, g: langevin.annealed(
+        lambda x, sigma: m.score(x) / (1 + sigma), v, (2.0, 1.0), 2, 0.1, g), "real", True),
     "means.exact_mean": c(lambda m, v: means.exact_mean(m)),
     "means.start_chains": c(lambda m, v, g: means.start_chains(m, len(v), generator=g), draws=True),
     "means.gibbs_mean": c(lambda m, v, g: means.gibbs_mean(m, v, 2, g)[0], draws=True),
@@ -336,6 +350,8 @@ NO_CALL = {
     "ising.neighbours": "takes numbers alone",
     "ising.lattice": "takes numbers alone", "ising.halves": "takes numbers alone",
     "hopfield.error_rate": "takes numbers alone",
+    "langevin.geometric_levels": "takes numbers alone",
+    "langevin.level_variance": "takes numbers alone",
     "ising.as_rbm": "a machine of couplings", "means.check_listable": "a check",
     "tilted.check_levels": "a check",
     "memory.as_rbm": "a machine of patterns", "memory.flip_beta": "takes numbers alone",

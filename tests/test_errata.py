@@ -40,6 +40,7 @@ from rbmdiff.models.boltzmann import Boltzmann, couplings
 from rbmdiff.models.energy import grid, log_partition, log_probs, tempered
 from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling.gibbs import gibbs, transition_matrix, unit_field
+from rbmdiff.sampling.langevin import level_variance
 
 BLOCK = re.compile(r"^### ([A-E]\d+) ([a-z0-9-]+)\n(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
 ROW = re.compile(r"^\| \[([A-E]\d+)\]\(#([a-z0-9-]+)\) \| ([a-z0-9-]+) \| (.*?) \| (\w+) \|$",
@@ -616,6 +617,21 @@ def test_no_bias(entry):
     J = couplings(torch.randn(120, dtype=f64, generator=torch.Generator().manual_seed(0)))
     printed = Boltzmann(J, torch.zeros(16, dtype=f64)).moments()[0]
     entry(mean, printed, Boltzmann(0 * J, torch.atanh(mean)).moments()[0])
+
+
+def test_langevin_stationary(entry):
+    left = 0.9 ** torch.arange(2000, dtype=f64)                  # of each noise
+    entry(0.2 * left.square().sum(), 1.0, level_variance(1.0, 0.1, 2000))
+
+
+def test_temperatures(entry):
+    x, cell = grid(-40, 40, 8000)
+    x = x[:, 0]
+    two = sum(0.5 * torch.exp(-((x - c) / s) ** 2 / 2) / s for c, s in ((-12, 1.0), (12, 0.5)))
+    noise = torch.exp(-x**2 / 18)
+    blurred = torch.from_numpy(np.convolve(two.numpy(), noise.numpy(), "same"))
+    share = lambda p: p[x < 0].sum() / p.sum()
+    entry(share(blurred), share(two**0.25), 0.5)
 
 
 # Gavves, Lecture 8
