@@ -76,6 +76,9 @@ def each(y: dict[str, Tensor]) -> Tensor: return torch.cat([x.flatten() for x in
 def pair(y: tuple[Tensor, ...]) -> Tensor: return torch.cat([x.flatten() for x in y])
 
 
+def walked(y: tuple[Tensor, Tensor]) -> Tensor: return y[0] + y[1][..., None]
+
+
 def minus(f: Callable) -> Callable: return lambda x: -f(x)
 
 
@@ -218,10 +221,10 @@ CALLS: dict[str, Call] = {
     "langevin.leimkuhler_matthews": c(
         lambda m, v, g: langevin.leimkuhler_matthews(m.score, v, 0.1, 2, g), "real", True),
     "langevin.mala": c(lambda m, v, g: langevin.mala(minus(m.free_energy), v, 0.1, 2, g), "real", True),
-    "langevin.adjusted_chain": c(lambda m, v, g: pair(
+    "langevin.adjusted_chain": c(lambda m, v, g: walked(
         next(langevin.adjusted_chain(minus(m.free_energy), v, 0.1, g))), "real", True),
-    "langevin.barker": c(
-        lambda m, v, g: langevin.barker(minus(m.free_energy), v, 0.1, 2, g, score=m.score), "real", True),
+    "langevin.barker": c(lambda m, v, g: langevin.barker(
+        minus(m.free_energy), v, 0.1, 2, g, score=m.score), "real", True),
     "langevin.annealed": c(lambda m, v, g: langevin.annealed(
         lambda x, sigma: m.score(x) / (1 + sigma), v, (2.0, 1.0), 2, 0.1, g), "real", True),
     "means.exact_mean": c(lambda m, v: means.exact_mean(m)),

@@ -625,9 +625,8 @@ def test_langevin_stationary(entry):
 
 
 def test_temperatures(entry):
-    x, cell = grid(-40, 40, 8000)
-    x = x[:, 0]
-    two = sum(0.5 * torch.exp(-((x - c) / s) ** 2 / 2) / s for c, s in ((-12, 1.0), (12, 0.5)))
+    x = grid(-60, 60, 12000)[0][:, 0]
+    two = sum(0.5 * torch.exp(-((x - c) / s) ** 2 / 2) / s for c, s in ((-20, 1.0), (20, 0.5)))
     noise = torch.exp(-x**2 / 18)
     blurred = torch.from_numpy(np.convolve(two.numpy(), noise.numpy(), "same"))
     share = lambda p: p[x < 0].sum() / p.sum()

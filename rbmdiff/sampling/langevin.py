@@ -12,6 +12,7 @@ __all__ = ['Score', 'LogProb', 'ula', 'first_order_bias', 'leimkuhler_matthews',
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ from rbmdiff.foundations.core import (
 )
 from ..foundations.kernels import affine
 
-# %% ../../nbs/sampling/langevin.ipynb #a25af31a
+# %% ../../nbs/sampling/langevin.ipynb #aed0d7f1
 Score = Callable[..., Tensor]
 """score(x) -> like `x`, the slope of a log density; in `annealed` score(x, sigma)."""
 LogProb = Callable[[Tensor], Tensor]
@@ -57,7 +58,7 @@ def _asked(score: Score, x: Tensor, *level: Tensor) -> Tensor:
     refuse_gradients("what asks score", "detach it", s)
     return s.to(x.dtype)
 
-# %% ../../nbs/sampling/langevin.ipynb #aed0d7f1
+# %% ../../nbs/sampling/langevin.ipynb #04903cdf
 def _last(states: Iterator[tuple[Tensor, ...]], steps: int, why: str) -> Tensor:
     """x after `steps` of the `states`. FloatingPointError at the first x that is not finite: on the CPU
     at once, elsewhere in the end, so that no step waits for an answer."""
@@ -82,7 +83,7 @@ def _root(M: Tensor | None, x: Tensor) -> Tensor | None:
     if torch.allclose(M, M.mT) and not failed: return root
     raise ValueError("M must be symmetric and positive definite")
 
-# %% ../../nbs/sampling/langevin.ipynb #04903cdf
+# %% ../../nbs/sampling/langevin.ipynb #f1013df3
 def _turned(w: Tensor, root: Tensor | None) -> Tensor:
     """`w` [..., D] from the units of M^-1/2 x to those of x."""
     return w if root is None else affine(w, root)
@@ -102,7 +103,7 @@ def _overdamped(score: Score, x: Tensor, step: float, generator: Stream, root: T
         x = x + _turned(w, root)  # [eq-langevin-metric]
         yield x,
 
-
+# %% ../../nbs/sampling/langevin.ipynb #d48e50b0
 def _check_run(score: Score, x: Tensor, step: float, steps: int, smoothness: float | None) -> None:
     """The arguments of a run; a `step` must be stable for the given `smoothness`."""
     check_function("score", score)
@@ -115,7 +116,7 @@ def _check_run(score: Score, x: Tensor, step: float, steps: int, smoothness: flo
     raise ValueError(f"step must be below 2 / smoothness = {2 / smoothness:g}, from where on a step "
                      f"overshoots by more than it corrects, got {step}")
 
-# %% ../../nbs/sampling/langevin.ipynb #f1013df3
+# %% ../../nbs/sampling/langevin.ipynb #4727d57f
 _TOO_LONG = "take a smaller step, or mala; or score is not finite where x went"
 
 
@@ -135,7 +136,7 @@ def ula(score: Score, x: Tensor, step: float, steps: int, generator: Stream = No
     generator = as_generator(generator, x)
     return _last(_overdamped(score, x, step, generator, _root(M, x)), steps, _TOO_LONG)
 
-# %% ../../nbs/sampling/langevin.ipynb #8bacfe6a
+# %% ../../nbs/sampling/langevin.ipynb #ba125e4e
 def first_order_bias(score: Score, x: Tensor) -> Tensor:
     """phi [...] at `x` [..., D]: `ula` with a small step samples pi (1 + step (phi - E phi))
     [eq-langevin-bias].
@@ -147,13 +148,14 @@ def first_order_bias(score: Score, x: Tensor) -> Tensor:
     check_function("score", score)
     check_tensor("x", x)
     if x.ndim == 0: raise ValueError("x must have shape [..., D], got []")
-    s, pulled = torch.func.vjp(score, x)
-    s = _answer("score", s, x, x.shape)
+    s = _answer("score", score(x.clone()), x, x.shape)
+    if not is_finite(s): raise ValueError("score must be finite at x, got NaN or infinity")
+    s, pulled = cast(Any, torch.func.vjp)(score, x)
     axes = torch.eye(x.shape[-1], dtype=s.dtype, device=x.device)
     slopes = [pulled(axis.expand(s.shape))[0][..., i] for i, axis in enumerate(axes)]
     return (2 * torch.stack(slopes).sum(0) + s.square().sum(-1)) / 4  # [eq-langevin-bias]
 
-# %% ../../nbs/sampling/langevin.ipynb #a2797abc
+# %% ../../nbs/sampling/langevin.ipynb #270bd029
 @without_graph()
 def leimkuhler_matthews(score: Score, x: Tensor, step: float, steps: int, generator: Stream = None, *,
                         smoothness: float | None = None) -> Tensor:
@@ -174,7 +176,7 @@ def leimkuhler_matthews(score: Score, x: Tensor, step: float, steps: int, genera
     start = math.sqrt(3) * normal(x.shape, x, generator)          # the noise of k steps is 2 step k
     return _last(states(x, start), steps, _TOO_LONG)
 
-# %% ../../nbs/sampling/langevin.ipynb #e0391428
+# %% ../../nbs/sampling/langevin.ipynb #9163faf5
 def _langevin_move(g: Tensor, step: float, generator: Stream) -> Tensor:
     """A Langevin step where the slope is `g`."""
     return step * g + math.sqrt(2 * step) * normal(g.shape, g, generator)
@@ -197,10 +199,11 @@ def _barker_ratio(w: Tensor, g: Tensor, h: Tensor, step: float) -> Tensor:
     """As `_langevin_ratio`."""
     return (softplus(-w * g) - softplus(w * h)).sum(-1)  # [eq-langevin-barker]
 
-
+# %% ../../nbs/sampling/langevin.ipynb #b16da8ba
+_NO_NUMBER = "log_prob or its slope is no number at the proposal"
 _PROPOSALS = {"mala": (_langevin_move, _langevin_ratio), "barker": (_barker_move, _barker_ratio)}
 
-# %% ../../nbs/sampling/langevin.ipynb #17d5996f
+
 def _evaluated(log_prob: LogProb, score: Score | None, x: Tensor,
                root: Tensor | None) -> tuple[Tensor, Tensor]:
     """Log density [...] and slope [..., D] at `x`, by autograd without a `score`. TypeError or
@@ -217,7 +220,7 @@ def _evaluated(log_prob: LogProb, score: Score | None, x: Tensor,
     raise ValueError("log_prob must depend on x through differentiable operations; or give its slope "
                      "as score")
 
-# %% ../../nbs/sampling/langevin.ipynb #64b2a6b3
+# %% ../../nbs/sampling/langevin.ipynb #c4bf15fe
 def _adjusted(log_prob: LogProb, score: Score | None, x: Tensor, log_p: Tensor, g: Tensor, step: float,
               generator: Stream, proposal: str,
               root: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -232,22 +235,13 @@ def _adjusted(log_prob: LogProb, score: Score | None, x: Tensor, log_p: Tensor, 
             log_a = log_a.masked_fill(log_q == -math.inf, -math.inf)
             yes = uniform(log_a.shape, log_a, generator).log() < log_a
             moved = yes[..., None]
-            x, g, log_p = torch.where(moved, y, x), torch.where(moved, h, g), torch.where(yes, log_q, log_p)
+            x, g = torch.where(moved, y, x), torch.where(moved, h, g)
+            log_p = torch.where(yes, log_q, log_p)
             broken = log_a.isnan() | (log_q == math.inf)
             x = x.masked_fill(broken[..., None], math.nan)
         yield x, log_a.clamp(max=0).exp()
 
-
-_NO_NUMBER = "log_prob or its slope is no number at the proposal"
-
-
-def _watched(states: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same, or FloatingPointError."""
-    for k, state in enumerate(states, 1):
-        if not is_finite(state[0]): raise FloatingPointError(f"x is not finite after step {k}: {_NO_NUMBER}")
-        yield state
-
-# %% ../../nbs/sampling/langevin.ipynb #9163faf5
+# %% ../../nbs/sampling/langevin.ipynb #0852eab4
 def _proposing(log_prob: LogProb, x: Tensor, step: float, generator: Stream, proposal: str,
                M: Tensor | None, score: Score | None) -> Iterator[tuple[Tensor, Tensor]]:
     """The states of checked arguments."""
@@ -262,11 +256,11 @@ def _proposing(log_prob: LogProb, x: Tensor, step: float, generator: Stream, pro
     with torch.no_grad():
         refuse_gradients("what asks log_prob", "detach it", log_prob(x.clone()))
         log_p, g = _evaluated(log_prob, score, x, root)
-    if not (is_finite(log_p) and is_finite(g)):
-        raise ValueError("x must start where log_prob and its slope are finite, got NaN or infinity")
+    check_tensor("log_prob(x)", log_p)
+    check_tensor("the slope of log_prob at x", g)
     return _adjusted(log_prob, score, x, log_p, g, step, generator, proposal, root)
 
-# %% ../../nbs/sampling/langevin.ipynb #b16da8ba
+# %% ../../nbs/sampling/langevin.ipynb #36bd8a21
 @without_graph()
 def mala(log_prob: LogProb, x: Tensor, step: float, steps: int, generator: Stream = None, *,
          M: Tensor | None = None, score: Score | None = None) -> Tensor:
@@ -283,7 +277,7 @@ def mala(log_prob: LogProb, x: Tensor, step: float, steps: int, generator: Strea
     check_count("steps", steps)
     return _last(_proposing(log_prob, x, step, generator, "mala", M, score), steps, _NO_NUMBER)
 
-
+# %% ../../nbs/sampling/langevin.ipynb #a6a5651e
 def adjusted_chain(log_prob: LogProb, x: Tensor, step: float, generator: Stream = None, *,
                    proposal: str = "mala", M: Tensor | None = None,
                    score: Score | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -293,10 +287,16 @@ def adjusted_chain(log_prob: LogProb, x: Tensor, step: float, generator: Stream 
     The states are those of repeated `mala` with one generator, or of `barker` if that is the `proposal`.
     Arguments and errors as there; every state is looked at.
     """
-    refuse_gradients("adjusted_chain", "detach it", x, M)
-    return _watched(_proposing(log_prob, x, step, generator, proposal, M, score))
+    def watched() -> Iterator[tuple[Tensor, Tensor]]:
+        for k, state in enumerate(states, 1):
+            if is_finite(state[0]): yield state
+            else: raise FloatingPointError(f"x is not finite after step {k}: {_NO_NUMBER}")
 
-# %% ../../nbs/sampling/langevin.ipynb #54e3c846
+    refuse_gradients("adjusted_chain", "detach it", x, M)
+    states = _proposing(log_prob, x, step, generator, proposal, M, score)
+    return watched()
+
+# %% ../../nbs/sampling/langevin.ipynb #6c0992af
 @without_graph()
 def barker(log_prob: LogProb, x: Tensor, step: float, steps: int, generator: Stream = None, *,
            M: Tensor | None = None, score: Score | None = None) -> Tensor:
@@ -309,7 +309,7 @@ def barker(log_prob: LogProb, x: Tensor, step: float, steps: int, generator: Str
     check_count("steps", steps)
     return _last(_proposing(log_prob, x, step, generator, "barker", M, score), steps, _NO_NUMBER)
 
-# %% ../../nbs/sampling/langevin.ipynb #dc58c0b0
+# %% ../../nbs/sampling/langevin.ipynb #3197da37
 def geometric_levels(first: float, last: float, n: int) -> Tensor:
     """`n` levels of noise [n] from `first` down to `last`, with one ratio, float64.
 
@@ -333,7 +333,17 @@ def _levels(sigmas: Tensor | Sequence[float], x: Tensor) -> list[tuple[float, Te
     raise ValueError("sigmas must be positive numbers [L] that fall from level to level, "
                      f"got {levels.tolist()}")
 
-# %% ../../nbs/sampling/langevin.ipynb #9a5cf9df
+# %% ../../nbs/sampling/langevin.ipynb #b445a224
+def _lowered(score: Score, x: Tensor, levels: list[tuple[float, Tensor]], steps: int, step: float,
+             generator: Stream) -> Iterator[tuple[Tensor]]:
+    """The states of `steps` at each level."""
+    for sigma, level in levels:
+        size = step * sigma**2  # [eq-langevin-annealed]
+        for state in islice(_overdamped(score, x, size, generator, None, level), steps):
+            x, = state
+            yield state
+
+# %% ../../nbs/sampling/langevin.ipynb #fdc5f0be
 @without_graph()
 def annealed(score: Score, x: Tensor, sigmas: Tensor | Sequence[float], steps: int, step: float = 0.1,
              generator: Stream = None, *, denoise: bool = False) -> Tensor:
@@ -346,22 +356,18 @@ def annealed(score: Score, x: Tensor, sigmas: Tensor | Sequence[float], steps: i
     Streams and errors as in `ula`; ValueError for levels that do not fall. Source: Song and Ermon
     (2019), whose alpha is 2 `step` sigma^2.
     """
-    def states(x: Tensor) -> Iterator[tuple[Tensor]]:
-        for sigma, level in levels:
-            run = _overdamped(score, x, step * sigma**2, generator, None, level)  # [eq-langevin-annealed]
-            for x, in islice(run, steps): yield x,
-
     _check_run(score, x, step, steps, None)
     check_number("step", step, above=0, below=2)
     levels, generator = _levels(sigmas, x), as_generator(generator, x)
-    x = _last(states(x), steps * len(levels), f"{steps} at each level; is score that of the noised data?")
+    why = f"{steps} at each level; is score(x, sigma) that of the noised data?"
+    x = _last(_lowered(score, x, levels, steps, step, generator), steps * len(levels), why)
     if not denoise: return x
     sigma, level = levels[-1]
     return x + sigma**2 * _asked(score, x, level)
 
-# %% ../../nbs/sampling/langevin.ipynb #0371052b
+# %% ../../nbs/sampling/langevin.ipynb #efbc1854
 def level_variance(ratio: float, step: float, steps: int) -> float:
-    """Variance after `steps` of a level of `annealed`, over that of the level, if it was `ratio`^2 before
+    """Variance after `steps` at a level of `annealed`, over the level's own, if it was `ratio`^2 before
     [eq-langevin-level].
 
     Of a normal law; `step` in units of the variance, in (0, 2). Without end it tends to
