@@ -211,6 +211,13 @@ def test_levels_in_any_form(sigmas):
     assert not y.any()                                            # the mean of a point at zero
 
 
+def test_a_level_is_a_run_of_steps_in_its_units():
+    x, score = normal(5, 2), lambda x, sigma: (1 - x) / (sigma**2 + 0.5)
+    g = seeded(6)
+    y = ula(lambda x: score(x, 0.5), ula(lambda x: score(x, 3.0), x, 1.8, 4, g), 0.05, 4, g)
+    torch.testing.assert_close(annealed(score, x, [3.0, 0.5], 4, 0.2, 6), y, rtol=1e-12, atol=1e-12)
+
+
 def test_denoising_takes_off_the_last_noise():
     x, score = normal(4, 2), lambda x, sigma: (1 - x) / (sigma**2 + 0.5)
     plain, clean = (annealed(score, x, [2.0, 0.5], 3, 0.1, 1, denoise=d) for d in (False, True))
@@ -424,6 +431,7 @@ def test_a_density_that_is_no_number_ends_the_run(name, bad):
     found = r"^x is not finite after step \d+.*log_prob or its slope"
     with pytest.raises(FloatingPointError, match=found):
         RUNS[name](x, 1, log_prob=log_prob)
+    with pytest.raises(FloatingPointError, match="after step 1"): next(adjusted_chain(log_prob, x, 0.9, 1))
 
 
 def test_a_slope_that_is_no_number_ends_the_run():
