@@ -431,7 +431,8 @@ def test_a_density_that_is_no_number_ends_the_run(name, bad):
     found = r"^x is not finite after step \d+.*log_prob or its slope"
     with pytest.raises(FloatingPointError, match=found):
         RUNS[name](x, 1, log_prob=log_prob)
-    with pytest.raises(FloatingPointError, match="after step 1"): next(adjusted_chain(log_prob, x, 0.9, 1))
+    with pytest.raises(FloatingPointError, match="after step 1"):
+        next(adjusted_chain(log_prob, x, 0.9, 1))
 
 
 def test_a_slope_that_is_no_number_ends_the_run():
