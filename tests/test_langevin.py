@@ -208,6 +208,8 @@ def test_levels_in_any_form(sigmas):
     y = annealed(score, normal(4, 2), sigmas, 3, 0.2, 1, denoise=True)
     assert [s.item() for s in seen] == [3.0] * 3 + [1.0] * 4
     assert all(s.ndim == 0 and s.dtype == f64 for s in seen)
+    annealed(score, normal(4, 2).float(), sigmas, 1, 0.2, 1)
+    assert [s.dtype for s in seen[7:]] == [f32, f32]
     assert not y.any()                                            # the mean of a point at zero
 
 
