@@ -21,11 +21,12 @@ from torch.nn import Module
 from torch.nn.functional import avg_pool2d, interpolate, silu
 
 from . import schedule as library
-from .objective import Predict, check_answer
+from .objective import Predict
 from .schedule import Prediction, Schedule, check_schedule, convert, expand
 from rbmdiff.foundations.core import (
     Stored,
     as_generator,
+    check_answer,
     check_choice,
     check_count,
     check_dtype,
@@ -96,7 +97,7 @@ class Preconditioned(Module):
         size = torch.hypot(alpha * self.scale, sigma)
         clock = bounded_time(alpha, sigma).to(x)
         answer = self.network(x / expand(size, x), clock)  # [eq-networks-precondition]
-        return alpha, sigma, check_answer("network", answer, x)
+        return alpha, sigma, check_answer("network", answer, x).to(x.dtype)
 
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
         alpha, sigma, f = self._asked(x, t)
@@ -243,7 +244,8 @@ class AsEps:
 
     def native(self, x: Tensor, t: Tensor | float) -> Tensor:
         """The prediction of the network itself, like `x`."""
-        return check_answer("network", self.network(x, t), x)  # type: ignore[arg-type]
+        answer = self.network(x, t)  # type: ignore[arg-type]
+        return check_answer("network", answer, x).to(x.dtype)
 
 # %% ../../nbs/diffusion/networks.ipynb #54c3cff3
 def as_eps(network: Predict, schedule: Schedule, kind: Prediction = "eps") -> Predict:

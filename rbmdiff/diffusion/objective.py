@@ -6,8 +6,8 @@ between them, norms and weights, and the floor of the loss.
 
 # %% auto #0
 __all__ = ['Predict', 'norm_squared', 'conditional_score', 'empirical_score', 'irreducible_loss',
-           'noise_weight', 'CheckedNetwork', 'native', 'check_answer', 'modules_in', 'denoising_loss',
-           'uniform_times', 'denoising_step', 'Bound']
+           'noise_weight', 'CheckedNetwork', 'native', 'modules_in', 'denoising_loss', 'uniform_times',
+           'denoising_step', 'Bound']
 
 # %% ../../nbs/diffusion/objective.ipynb #d7483b17
 from collections.abc import Callable, Iterator
@@ -25,6 +25,7 @@ from .schedule import Prediction, Schedule, check_schedule, expand, noised
 from rbmdiff.foundations.core import (
     Stream,
     as_generator,
+    check_answer,
     check_batch,
     check_choice,
     check_count,
@@ -175,7 +176,7 @@ class CheckedNetwork:
             raise ValueError(f"{self.name} must not change x or t in place: 1000 * t is a new tensor, "
                              "t.mul_(1000) is not")
         raw = answer if isinstance(answer, Tensor) else getattr(answer, "sample", None)
-        answer = check_answer(self.name, answer, x)
+        answer = check_answer(self.name, answer, x).to(x.dtype)
         if isinstance(raw, Tensor): self.precision = max(self.precision, torch.finfo(raw.dtype).eps)
         if not torch.is_grad_enabled():
             refuse_gradients("what asks " + self.name, "use its differentiable form", x, answer)
@@ -247,25 +248,6 @@ def _set_mode(modules: list[Module], training: bool) -> None:
 def _version(x: Tensor) -> int | None:
     """A number that changes with every change of `x` in place; None where none is kept."""
     return None if is_traced(x) or x.is_inference() else x._version
-
-# %% ../../nbs/diffusion/objective.ipynb #4ada5844
-def check_answer(name: str, answer: Any, x: Tensor) -> Tensor:
-    """The `answer` of the network `name` to `x`, cast to its dtype; of shape and device of `x`.
-
-    For an object with a tensor `sample`, as networks of diffusers return, that tensor. Raises TypeError
-    for anything else, or numbers that are not floating-point, ValueError for another shape or device.
-    """
-    if not isinstance(answer, Tensor): answer = getattr(answer, "sample", answer)
-    if not isinstance(answer, Tensor):
-        raise TypeError(f"{name} must return a torch.Tensor, got {type(answer).__name__}; "
-                        "a function can pick it: lambda x, t: network(x, t)[0]")
-    if not answer.is_floating_point() or answer.layout != torch.strided:
-        raise TypeError(f"{name} must return dense floating-point numbers, "
-                        f"got {answer.dtype}, {answer.layout}")
-    if answer.shape != x.shape or answer.device != x.device:
-        raise ValueError(f"{name} must return shape {list(x.shape)} on {x.device} like x, "
-                         f"got {list(answer.shape)} on {answer.device}")
-    return answer.to(x.dtype)
 
 # %% ../../nbs/diffusion/objective.ipynb #a5750ddf
 def modules_in(predict: Callable) -> tuple[Module, ...]:

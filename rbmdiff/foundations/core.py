@@ -8,9 +8,9 @@ arguments, and files that are whole.
 __all__ = ['Stream', 'AUTOCAST', 'is_traced', 'in_transform', 'holds', 'logit', 'log_mean_exp',
            'bisected', 'as_generator', 'whole', 'stream_device', 'uniform', 'normal', 'Estimate',
            'check_tensor', 'is_finite', 'check_batch', 'check_count', 'check_number', 'check_choice',
-           'check_function', 'check_dtype', 'check_device', 'wants_gradient', 'refuse_gradients',
-           'without_graph', 'recomputed', 'own_precision', 'as_path', 'replace_file', 'write_tensors',
-           'read_tensors', 'Stored']
+           'check_function', 'check_answer', 'check_dtype', 'check_device', 'wants_gradient',
+           'refuse_gradients', 'without_graph', 'recomputed', 'own_precision', 'as_path', 'replace_file',
+           'write_tensors', 'read_tensors', 'Stored']
 
 # %% ../../nbs/foundations/core.ipynb #cbcc98ab
 from collections.abc import Callable, Sequence
@@ -263,6 +263,26 @@ def check_function(name: str, f: object) -> None:
     """`f` must be a function, or an object that can be called, and no class. Raises TypeError."""
     if callable(f) and not isinstance(f, type): return
     raise TypeError(f"{name} must be a function, got {type(f).__name__}")
+
+# %% ../../nbs/foundations/core.ipynb #2cb2b754
+def check_answer(name: str, answer: Any, x: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+    """The `answer` of the function `name` to `x`, of the `shape` of `x` or the given one.
+
+    For an object with a tensor `sample`, as networks of diffusers return, that tensor. Its dtype is
+    left to whoever asks. Raises TypeError for anything else, or numbers that are not floating-point,
+    ValueError for another shape or device.
+    """
+    if not isinstance(answer, Tensor): answer = getattr(answer, "sample", answer)
+    if not isinstance(answer, Tensor):
+        raise TypeError(f"{name} must return a torch.Tensor, got {type(answer).__name__}; "
+                        "a function around it can pick one")
+    if not answer.is_floating_point() or answer.layout != torch.strided:
+        raise TypeError(f"{name} must return dense floating-point numbers, "
+                        f"got {answer.dtype}, {answer.layout}")
+    wanted = x.shape if shape is None else torch.Size(shape)
+    if answer.shape == wanted and answer.device == x.device: return answer
+    raise ValueError(f"{name} must return shape {list(wanted)} on {x.device} for x of {list(x.shape)}, "
+                     f"got {list(answer.shape)} on {answer.device}")
 
 # %% ../../nbs/foundations/core.ipynb #e27b90d4
 def check_dtype(dtype: object) -> None:

@@ -12,7 +12,7 @@ __all__ = ['Score', 'LogProb', 'ula', 'first_order_bias', 'leimkuhler_matthews',
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 import math
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch.nn.functional import softplus
 from rbmdiff.foundations.core import (
     Stream,
     as_generator,
+    check_answer,
     check_choice,
     check_count,
     check_function,
@@ -41,37 +42,26 @@ LogProb = Callable[[Tensor], Tensor]
 """log_prob(x) -> [...], the log density at `x` [..., D] up to a constant."""
 
 
-def _answer(name: str, y: Tensor, x: Tensor, shape: Sequence[int]) -> Tensor:
-    """The answer `y` of the function `name` to `x`, which must have this `shape`. TypeError or
-    ValueError."""
-    if not isinstance(y, Tensor) or not y.is_floating_point() or y.layout != torch.strided:
-        kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
-        raise TypeError(f"{name} must return a dense tensor of floating-point numbers, got {kind}")
-    if y.shape == torch.Size(shape) and y.device == x.device: return y
-    raise ValueError(f"{name} must return shape {list(shape)} on {x.device} for x of {list(x.shape)}, "
-                     f"got {list(y.shape)} on {y.device}")
-
-
 def _asked(score: Score, x: Tensor, *level: Tensor) -> Tensor:
     """What `score` says of a copy of `x`, in the dtype of `x`. TypeError or ValueError."""
-    s = _answer("score", score(x.clone(), *level), x, x.shape)
+    s = check_answer("score", score(x.clone(), *level), x)
     refuse_gradients("what asks score", "detach it", s)
     return s.to(x.dtype)
 
-# %% ../../nbs/sampling/langevin.ipynb #04903cdf
-def _last(states: Iterator[tuple[Tensor, ...]], steps: int, why: str) -> Tensor:
+
+def _last(states: Iterator[Tensor], steps: int, why: str) -> Tensor:
     """x after `steps` of the `states`. FloatingPointError at the first x that is not finite: on the CPU
     at once, elsewhere in the end, so that no step waits for an answer."""
     fine: Tensor | int = 0
     x = torch.empty(0)
-    for x, *_ in islice(states, steps):
+    for x in islice(states, steps):
         whole = is_finite(x) if x.is_cpu else x.isfinite().all()
         fine = fine + whole
         if whole is False: break
     if int(fine) == steps: return x
     raise FloatingPointError(f"x is not finite after step {int(fine) + 1} of {steps}: {why}")
 
-
+# %% ../../nbs/sampling/langevin.ipynb #04903cdf
 def _root(M: Tensor | None, x: Tensor) -> Tensor | None:
     """Lower triangular L [D, D] with M = L L'. TypeError or ValueError."""
     if M is None: return None
@@ -83,7 +73,7 @@ def _root(M: Tensor | None, x: Tensor) -> Tensor | None:
     if torch.allclose(M, M.mT) and not failed: return root
     raise ValueError("M must be symmetric and positive definite")
 
-# %% ../../nbs/sampling/langevin.ipynb #f1013df3
+
 def _turned(w: Tensor, root: Tensor | None) -> Tensor:
     """`w` [..., D] from the units of M^-1/2 x to those of x."""
     return w if root is None else affine(w, root)
@@ -93,17 +83,10 @@ def _slope(s: Tensor, root: Tensor | None) -> Tensor:
     """The score `s` [..., D] in the units of M^-1/2 x."""
     return s if root is None else affine(s, root.mT)
 
+# %% ../../nbs/sampling/langevin.ipynb #4727d57f
+_TOO_LONG = "take a smaller step, or mala; or score is not finite where x went"
 
-def _overdamped(score: Score, x: Tensor, step: float, generator: Stream, root: Tensor | None = None,
-                *level: Tensor) -> Iterator[tuple[Tensor]]:
-    """Endless Langevin steps from `x`."""
-    while True:
-        s = _slope(_asked(score, x, *level), root)  # [eq-langevin-metric]
-        w = step * s + math.sqrt(2 * step) * normal(x.shape, x, generator)  # [eq-langevin-step]
-        x = x + _turned(w, root)  # [eq-langevin-metric]
-        yield x,
 
-# %% ../../nbs/sampling/langevin.ipynb #d48e50b0
 def _check_run(score: Score, x: Tensor, step: float, steps: int, smoothness: float | None) -> None:
     """The arguments of a run; a `step` must be stable for the given `smoothness`."""
     check_function("score", score)
@@ -112,14 +95,20 @@ def _check_run(score: Score, x: Tensor, step: float, steps: int, smoothness: flo
     check_count("steps", steps)
     if smoothness is None: return
     check_number("smoothness", smoothness, above=0)
-    if step * smoothness < 2: return
-    raise ValueError(f"step must be below 2 / smoothness = {2 / smoothness:g}, from where on a step "
-                     f"overshoots by more than it corrects, got {step}")
-
-# %% ../../nbs/sampling/langevin.ipynb #4727d57f
-_TOO_LONG = "take a smaller step, or mala; or score is not finite where x went"
+    if step * smoothness >= 2:
+        raise ValueError(f"step must be below 2 / smoothness = {2 / smoothness:g}, got {step}")
 
 
+def _overdamped(score: Score, x: Tensor, step: float, generator: Stream, root: Tensor | None = None,
+                *level: Tensor) -> Iterator[Tensor]:
+    """Endless Langevin steps from `x`."""
+    while True:
+        s = _slope(_asked(score, x, *level), root)  # [eq-langevin-metric]
+        w = step * s + math.sqrt(2 * step) * normal(x.shape, x, generator)  # [eq-langevin-step]
+        x = x + _turned(w, root)  # [eq-langevin-metric]
+        yield x
+
+# %% ../../nbs/sampling/langevin.ipynb #76fe2971
 @without_graph()
 def ula(score: Score, x: Tensor, step: float, steps: int, generator: Stream = None, *,
         M: Tensor | None = None, smoothness: float | None = None) -> Tensor:
@@ -148,11 +137,11 @@ def first_order_bias(score: Score, x: Tensor) -> Tensor:
     check_function("score", score)
     check_tensor("x", x)
     if x.ndim == 0: raise ValueError("x must have shape [..., D], got []")
-    s = _answer("score", score(x.clone()), x, x.shape)
+    asked = lambda y: check_answer("score", score(y), y).to(y.dtype)
+    s, pulled = cast(tuple, torch.func.vjp(asked, x))
     if not is_finite(s): raise ValueError("score must be finite at x, got NaN or infinity")
-    s, pulled = cast(Any, torch.func.vjp)(score, x)
-    axes = torch.eye(x.shape[-1], dtype=s.dtype, device=x.device)
-    slopes = [pulled(axis.expand(s.shape))[0][..., i] for i, axis in enumerate(axes)]
+    axes = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    slopes = [pulled(axis.expand(x.shape))[0][..., i] for i, axis in enumerate(axes)]
     return (2 * torch.stack(slopes).sum(0) + s.square().sum(-1)) / 4  # [eq-langevin-bias]
 
 # %% ../../nbs/sampling/langevin.ipynb #270bd029
@@ -165,11 +154,11 @@ def leimkuhler_matthews(score: Score, x: Tensor, step: float, steps: int, genera
     One run is one call: calls for one step each are steps of `ula`. Arguments, streams and errors as
     there. Source: Leimkuhler and Matthews (2013).
     """
-    def states(x: Tensor, z: Tensor) -> Iterator[tuple[Tensor]]:
+    def states(x: Tensor, z: Tensor) -> Iterator[Tensor]:
         while True:
             last, z = z, normal(x.shape, x, generator)
             x = x + step * _asked(score, x) + math.sqrt(step / 2) * (last + z)  # [eq-langevin-average]
-            yield x,
+            yield x
 
     _check_run(score, x, step, steps, smoothness)
     generator = as_generator(generator, x)
@@ -208,14 +197,12 @@ def _evaluated(log_prob: LogProb, score: Score | None, x: Tensor,
                root: Tensor | None) -> tuple[Tensor, Tensor]:
     """Log density [...] and slope [..., D] at `x`, by autograd without a `score`. TypeError or
     ValueError."""
-    if score is not None:
-        log_p = _answer("log_prob", log_prob(x.clone()), x, x.shape[:-1])
-        return log_p.clone(), _slope(_asked(score, x).clone(), root)
-    with torch.enable_grad():
-        y = x.detach().clone().requires_grad_()
-        log_p = _answer("log_prob", log_prob(y), x, x.shape[:-1])
-        s = None
-        if log_p.requires_grad: s, = torch.autograd.grad(log_p.sum(), y, allow_unused=True)
+    with torch.set_grad_enabled(score is None):
+        y = x.detach().clone().requires_grad_(score is None)
+        log_p = check_answer("log_prob", log_prob(y), x, x.shape[:-1])
+        total = log_p.sum()
+    if score is not None: return log_p.clone(), _slope(_asked(score, x).clone(), root)
+    s, = torch.autograd.grad(total, y, allow_unused=True) if total.requires_grad else (None,)
     if s is not None: return log_p.detach().clone(), _slope(s, root)
     raise ValueError("log_prob must depend on x through differentiable operations; or give its slope "
                      "as score")
@@ -275,7 +262,8 @@ def mala(log_prob: LogProb, x: Tensor, step: float, steps: int, generator: Strea
     no log density. Source: Roberts and Tweedie (1996).
     """
     check_count("steps", steps)
-    return _last(_proposing(log_prob, x, step, generator, "mala", M, score), steps, _NO_NUMBER)
+    states = _proposing(log_prob, x, step, generator, "mala", M, score)
+    return _last((x for x, _ in states), steps, _NO_NUMBER)
 
 # %% ../../nbs/sampling/langevin.ipynb #a6a5651e
 def adjusted_chain(log_prob: LogProb, x: Tensor, step: float, generator: Stream = None, *,
@@ -307,7 +295,8 @@ def barker(log_prob: LogProb, x: Tensor, step: float, steps: int, generator: Str
     streams and errors as there. Source: Livingstone and Zanella (2022).
     """
     check_count("steps", steps)
-    return _last(_proposing(log_prob, x, step, generator, "barker", M, score), steps, _NO_NUMBER)
+    states = _proposing(log_prob, x, step, generator, "barker", M, score)
+    return _last((x for x, _ in states), steps, _NO_NUMBER)
 
 # %% ../../nbs/sampling/langevin.ipynb #3197da37
 def geometric_levels(first: float, last: float, n: int) -> Tensor:
@@ -333,16 +322,6 @@ def _levels(sigmas: Tensor | Sequence[float], x: Tensor) -> list[tuple[float, Te
     raise ValueError("sigmas must be positive numbers [L] that fall from level to level, "
                      f"got {levels.tolist()}")
 
-# %% ../../nbs/sampling/langevin.ipynb #b445a224
-def _lowered(score: Score, x: Tensor, levels: list[tuple[float, Tensor]], steps: int, step: float,
-             generator: Stream) -> Iterator[tuple[Tensor]]:
-    """The states of `steps` at each level."""
-    for sigma, level in levels:
-        size = step * sigma**2  # [eq-langevin-annealed]
-        for state in islice(_overdamped(score, x, size, generator, None, level), steps):
-            x, = state
-            yield state
-
 # %% ../../nbs/sampling/langevin.ipynb #fdc5f0be
 @without_graph()
 def annealed(score: Score, x: Tensor, sigmas: Tensor | Sequence[float], steps: int, step: float = 0.1,
@@ -356,11 +335,18 @@ def annealed(score: Score, x: Tensor, sigmas: Tensor | Sequence[float], steps: i
     Streams and errors as in `ula`; ValueError for levels that do not fall. Source: Song and Ermon
     (2019), whose alpha is 2 `step` sigma^2.
     """
+    def states(x: Tensor) -> Iterator[Tensor]:
+        for sigma, level in levels:
+            size = step * sigma**2  # [eq-langevin-annealed]
+            for state in islice(_overdamped(score, x, size, generator, None, level), steps):
+                x = state
+                yield x
+
     _check_run(score, x, step, steps, None)
     check_number("step", step, above=0, below=2)
     levels, generator = _levels(sigmas, x), as_generator(generator, x)
     why = f"{steps} at each level; is score(x, sigma) that of the noised data?"
-    x = _last(_lowered(score, x, levels, steps, step, generator), steps * len(levels), why)
+    x = _last(states(x), steps * len(levels), why)
     if not denoise: return x
     sigma, level = levels[-1]
     return x + sigma**2 * _asked(score, x, level)
