@@ -90,6 +90,12 @@ def chances(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.sum(0).log_softmax(0), x.T.log_softmax(1)
 
 
+def stirred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Transition matrix of a chain on D states, and what it keeps."""
+    p = x.sum(0).softmax(0)
+    return 0.5 * torch.eye(D, dtype=x.dtype) + 0.5 * p.expand(D, D), p
+
+
 def asked(predict: Callable, v: Tensor) -> Tensor: return predict(v, 0.5)
 
 
@@ -127,6 +133,7 @@ CALLS: dict[str, Call] = {
     "rbm.RBM.at": c(lambda m, v: m.at(0.5).W),
     "rbm.RBM.clamp": c(lambda m, v: m.clamp(v, HELD).c),
     "rbm.RBM.sample": c(lambda m, v, g: m.sample(len(v), generator=g), draws=True),
+    "rbm.flip_log_ratios": c(lambda m, v: rbm.flip_log_ratios(m, v)),
     "boltzmann.Boltzmann.energy": c(lambda m, v: m.energy(v), "any"),
     "boltzmann.Boltzmann.field": c(lambda m, v: m.field(v), "any"),
     "boltzmann.Boltzmann.conditional_mean": c(lambda m, v: m.conditional_mean(v), "any"),
@@ -194,6 +201,7 @@ CALLS: dict[str, Call] = {
     "diagnostics.integrated_time": c(lambda m, v: diagnostics.integrated_time(long(v)), "numbers"),
     "diagnostics.effective_sample_size": c(
         lambda m, v: diagnostics.effective_sample_size(long(v)), "numbers"),
+    "diagnostics.exact_time": c(lambda m, v: diagnostics.exact_time(*stirred(v), v.sum(0)), "numbers"),
     "diagnostics.chain_estimate": c(lambda m, v: value(diagnostics.chain_estimate(long(v))), "numbers"),
     "diagnostics.r_hat": c(lambda m, v: diagnostics.r_hat(long(v)), "numbers"),
     "diagnostics.gibbs_r_hat": c(
@@ -303,7 +311,6 @@ CALLS: dict[str, Call] = {
     "recovery.recovery_gradient": c(lambda m, v, g: each(recovery.recovery_gradient(
         m, v, tilted.flip_posterior(m, v.detach(), 0.2), 2, g)), draws=True),
     "recovery.readout_loss": c(lambda m, v, g: recovery.readout_loss(m, v, 0.6, 0.8, g), draws=True),
-    "score.flip_log_ratios": c(lambda m, v: score.flip_log_ratios(m, v)),
     "score.taylor_log_ratios": c(lambda m, v: score.taylor_log_ratios(m, v)),
     "score.channel_kernel": c(lambda m, v: score.channel_kernel(*chances(v)), "numbers"),
     "score.channel_information": c(lambda m, v: score.channel_information(*chances(v)), "numbers"),
@@ -331,6 +338,7 @@ NO_CALL = {
     "rbm.RBM.pull": "says whether log Z exists", "rbm.largest_pull": "a search behind `pull`",
     "rbm.RBM.check_parameters": "a check", "rbm.RBM.check_normalisable": "a check",
     "rbm.RBM.extra_repr": "text", "rbm.check_kind": "a check", "rbm.check_machine": "a check",
+    "gibbs.check_start": "a check", "diagnostics.check_kernel": "a check",
     "boltzmann.Boltzmann": "a container", "boltzmann.Boltzmann.extra_repr": "text",
     "boltzmann.check_boltzmann": "a check", "energy.grid": "takes numbers alone",
     "ising.neighbours": "takes numbers alone",
