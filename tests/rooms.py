@@ -17,10 +17,11 @@ from torch import Tensor
 from machines import machine
 from rbmdiff.bridge import comparison, gumbel, limit, meanfield, memory, recovery, score, tilted
 from rbmdiff.diffusion.schedule import LinearBeta
+from rbmdiff.foundations import core
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.learning import contrastive, partition
 from rbmdiff.models import boltzmann, energy, hopfield, ising, rbm
-from rbmdiff.sampling import clusters, diagnostics, gibbs, means
+from rbmdiff.sampling import clusters, diagnostics, gibbs, means, metropolis
 
 B, D, H = 3, 4, 3
 VP = LinearBeta()
@@ -218,6 +219,20 @@ CALLS: dict[str, Call] = {
     "gibbs.transition_matrix": c(lambda m, v: gibbs.transition_matrix(m)),
     "gibbs.spectrum": c(lambda m, v: gibbs.spectrum(m)),
     "gibbs.sweep": c(lambda m, v, g: gibbs.sweep(m, v, 2, g), "any", True),
+    "metropolis.net_flow": c(lambda m, v: metropolis.net_flow(*stirred(v)), "numbers"),
+    "metropolis.acceptance": c(lambda m, v: metropolis.acceptance(v), "numbers"),
+    "metropolis.hastings_matrix": c(
+        lambda m, v: metropolis.hastings_matrix(v[0], stirred(v)[0]), "numbers"),
+    "metropolis.hastings": c(lambda m, v, g: metropolis.hastings(
+        lambda x: -energies(x), lambda x, g: (x + core.normal(x.shape, x, g, -2), 0.0), v, 2, g),
+        "numbers", True),
+    "metropolis.random_walk": c(
+        lambda m, v, g: metropolis.random_walk(lambda x: -energies(x), v, 0.8, 2, g), "numbers", True),
+    "metropolis.flip": c(lambda m, v, g: metropolis.flip(m, v, 5, g), draws=True),
+    "metropolis.locally_balanced": c(
+        lambda m, v, g: metropolis.locally_balanced(m, v, 3, g), draws=True),
+    "metropolis.flip_the_state": c(
+        lambda m, v, g: torch.cat(metropolis.flip_the_state(m, v, 2, g), -1), draws=True),
     "means.exact_mean": c(lambda m, v: means.exact_mean(m)),
     "means.start_chains": c(lambda m, v, g: means.start_chains(m, len(v), generator=g), draws=True),
     "means.gibbs_mean": c(lambda m, v, g: means.gibbs_mean(m, v, 2, g)[0], draws=True),
@@ -341,7 +356,7 @@ NO_CALL = {
     "gibbs.check_start": "a check", "diagnostics.check_kernel": "a check",
     "boltzmann.Boltzmann": "a container", "boltzmann.Boltzmann.extra_repr": "text",
     "boltzmann.check_boltzmann": "a check", "energy.grid": "takes numbers alone",
-    "ising.neighbours": "takes numbers alone",
+    "metropolis.normal_walk": "takes numbers alone", "ising.neighbours": "takes numbers alone",
     "ising.lattice": "takes numbers alone", "ising.halves": "takes numbers alone",
     "hopfield.error_rate": "takes numbers alone",
     "ising.as_rbm": "a machine of couplings", "means.check_listable": "a check",

@@ -134,10 +134,11 @@ def exact_time(T: Tensor, p: Tensor, f: Tensor) -> Tensor:
     f = f - (f * p).sum(-1, keepdim=True)
     V = (p * f**2).sum(-1)
     if not holds(V > 0): raise ValueError("f must vary over the states of p")
-    one = torch.eye(len(p), dtype=T.dtype, device=T.device)
-    g, bad = torch.linalg.solve_ex(one - T + p, f.reshape(-1, len(p)).T)
-    tau = 2 * (p * f * g.T.reshape(f.shape)).sum(-1) / V - 1  # [eq-diagnostics-exact]
-    if holds(bad == 0) and holds(tau.abs() < 1e12): return tau
+    A = torch.eye(len(p), dtype=T.dtype, device=T.device) - T + p
+    Z, bad = torch.linalg.inv_ex(A)
+    tau = 2 * (p * f * (f @ Z.T)).sum(-1) / V - 1  # [eq-diagnostics-exact]
+    condition = torch.linalg.matrix_norm(A, 1) * torch.linalg.matrix_norm(Z, 1)
+    if holds(bad == 0) and holds(condition < 1e13): return tau
     raise ValueError("T must reach every state of p from every other, got a chain in separate parts")
 
 # %% ../../nbs/sampling/diagnostics.ipynb #cc48a25a

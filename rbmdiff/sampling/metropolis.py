@@ -243,15 +243,16 @@ def _picked(log_w: Tensor, u: Tensor) -> Tensor:
     index = (below <= (u * below[..., -1]).unsqueeze(-1)).sum(-1, keepdim=True)
     return index.clamp(max=log_w.shape[-1] - 1)
 
-# %% ../../nbs/sampling/metropolis.ipynb #d1c9c153
+# %% ../../nbs/sampling/metropolis.ipynb #4207e277
 @without_graph()
 def locally_balanced(rbm: RBM, v: Tensor, steps: int, generator: Stream = None,
-                     rule: str = "sqrt") -> Tensor:
+                     rule: str = "barker") -> Tensor:
     """States [..., D] `steps` steps after `v` [..., D]: a flip is proposed in proportion to w(r) of its
     ratio r of probabilities, and accepted by the ratio of the sums of weights [eq-metropolis-balanced].
 
-    `rule` is w: 'sqrt', 'barker', r / (1 + r), or 'metropolis', min(1, r). Streams and batches as in
-    `gibbs.gibbs`. TypeError or ValueError for units of other than two levels, bad states or counts.
+    `rule` w is 'barker', 'metropolis' or 'sqrt', which may be stuck far from equilibrium. Streams and
+    batches as in `gibbs.gibbs`. TypeError or ValueError for units of other than two levels, bad states
+    or counts.
     """
     check_machine(rbm, "binary", batch=True)
     check_choice("rule", rule, tuple(RULES))
