@@ -236,14 +236,15 @@ def flip(rbm: RBM, v: Tensor, steps: int, generator: Stream = None, scan: str = 
         x = _offer(rbm, v, x, all_columns[i.long()], u, rule)
     return v
 
-# %% ../../nbs/sampling/metropolis.ipynb #21a4726b
-def _picked(log_w: Tensor, u: Tensor) -> Tensor:
-    """Numbers [..., 1] of units drawn with weights exp(`log_w`) [..., D], by numbers `u` [...]."""
+# %% ../../nbs/sampling/metropolis.ipynb #88bbc3bf
+def _flipped(rbm: RBM, v: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
+    """`v` [..., D] with one unit flipped, drawn with weights exp(`log_w`) [..., D], by `u` [...]."""
     below = log_w.softmax(-1).cumsum(-1)
     index = (below <= (u * below[..., -1]).unsqueeze(-1)).sum(-1, keepdim=True)
-    return index.clamp(max=log_w.shape[-1] - 1)
+    i = index.clamp(max=log_w.shape[-1] - 1)
+    return v.scatter(-1, i, sum(rbm.visible.levels) - v.gather(-1, i))
 
-# %% ../../nbs/sampling/metropolis.ipynb #4207e277
+# %% ../../nbs/sampling/metropolis.ipynb #565b6fb0
 @without_graph()
 def locally_balanced(rbm: RBM, v: Tensor, steps: int, generator: Stream = None,
                      rule: str = "barker") -> Tensor:
@@ -262,8 +263,7 @@ def locally_balanced(rbm: RBM, v: Tensor, steps: int, generator: Stream = None,
     log_w = RULES[rule](rbm._flip_log_ratios(v))
     for _ in range(steps):
         u, pick = uniform((*v.shape[:-1], 2), v, generator, -2).unbind(-1)
-        i = _picked(log_w, pick)
-        y = v.scatter(-1, i, sum(rbm.visible.levels) - v.gather(-1, i))
+        y = _flipped(rbm, v, log_w, pick)
         log_new = RULES[rule](rbm._flip_log_ratios(y))
         log_a = log_w.logsumexp(-1) - log_new.logsumexp(-1)  # [eq-metropolis-balanced]
         taken = (u < log_a.clamp(max=0).exp()).unsqueeze(-1)  # [eq-metropolis-balanced]
