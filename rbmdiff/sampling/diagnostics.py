@@ -102,6 +102,7 @@ def chain_estimate(x: Tensor) -> Estimate:
     return Estimate(x.double().mean().item(), math.sqrt(V.item() / n), int(n))  # [eq-gibbs-ess]
 
 # %% ../../nbs/sampling/diagnostics.ipynb #9db5e83b
+@own_precision
 def check_kernel(T: Tensor, p: Tensor) -> None:
     """`T` [N, N] must be transition probabilities that keep `p` [N]. TypeError or ValueError."""
     check_tensor("T", T)
