@@ -17,10 +17,11 @@ from torch import Tensor
 from machines import machine
 from rbmdiff.bridge import comparison, gumbel, limit, meanfield, memory, recovery, score, tilted
 from rbmdiff.diffusion.schedule import LinearBeta
+from rbmdiff.foundations import core
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.learning import contrastive, partition
 from rbmdiff.models import boltzmann, energy, hopfield, ising, rbm
-from rbmdiff.sampling import clusters, diagnostics, gibbs, langevin, means
+from rbmdiff.sampling import clusters, diagnostics, gibbs, langevin, means, metropolis
 
 B, D, H = 3, 4, 3
 VP = LinearBeta()
@@ -96,6 +97,12 @@ def chances(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.sum(0).log_softmax(0), x.T.log_softmax(1)
 
 
+def stirred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Transition matrix of a chain on D states, and what it keeps."""
+    p = x.sum(0).softmax(0)
+    return 0.5 * torch.eye(D, dtype=x.dtype) + 0.5 * p.expand(D, D), p
+
+
 def asked(predict: Callable, v: Tensor) -> Tensor: return predict(v, 0.5)
 
 
@@ -133,6 +140,7 @@ CALLS: dict[str, Call] = {
     "rbm.RBM.at": c(lambda m, v: m.at(0.5).W),
     "rbm.RBM.clamp": c(lambda m, v: m.clamp(v, HELD).c),
     "rbm.RBM.sample": c(lambda m, v, g: m.sample(len(v), generator=g), draws=True),
+    "rbm.flip_log_ratios": c(lambda m, v: rbm.flip_log_ratios(m, v)),
     "boltzmann.Boltzmann.energy": c(lambda m, v: m.energy(v), "any"),
     "boltzmann.Boltzmann.field": c(lambda m, v: m.field(v), "any"),
     "boltzmann.Boltzmann.conditional_mean": c(lambda m, v: m.conditional_mean(v), "any"),
@@ -200,6 +208,7 @@ CALLS: dict[str, Call] = {
     "diagnostics.integrated_time": c(lambda m, v: diagnostics.integrated_time(long(v)), "numbers"),
     "diagnostics.effective_sample_size": c(
         lambda m, v: diagnostics.effective_sample_size(long(v)), "numbers"),
+    "diagnostics.exact_time": c(lambda m, v: diagnostics.exact_time(*stirred(v), v.sum(0)), "numbers"),
     "diagnostics.chain_estimate": c(lambda m, v: value(diagnostics.chain_estimate(long(v))), "numbers"),
     "diagnostics.r_hat": c(lambda m, v: diagnostics.r_hat(long(v)), "numbers"),
     "diagnostics.gibbs_r_hat": c(
@@ -227,6 +236,20 @@ CALLS: dict[str, Call] = {
         minus(m.free_energy), v, 0.1, 2, g, score=m.score), "real", True),
     "langevin.annealed": c(lambda m, v, g: langevin.annealed(
         lambda x, sigma: m.score(x) / (1 + sigma), v, (2.0, 1.0), 2, 0.1, g), "real", True),
+    "metropolis.net_flow": c(lambda m, v: metropolis.net_flow(*stirred(v)), "numbers"),
+    "metropolis.acceptance": c(lambda m, v: metropolis.acceptance(v), "numbers"),
+    "metropolis.hastings_matrix": c(
+        lambda m, v: metropolis.hastings_matrix(v[0], stirred(v)[0]), "numbers"),
+    "metropolis.hastings": c(lambda m, v, g: metropolis.hastings(
+        lambda x: -energies(x), lambda x, g: (x + core.normal(x.shape, x, g, -2), 0.0), v, 2, g),
+        "numbers", True),
+    "metropolis.random_walk": c(
+        lambda m, v, g: metropolis.random_walk(lambda x: -energies(x), v, 0.8, 2, g), "numbers", True),
+    "metropolis.flip": c(lambda m, v, g: metropolis.flip(m, v, 5, g), draws=True),
+    "metropolis.locally_balanced": c(
+        lambda m, v, g: metropolis.locally_balanced(m, v, 3, g), draws=True),
+    "metropolis.flip_the_state": c(
+        lambda m, v, g: torch.cat(metropolis.flip_the_state(m, v, 2, g), -1), draws=True),
     "means.exact_mean": c(lambda m, v: means.exact_mean(m)),
     "means.start_chains": c(lambda m, v, g: means.start_chains(m, len(v), generator=g), draws=True),
     "means.gibbs_mean": c(lambda m, v, g: means.gibbs_mean(m, v, 2, g)[0], draws=True),
@@ -320,7 +343,6 @@ CALLS: dict[str, Call] = {
     "recovery.recovery_gradient": c(lambda m, v, g: each(recovery.recovery_gradient(
         m, v, tilted.flip_posterior(m, v.detach(), 0.2), 2, g)), draws=True),
     "recovery.readout_loss": c(lambda m, v, g: recovery.readout_loss(m, v, 0.6, 0.8, g), draws=True),
-    "score.flip_log_ratios": c(lambda m, v: score.flip_log_ratios(m, v)),
     "score.taylor_log_ratios": c(lambda m, v: score.taylor_log_ratios(m, v)),
     "score.channel_kernel": c(lambda m, v: score.channel_kernel(*chances(v)), "numbers"),
     "score.channel_information": c(lambda m, v: score.channel_information(*chances(v)), "numbers"),
@@ -348,9 +370,10 @@ NO_CALL = {
     "rbm.RBM.pull": "says whether log Z exists", "rbm.largest_pull": "a search behind `pull`",
     "rbm.RBM.check_parameters": "a check", "rbm.RBM.check_normalisable": "a check",
     "rbm.RBM.extra_repr": "text", "rbm.check_kind": "a check", "rbm.check_machine": "a check",
+    "gibbs.check_start": "a check", "diagnostics.check_kernel": "a check",
     "boltzmann.Boltzmann": "a container", "boltzmann.Boltzmann.extra_repr": "text",
     "boltzmann.check_boltzmann": "a check", "energy.grid": "takes numbers alone",
-    "ising.neighbours": "takes numbers alone",
+    "metropolis.normal_walk": "takes numbers alone", "ising.neighbours": "takes numbers alone",
     "ising.lattice": "takes numbers alone", "ising.halves": "takes numbers alone",
     "hopfield.error_rate": "takes numbers alone",
     "langevin.geometric_levels": "takes numbers alone",

@@ -960,3 +960,14 @@ def test_cross_term_product(entry):
 def test_cross_term_b(entry):
     left, mean, A, B_, b = split_square()
     entry(left, mean((A + b) * B_), mean(A * B_))
+
+
+def test_else_stay(entry):
+    m, X = machine(6, 3), states(6, dtype=f64)
+    p = log_probs(m.free_energy, X).exp()
+    near = (X[:, None] != X[None]).sum(-1) == 1
+    moves = near * torch.minimum(p[None] / p[:, None], torch.tensor(1.0)) / 6
+    stay = torch.diag(1 - moves.sum(1))
+    # every second step at rest: bits that always flip would never settle
+    tv = lambda K: (stationary((K + torch.eye(64, dtype=f64)) / 2) - p).abs().sum() / 2
+    entry(0.0, tv(moves / moves.sum(1, keepdim=True)), tv(moves + stay))

@@ -7,10 +7,9 @@ import torch
 
 from machines import machine, normal, seeded
 from rbmdiff.bridge import tilted
-from rbmdiff.bridge.score import flip_log_ratios
 from rbmdiff.foundations.units import as_unit
 from rbmdiff.learning.contrastive import exact_gradient
-from rbmdiff.models.rbm import RBM
+from rbmdiff.models.rbm import RBM, flip_log_ratios
 
 f32, f64 = torch.float32, torch.float64
 VISIBLE = ["bernoulli", "spin", "discrete((-1.0, 0.0, 2.0))", "potts(3)", "binomial(3)", "gaussian",

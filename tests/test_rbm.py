@@ -15,7 +15,7 @@ from machines import machine, some_states
 from rbmdiff.foundations import core
 from rbmdiff.foundations.core import read_tensors, write_tensors
 from rbmdiff.foundations.units import Bernoulli, Discrete, Poisson, Potts, Spin, states
-from rbmdiff.models.rbm import RBM, check_machine
+from rbmdiff.models.rbm import RBM, check_machine, flip_log_ratios
 
 cumulant = Bernoulli().log_norm
 F64 = {"dtype": torch.float64}
@@ -1053,3 +1053,21 @@ def test_no_step_makes_a_width_negative():
         rbm.log_sigma.grad.clamp_(-0.3, 0.3)
         optimizer.step()
     assert bool((rbm.sigma > 0).all())
+
+
+# Ratios of neighbours
+
+def test_ratios_of_many_states_come_in_pieces():
+    """As many numbers as a piece may hold, and some more: the same ratios, and the same gradient."""
+    rbm = machine(24, 16, "bernoulli", "spin").requires_grad_()
+    v = some_states((3, 4000, 24))
+    few = torch.stack([flip_log_ratios(rbm, x) for x in v[:, :50]])
+    assert v.numel() * 16 > 2**22 > v[0, :50].numel() * 16
+    r = flip_log_ratios(rbm, v)
+    torch.testing.assert_close(r[:, :50], few, rtol=0, atol=1e-12)
+    weights = torch.zeros_like(r)
+    weights[:, :50] = torch.linspace(-1, 1, 24, dtype=torch.float64)
+    wanted = torch.autograd.grad((few * weights[:, :50]).sum(), rbm.W)[0]
+    found = torch.autograd.grad((r * weights).sum(), rbm.W)[0]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
+    assert (found + wanted).abs().max() > 1

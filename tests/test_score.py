@@ -10,12 +10,11 @@ from rbmdiff.bridge.score import (
     as_mixture,
     channel_information,
     channel_kernel,
-    flip_log_ratios,
     taylor_log_ratios,
 )
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.units import Binomial, Discrete, Potts, states
-from rbmdiff.models.rbm import RBM
+from rbmdiff.models.rbm import RBM, flip_log_ratios
 from rbmdiff.sampling.gibbs import spectrum, transition_matrix, unit_field
 
 DISCRETE = [(v, h) for v in ("bernoulli", "spin") for h in ("bernoulli", "spin")]

@@ -16,11 +16,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .score import flip_log_ratios
 from ..foundations.core import check_number, own_precision, without_graph
 from ..foundations.units import LIMIT, Bernoulli, Unit, bits_of, chunks
 from ..learning.contrastive import Gradients, weighted_statistics
-from ..models.rbm import RBM, Kind, check_kind, check_machine
+from ..models.rbm import RBM, Kind, check_kind, check_machine, flip_log_ratios
 
 # %% ../../nbs/bridge/limit.ipynb #4fbe8011
 def _check(rbm: RBM, kind: Kind, instead: str, v: Tensor, own: bool = False) -> None:

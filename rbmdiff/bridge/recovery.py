@@ -14,7 +14,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .score import flip_log_ratios
 from .tilted import check_levels, denoise, flip_posterior, posterior
 from ..diffusion.elbo import low_discrepancy
 from ..diffusion.schedule import noised as noise_added
@@ -31,7 +30,7 @@ from rbmdiff.foundations.core import (
 )
 from ..foundations.units import Unit, as_unit
 from ..learning.contrastive import Gradients, weighted_statistics
-from ..models.rbm import RBM, Kind, check_machine
+from ..models.rbm import RBM, Kind, check_machine, flip_log_ratios
 from ..sampling.gibbs import gibbs
 from ..sampling.means import Method
 

@@ -4,4 +4,5 @@ from . import (
     gibbs as gibbs,
     langevin as langevin,
     means as means,
+    metropolis as metropolis,
 )
