@@ -22,7 +22,6 @@ import math
 import time
 import warnings
 
-import solver_defaults
 import torch
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from rbmdiff.diffusion.solvers import ancestral, ddim, euler_maruyama, heun, pri
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.models import ising
 from record import RESULTS, arguments, command, versions, write
+import solver_defaults
 
 F64, SCHEDULE, T_MIN = {"dtype": torch.float64}, LinearBeta(), 1e-3
 CALLS, STARTS, REFERENCE = (8, 16, 32), 12, 48

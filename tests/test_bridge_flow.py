@@ -54,7 +54,8 @@ def worst(x, y): return (x - y).abs().max().item()
 
 # --- the flow
 
-@pytest.mark.parametrize("schedule, top", [(VP, 1.0), (VE, 1.0), (Cosine(), 0.99), (FlowMatching(), 0.95)])
+@pytest.mark.parametrize("schedule, top",
+                         [(VP, 1.0), (VE, 1.0), (Cosine(), 0.99), (FlowMatching(), 0.95)])
 @pytest.mark.parametrize("steps", (1, 2, 5))
 def test_forward_is_the_solver_and_its_determinant(schedule, top, steps):
     law = mixture()
@@ -68,8 +69,8 @@ def test_forward_is_the_solver_and_its_determinant(schedule, top, steps):
     back, log_back = flow.inverse(x)
     assert worst(back, z) < 1e-8 and worst(log_back, -log_det) < 1e-8
     top = torch.tensor(top, dtype=F64)
-    scale = math.hypot(schedule.alpha(top), schedule.sigma(top))
-    base = torch.distributions.Normal(0, scale).log_prob(z).sum(1)
+    scale = torch.hypot(schedule.alpha(top), schedule.sigma(top))
+    base = torch.distributions.Normal(0 * scale, scale).log_prob(z).sum(1)
     assert worst(flow.prior_log_prob(z), base) < 1e-12
     assert worst(flow.log_prob(x), base - log_det) < 1e-8
 
@@ -91,7 +92,7 @@ def test_a_start_without_data_in_it():
     grid = time_grid(line, 4, 0.1)
     flow = DDIMFlow(as_eps(law.predictor(line, "x0"), line, "x0"), line, grid)
     z = numbers(4, 3)
-    x, log_det = flow.forward(z)
+    x = flow.forward(z)[0]
     assert x.isfinite().all() and worst(flow.inverse(x)[0], z) < 1e-9
     with pytest.raises(ValueError, match="start the grid at an earlier time"):
         DDIMFlow(law.predictor(line), line, grid)
@@ -173,7 +174,7 @@ def test_a_step_that_folds_is_refused_and_says_where():
     grid = torch.tensor([0.9, 0.5, 0.2], dtype=F64)
     bad = as_eps(Turn([[0.1, 0.0], [0.0, -9.0]]), VP, "x0")
     for run in (DDIMFlow(bad, VP, grid).forward, DDIMFlow(bad, VP, grid).log_prob):
-        with pytest.raises(ValueError, match=r"predict must make steps that can be undone: step \d of 2"):
+        with pytest.raises(ValueError, match=r"predict must make .* undone: step \d of 2"):
             run(numbers(2, 2))
 
 
@@ -200,9 +201,9 @@ def test_a_turn_that_is_no_fold_passes():
 def test_a_state_that_is_not_reached_is_an_error():
     kink = lambda x, t: -3 * x.abs()
     flow = DDIMFlow(as_eps(kink, VP, "x0"), VP, torch.tensor([0.9, 0.2], dtype=F64))
-    with pytest.raises(ValueError, match=r"is not after 20 steps of Newton, for 1 of 1 states"):
+    with pytest.raises(ValueError, match=r"step 0 of 1 is not, .* after 20 steps of Newton"):
         flow.inverse(torch.full((1, 1), 50.0, dtype=F64), 20)
-    with pytest.raises(ValueError, match="is not after 1 steps of Newton"):
+    with pytest.raises(ValueError, match="after 1 steps of Newton"):
         flow_of().inverse(numbers(2, 3), 1)
 
 

@@ -68,17 +68,17 @@ class DDIMFlow:
         """log det [B] of the Jacobians `J` [B, n, n] of step `i`, if it is certain to be invertible."""
         least = float(symmetry(J)[1].min())
         if least > 0: return torch.linalg.slogdet(J)[1]  # [eq-ddimflow-density]
-        raise ValueError(f"predict must make steps that can be undone: step {i} of {len(self.rows)}, from "
-                         f"t = {self.grid[i]:g}, stretches a direction by {least:.2g} at a state of the "
-                         "batch; exact denoisers never do, shorter steps of a network may not")
+        raise ValueError(f"predict must make steps that can be undone: step {i} of {len(self.rows)}, "
+                         f"from t = {self.grid[i]:g}, stretches a direction by {least:.2g} at a state of "
+                         "the batch; exact denoisers never do, shorter steps of a network may not")
 
     # %% ../../nbs/bridge/flow.ipynb #6172f4e5
     @without_graph()
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, ...] of noise `z` [B, ...], and log |det dx/dz| [B] [eq-ddimflow-density].
 
-        A step takes n products with a Jacobian. Raises TypeError or ValueError for a bad z, a bad answer of
-        `predict`, or one without a graph, or a step that is not certain to be invertible.
+        A step takes n products with a Jacobian. Raises TypeError or ValueError for a bad z, a bad
+        answer, or one without a graph, of `predict`, or a step that may not be invertible.
         """
         check_batch("z", z)
         x = z
@@ -91,7 +91,7 @@ class DDIMFlow:
 
     # %% ../../nbs/bridge/flow.ipynb #1ec0599c
     def _shortened(self, x: Tensor, move: Tensor, y: Tensor, gap: Tensor, i: int) -> Tensor:
-        """`x` after the `move`, halved until step `i` leads nearer to `y` than the distance `gap` [B]."""
+        """`x` after the `move`, halved until step `i` leads nearer to `y` than `gap` [B]."""
         a, b = self.rows[i]
         share = torch.ones_like(gap)
         new = x + move
@@ -120,9 +120,9 @@ class DDIMFlow:
             move = torch.linalg.solve_ex(J, miss.flatten(1).double())[0]  # [eq-ddimflow-inverse]
             move = torch.where(done[:, None], 0, move).view_as(x).to(x)
             x = self._shortened(x, move, y, torch.where(done, math.inf, gap), i)
-        raise ValueError(f"predict must make steps that can be undone: step {i} of {len(self.rows)} is not "
-                         f"after {most} steps of Newton, for {int((~done).sum())} of {len(y)} states, off "
-                         f"by {float((gap / scale).max()):.0e} of their size")
+        raise ValueError(f"predict must make steps that can be undone: step {i} of {len(self.rows)} is "
+                         f"not, for a state of the batch, after {most} steps of Newton, {gap.max():.0e} "
+                         "away from it")
 
     # %% ../../nbs/bridge/flow.ipynb #972802ee
     @without_graph()
@@ -145,8 +145,8 @@ class DDIMFlow:
 
     # %% ../../nbs/bridge/flow.ipynb #b9a7a17c
     def prior_log_prob(self, z: Tensor) -> Tensor:
-        """Log density [B] of noise `z` [B, ...] as samplers begin with: normal, of variance alpha² + sigma²
-        at the first time [eq-ddimflow-density]. TypeError or ValueError for a bad z.
+        """Log density [B] of noise `z` [B, ...] as samplers begin with: normal, of variance alpha² +
+        sigma² at the first time [eq-ddimflow-density]. TypeError or ValueError for a bad z.
         """
         check_batch("z", z)
         start = self.grid[0]
