@@ -69,8 +69,8 @@ class DDIMFlow:
         least = float(symmetry(J)[1].min())
         if least > 0: return torch.linalg.slogdet(J)[1]  # [eq-ddimflow-density]
         raise ValueError(f"predict must make steps that can be undone: step {i} of {len(self.rows)}, "
-                         f"from t = {self.grid[i]:g}, stretches a direction by {least:.2g} at a state of "
-                         "the batch; exact denoisers never do, shorter steps of a network may not")
+                         f"from t = {self.grid[i]:g}, stretches a direction by {least:.2g} at a state; "
+                         "exact denoisers never do, shorter steps of a network may not")
 
     # %% ../../nbs/bridge/flow.ipynb #6172f4e5
     @without_graph()
@@ -110,14 +110,15 @@ class DDIMFlow:
         """
         x, eps = y.clone(), torch.finfo(y.dtype).eps
         gap = torch.full((len(y),), math.inf, dtype=torch.float64, device=y.device)
+        near = eps**0.5 * float(self.schedule.sigma(self.grid[i]))
         for _ in range(most):
             found, J = self._layer(x, i)
             miss, last = y - found, gap
+            move = torch.linalg.solve_ex(J, miss.flatten(1).double())[0]  # [eq-ddimflow-inverse]
             gap, scale = _size(miss), _size(self.rows[i][0] * x) + _size(y)
-            rounding = (gap >= last) & (gap <= eps**0.5 * scale)
+            rounding = (gap > last / 2) & (move.norm(dim=1) <= near)
             done = rounding | (gap <= 2**10 * eps * scale)
             if bool(done.all()): return x, J
-            move = torch.linalg.solve_ex(J, miss.flatten(1).double())[0]  # [eq-ddimflow-inverse]
             move = torch.where(done[:, None], 0, move).view_as(x).to(x)
             x = self._shortened(x, move, y, torch.where(done, math.inf, gap), i)
         raise ValueError(f"predict must make steps that can be undone: step {i} of {len(self.rows)} is "
