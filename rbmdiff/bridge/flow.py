@@ -1,4 +1,4 @@
-"""DDIM with an exact denoiser is a normalizing flow, however few its steps: its likelihood is exact,
+"""DDIM with an exact denoiser is a normalising flow, however few its steps: its likelihood is exact,
 networks fail its test, and lattices of 720 noised spins show what solvers are worth.
 """
 
