@@ -15,10 +15,21 @@ import torch
 from torch import Tensor
 
 from machines import machine
-from rbmdiff.bridge import comparison, gumbel, limit, meanfield, memory, recovery, score, tilted
+from rbmdiff.bridge import (
+    comparison,
+    flow as ddim_flow,
+    gumbel,
+    limit,
+    meanfield,
+    memory,
+    recovery,
+    score,
+    tilted,
+)
 from rbmdiff.diffusion.schedule import LinearBeta
 from rbmdiff.foundations import core
 from rbmdiff.foundations.core import Estimate
+from rbmdiff.foundations.units import as_unit
 from rbmdiff.learning import contrastive, partition
 from rbmdiff.models import boltzmann, energy, hopfield, ising, rbm
 from rbmdiff.sampling import clusters, diagnostics, gibbs, langevin, means, metropolis
@@ -114,7 +125,23 @@ def square(v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return SITES, 0.3 + 0 * v[0], 0.2 + 0 * v[0], v
 
 
+def carried(v: Tensor) -> Any:
+    """Two steps of DDIM that know the denoiser of three patterns, as a flow."""
+    grid = torch.tensor([0.9, 0.6, 0.4])
+    return ddim_flow.DDIMFlow(memory.memory_predictor(ROWS.to(v), VP), VP, grid)
+
+
+def noised(v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A strip of 2 x 2 spins, and noisy copies of it from numbers [B, 4]."""
+    like = {"dtype": v.dtype}
+    return torch.full((2, 1), 0.3, **like), torch.full((1, 2), -0.2, **like), torch.zeros(
+        2, 2, **like), v.reshape(-1, 2, 2)
+
+
 def attracted(m: Any) -> Any: return m.sharing(W=m.W.abs())
+
+
+def counting(m: Any) -> Any: return m.sharing(visible=as_unit("visible", "poisson"))
 
 
 KEPT = Estimate(3.0, 0.1, 10)
@@ -331,6 +358,19 @@ CALLS: dict[str, Call] = {
     "memory.gaussian_information": c(
         lambda m, v: memory.gaussian_information(v.exp(), 0.5), "numbers"),
     "memory.collapse_snr": c(lambda m, v: memory.collapse_snr(v.exp(), 50), "numbers"),
+    "flow.DDIMFlow.forward": c(lambda m, v: pair(carried(v).forward(v)), "numbers"),
+    "flow.DDIMFlow.inverse": c(lambda m, v: pair(carried(v).inverse(v)), "numbers"),
+    "flow.DDIMFlow.prior_log_prob": c(lambda m, v: carried(v).prior_log_prob(v), "numbers"),
+    "flow.DDIMFlow.log_prob": c(lambda m, v: carried(v).log_prob(v), "numbers"),
+    "flow.denoiser_jacobian": c(lambda m, v: ddim_flow.denoiser_jacobian(
+        memory.memory_predictor(ROWS.to(v), VP), VP, v, 0.5), "numbers"),
+    "flow.symmetry": c(
+        lambda m, v: pair(ddim_flow.symmetry(v[:, None] * v.cos()[..., None])), "numbers"),
+    "flow.lattice_predictor": c(lambda m, v: asked(
+        ddim_flow.lattice_predictor(*noised(v)[:3], VP), noised(v)[3]), "numbers"),
+    "flow.lattice_log_prob": c(lambda m, v: ddim_flow.lattice_log_prob(*noised(v), 0.6, 0.8), "numbers"),
+    "flow.thinned_posterior": c(lambda m, v: ddim_flow.thinned_posterior(counting(m), v, 0.3).c),
+    "flow.thinned_log_prob": c(lambda m, v: ddim_flow.thinned_log_prob(counting(m), v, 0.3)),
     "recovery.denoising_loss": c(
         lambda m, v, g: recovery.denoising_loss(m, v, 0.6, 0.8, generator=g), draws=True),
     "recovery.path_loss": c(lambda m, v, g: recovery.path_loss(m, v, g), draws=True),
@@ -380,6 +420,7 @@ NO_CALL = {
     "langevin.level_variance": "takes numbers alone",
     "ising.as_rbm": "a machine of couplings", "means.check_listable": "a check",
     "tilted.check_levels": "a check",
+    "flow.DDIMFlow": "takes a network",
     "memory.as_rbm": "a machine of patterns", "memory.flip_beta": "takes numbers alone",
     "partition.temperatures": "takes numbers alone", "partition.LogZ": "a result",
     "partition.bracket": "takes estimates alone", "comparison.BinaryBound": "a result",

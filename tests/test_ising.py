@@ -164,11 +164,28 @@ def test_generators():
 def test_inputs_stay_and_samples_carry_no_gradient():
     s = [x.requires_grad_() for x in strip(3, 3)]
     before = [x.detach().clone() for x in s]
-    assert log_partition(*s).requires_grad
-    for run in (lambda *s: exact_samples(*s, 2, 0), ground_state, means):
+    assert log_partition(*s).requires_grad and means(*s).requires_grad
+    assert not means(*(x.detach() for x in s)).requires_grad
+    for run in (lambda *s: exact_samples(*s, 2, 0), ground_state):
         with pytest.raises(ValueError, match="wants a gradient, which would be lost"): run(*s)
         run(*(x.detach() for x in s))
     assert all((x == y).all() for x, y in zip(s, before))
+
+
+def test_slopes_of_means_are_covariances():
+    """In a field and in a coupling, by enumeration; without a graph the same numbers."""
+    s = [x.requires_grad_() for x in strip(3, 3)]
+    y, log_p = table(*(x.detach() for x in s))
+    p, flat = log_p.softmax(0), y.flatten(1)
+    m = means(*s).flatten()
+    with torch.no_grad(): assert torch.equal(means(*s).flatten(), m)
+    bond = y[:, 0, 0] * y[:, 0, 1]
+    for i in (0, 4):
+        right, _, field = torch.autograd.grad(m[i], s, retain_graph=True)
+        truth = (p * flat[:, i]) @ flat - (p @ flat[:, i]) * (p @ flat)
+        torch.testing.assert_close(field.flatten(), truth, rtol=1e-11, atol=1e-13)
+        of_bond = (p * flat[:, i]) @ bond - (p @ flat[:, i]) * (p @ bond)
+        torch.testing.assert_close(right[0, 0], of_bond, rtol=1e-11, atol=1e-13)
 
 
 def test_ground_state_is_a_minimum_cut():

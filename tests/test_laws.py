@@ -178,6 +178,8 @@ NOT_MAPPED = {
                      "meanfield.TimedRBM.at", "meanfield.TimedRBM.weights",
                      "meanfield.TimedRBM.forward"), "makes a module"),
     "limit.langevin_cd_gradient": "as many nodes as the step asks for",
+    **dict.fromkeys(("flow.DDIMFlow.forward", "flow.DDIMFlow.inverse", "flow.DDIMFlow.log_prob",
+                     "flow.denoiser_jacobian"), "asks autograd for a gradient of its own"),
     "ising.kac_ward": "looks at the phase of a determinant",
     "hopfield.rest_states": "as many as there are", "hopfield.as_rbm": "makes a module",
     "clusters.components": "as much work as there are closed bonds",

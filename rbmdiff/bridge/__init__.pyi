@@ -1,5 +1,6 @@
 from . import (
     comparison as comparison,
+    flow as flow,
     gumbel as gumbel,
     limit as limit,
     meanfield as meanfield,

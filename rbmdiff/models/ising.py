@@ -247,20 +247,21 @@ def ground_state(right: Tensor, down: Tensor, field: Tensor) -> Tensor:
     return _traced(right, down, field, 1, torch.maximum, lambda x: x >= 0)[0]
 
 # %% ../../nbs/models/ising.ipynb #5e84a45b
-@without_graph()
 def means(right: Tensor, down: Tensor, field: Tensor) -> Tensor:
-    """Exact means [..., R, C] of the spins of free strips [eq-ising-score]; they carry no gradient.
+    """Exact means [..., R, C] of the spins of free strips [eq-ising-score]; differentiable, too.
 
     Arguments and errors as in `log_partition`.
     """
     batch = _strip(right, down, field, 8, "use chains of sampling.gibbs, by as_rbm")[0].shape[:-2]
+    graph = any(wants_gradient(x) for x in (right, down, field))
+    h = field.expand(*batch, *field.shape[-2:])
     if in_transform() or is_traced(field):
-        h = field.expand(*batch, *field.shape[-2:])
         return torch.func.grad(lambda h: log_partition(right, down, h).sum())(h)  # [eq-ising-score]
     with torch.enable_grad():
-        h = field.detach().expand(*batch, *field.shape[-2:]).clone().requires_grad_()
-        log_z = log_partition(right.detach(), down.detach(), h)
-        return torch.autograd.grad(log_z.sum(), h)[0]  # [eq-ising-score]
+        if not graph: right, down, h = right.detach(), down.detach(), h.detach()
+        h = h.clone() if h.requires_grad else h.clone().requires_grad_()
+        log_z = log_partition(right, down, h).sum()
+        return torch.autograd.grad(log_z, h, create_graph=graph)[0]  # [eq-ising-score]
 
 # %% ../../nbs/models/ising.ipynb #055db95d
 @without_graph()
