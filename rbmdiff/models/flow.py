@@ -214,7 +214,7 @@ class Planar(Step):
         a = (z * self.w).sum(-1) + self.b
         return z + u * a.tanh()[..., None], _log_growth(a, along)  # [eq-flow-planar]
 
-    # %% ../../nbs/models/flow.ipynb #946adf2f
+    # %% ../../nbs/models/flow.ipynb #6fe6d613
     def _bent(self) -> tuple[Tensor, Tensor, Tensor]:
         """The direction u' [d], w . u' and w . u [eq-flow-planar]."""
         along = (self.w * self.u).sum()
@@ -223,9 +223,9 @@ class Planar(Step):
 
     def check_parameters(self) -> None:
         """Raise ValueError if a parameter is NaN or infinite, or |w|² is no number above 0."""
-        Step.check_parameters(self)
         size = float(self.w.detach().square().sum())
-        if not 0 < size < math.inf: raise ValueError(f"Planar must have 0 < |w|² < inf, got {size:g}")
+        if size in (0, math.inf): raise ValueError(f"Planar must have 0 < |w|² < inf, got {size:g}")
+        Step.check_parameters(self)
 
     # %% ../../nbs/models/flow.ipynb #de8b9b18
     @classmethod
@@ -250,7 +250,7 @@ class Planar(Step):
         step.check_parameters()
         return step
 
-    # %% ../../nbs/models/flow.ipynb #6e1154b8
+    # %% ../../nbs/models/flow.ipynb #6dee9987
     def pull(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z [..., d] of `x` [..., d] and log |det dz/dx| [...], unchecked [eq-flow-planar-inverse]."""
         u, bent, along = self._bent()
@@ -258,13 +258,13 @@ class Planar(Step):
         excess = lambda a: a + bent * (a + self.b).tanh() - place  # [eq-flow-planar-inverse]
         with torch.no_grad():
             a = bisected(lambda a: excess(a) < 0, place - bent.abs(), place + bent.abs())
-        for _ in range(2):                       # moves nothing, and carries two derivatives
+        for _ in range(2):                       # brings back two derivatives; moves only where that is safe
             move = excess(a) * torch.exp(-_log_growth(a + self.b, along))
-            a = a - (move - move.detach())
+            a = a - (move - torch.where(bent > 0, 0.0, move.detach()))
         z = x - u * (a + self.b).tanh()[..., None]  # [eq-flow-planar-inverse]
         return z, -_log_growth(a + self.b, along)
 
-# %% ../../nbs/models/flow.ipynb #946adf2f
+# %% ../../nbs/models/flow.ipynb #6fe6d613
 def _log_growth(a: Tensor, along: Tensor) -> Tensor:
     """log(tanh² a + sech² a softplus(along)) like `a`, for all numbers [eq-flow-planar]."""
     t = a.tanh().abs()
