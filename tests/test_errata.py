@@ -12,6 +12,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch.distributions import AffineTransform, TransformedDistribution
 from torch.nn.functional import softplus
 
 from bookmaker import ROOT
@@ -616,6 +617,31 @@ def test_no_bias(entry):
     J = couplings(torch.randn(120, dtype=f64, generator=torch.Generator().manual_seed(0)))
     printed = Boltzmann(J, torch.zeros(16, dtype=f64)).moments()[0]
     entry(mean, printed, Boltzmann(0 * J, torch.atanh(mean)).moments()[0])
+
+
+def test_density_factor(entry):
+    """Of z uniform in [0, 1] and x = 2 z + 1."""
+    x = 1 + 2 * (torch.arange(1000, dtype=f64)[:, None] + 0.5) / 1000
+    z = ((x - 1) / 2).requires_grad_()
+    slope, = torch.autograd.grad((2 * z + 1).sum(), z)
+    mass = lambda p: p.sum() * 2 / 1000
+    entry(1.0, mass((1 / slope) / (1 / slope)), mass(1 / slope))
+
+
+def test_final_sample(entry):
+    first, last = AffineTransform(1.0, 1.0), AffineTransform(0.0, 3.0)
+    base = torch.distributions.Normal(torch.zeros((), dtype=f64), 1.0)
+    z0 = torch.linspace(-2, 2, 9, dtype=f64)
+    z2 = last(first(z0))
+    said = base.log_prob(z0) - math.log(1) - math.log(3)             # of x on the slides
+    law = lambda *steps: TransformedDistribution(base, list(steps))
+    entry(0.0, said - law(first, last, last).log_prob(last(z2)), said - law(first, last).log_prob(z2))
+
+
+def test_tanh_slope(entry):
+    z = torch.linspace(-2, 2, 41, dtype=f64)
+    slopes = torch.func.vmap(torch.func.grad(torch.tanh))(z - z[20])
+    entry(0, (~((slopes > 0) & (slopes < 1))).sum(), (~((slopes > 0) & (slopes <= 1))).sum())
 
 
 # Gavves, Lecture 8

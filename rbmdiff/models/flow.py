@@ -250,19 +250,18 @@ class Planar(Step):
         step.check_parameters()
         return step
 
-    # %% ../../nbs/models/flow.ipynb #6dee9987
+    # %% ../../nbs/models/flow.ipynb #5f9828f5
     def pull(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z [..., d] of `x` [..., d] and log |det dz/dx| [...], unchecked [eq-flow-planar-inverse]."""
         u, bent, along = self._bent()
-        place = (x * self.w).sum(-1)
-        excess = lambda a: a + bent * (a + self.b).tanh() - place  # [eq-flow-planar-inverse]
+        place = (x * self.w).sum(-1) + self.b
+        excess = lambda a: a + bent * a.tanh() - place  # [eq-flow-planar-inverse]
         with torch.no_grad():
             a = bisected(lambda a: excess(a) < 0, place - bent.abs(), place + bent.abs())
         for _ in range(2):                       # brings back two derivatives; moves only where that is safe
-            move = excess(a) * torch.exp(-_log_growth(a + self.b, along))
+            move = excess(a) * torch.exp(-_log_growth(a, along))
             a = a - (move - torch.where(bent > 0, 0.0, move.detach()))
-        z = x - u * (a + self.b).tanh()[..., None]  # [eq-flow-planar-inverse]
-        return z, -_log_growth(a + self.b, along)
+        return x - u * a.tanh()[..., None], -_log_growth(a, along)  # [eq-flow-planar-inverse]
 
 # %% ../../nbs/models/flow.ipynb #6fe6d613
 def _log_growth(a: Tensor, along: Tensor) -> Tensor:
