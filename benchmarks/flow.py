@@ -2,14 +2,16 @@
 
     python benchmarks/flow.py [--out FILE] [--threads 1] [--seeds 5] [--steps 3000] [--bits-steps 1200]
 
-`planar`: flows of K planar steps, trained on draws of their own (Adam at 0.01, falling to 0; the energy
-is scaled up from 0.01 to 1 over the first half), in the form of the library and with u and w of length
-one. `kl` is KL(flow | ring) in nats, with the exact log Z, from fresh draws of each flow; `stderr` is that
-over seeds. Both forms share starts and draws. `log_z` are the estimates by importance weights.
+`planar`: flows of K planar steps, trained on draws of their own (Adam at 0.01, falling to 0; the
+energy is scaled up from 0.01 to 1 over the first half), in the form of the library and with u and w
+of length one. `kl` is KL(flow | ring) in nats, with the exact log Z, from fresh draws of each flow;
+`stderr` is that over seeds. Both forms share starts and draws. `log_z` are the estimates by
+importance weights.
 
-`bits`: x = v + 0.35 noise, v from a machine of 6 x 4 bits; flows are trained on fresh draws (Adam at
-0.003, falling to 0) and `kl` is KL(exact | flow) over one set of draws that none of them saw. All families
-see the same draws. Steps, rates and widths are those that were tried first; nothing was tuned.
+`bits`: x = v + 0.35 noise, v from a machine of 6 x 4 bits; flows are trained on fresh draws (Adam
+at 0.003, falling to 0) and `kl` is KL(exact | flow) over one set of draws that none of them saw.
+All families see the same draws. Steps, rates and widths are those that were tried first; nothing
+was tuned.
 """
 import math
 import time

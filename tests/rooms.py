@@ -120,6 +120,9 @@ def step(kind: type, v: Tensor) -> Any: return made(kind, v.dtype)
 def planar_flow(v: Tensor) -> flow.Flow: return flow.Flow([step(flow.Planar, v), step(flow.Radial, v)])
 
 
+def first(step: Any) -> Tensor: return step.network[0].weight.detach()
+
+
 def small(v: Tensor) -> Any: return step(flow.MaskedAutoregressive, v)
 
 
@@ -216,11 +219,12 @@ CALLS: dict[str, Call] = {
     "flow.Radial.pull": c(lambda m, v: pair(step(flow.Radial, v).pull(v)), "numbers"),
     "flow.ring_energy": c(lambda m, v: flow.ring_energy(v[..., :2]), "numbers"),
     "flow.Coupling": c(
-        lambda m, v, g: flow.Coupling(D, (5,), generator=g, dtype=v.dtype).network[0].weight.detach(), "numbers", True),
+        lambda m, v, g: first(flow.Coupling(D, (5,), generator=g, dtype=v.dtype)), "numbers", True),
     "flow.Coupling.push": c(lambda m, v: pair(step(flow.Coupling, v).push(v)), "numbers"),
     "flow.Coupling.pull": c(lambda m, v: pair(step(flow.Coupling, v).pull(v)), "numbers"),
     "flow.MaskedAutoregressive": c(
-        lambda m, v, g: flow.MaskedAutoregressive(D, (5,), generator=g, dtype=v.dtype).network[0].weight.detach(), "numbers", True),
+        lambda m, v, g: first(flow.MaskedAutoregressive(D, (5,), generator=g, dtype=v.dtype)),
+        "numbers", True),
     "flow.MaskedAutoregressive.push": c(lambda m, v: pair(small(v).push(v)), "numbers"),
     "flow.MaskedAutoregressive.pull": c(lambda m, v: pair(small(v).pull(v)), "numbers"),
     "flow.Inverse.push": c(lambda m, v: pair(flow.Inverse(small(v)).push(v)), "numbers"),

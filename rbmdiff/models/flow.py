@@ -250,7 +250,7 @@ class Planar(Step):
         step.check_parameters()
         return step
 
-    # %% ../../nbs/models/flow.ipynb #5f9828f5
+    # %% ../../nbs/models/flow.ipynb #8c8266ca
     def pull(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z [..., d] of `x` [..., d] and log |det dz/dx| [...], unchecked [eq-flow-planar-inverse]."""
         u, bent, along = self._bent()
@@ -258,7 +258,7 @@ class Planar(Step):
         excess = lambda a: a + bent * a.tanh() - place  # [eq-flow-planar-inverse]
         with torch.no_grad():
             a = bisected(lambda a: excess(a) < 0, place - bent.abs(), place + bent.abs())
-        for _ in range(2):                       # brings back two derivatives; moves only where that is safe
+        for _ in range(2):                  # brings back two derivatives; moves where that is safe
             move = excess(a) * torch.exp(-_log_growth(a, along))
             a = a - (move - torch.where(bent > 0, 0.0, move.detach()))
         return x - u * a.tanh()[..., None], -_log_growth(a, along)  # [eq-flow-planar-inverse]
@@ -392,7 +392,7 @@ class Coupling(Step):
         masks = [torch.ones(m, n, dtype=torch.bool) for n, m in pairwise(widths)]
         self.network = _network(masks, zeros, stream)
 
-    # %% ../../nbs/models/flow.ipynb #4be53be1
+    # %% ../../nbs/models/flow.ipynb #06232fa2
     def _parts(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Kept and other numbers of `y` [..., d], and shifts and log scales of the others."""
         kept, rest = y[..., self.order].tensor_split([self.n_kept], -1)
@@ -411,11 +411,11 @@ class Coupling(Step):
         z = torch.cat([kept, (rest - t) * torch.exp(-s)], -1)  # [eq-flow-coupling]
         return z[..., self.back], -s.sum(-1)
 
-# %% ../../nbs/models/flow.ipynb #4be53be1
+# %% ../../nbs/models/flow.ipynb #06232fa2
 def _flags(kept: Tensor | Sequence[bool] | None, dim: int) -> list[bool]:
     """`kept` as a list, by default every second. ValueError."""
     if kept is None: kept = [i % 2 == 0 for i in range(dim)]
-    flags = kept.tolist() if isinstance(kept, Tensor) else kept
+    flags: Any = kept.tolist() if isinstance(kept, Tensor) else kept
     right = isinstance(flags, list) and len(flags) == dim and all(type(k) is bool for k in flags)
     if right and 0 < sum(flags) < dim: return flags
     raise ValueError(f"kept must be bool of shape [{dim}], True for some and not for all, got {kept}")
