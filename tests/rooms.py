@@ -207,7 +207,7 @@ CALLS: dict[str, Call] = {
     "flow.Flow.push": c(lambda m, v: pair(planar_flow(v).push(v)), "numbers"),
     "flow.Flow.pull": c(lambda m, v: pair(planar_flow(v).pull(v)), "numbers"),
     "flow.Flow.log_prob": c(lambda m, v: planar_flow(v).log_prob(v), "numbers"),
-    "flow.Flow.rsample": c(lambda m, v, g: pair(planar_flow(v).rsample(len(v), g)), "numbers", True),
+    "flow.Flow.rsample": c(lambda m, v, g: planar_flow(v).rsample(len(v), g)[1], "numbers", True),
     "flow.Flow.sample": c(lambda m, v, g: planar_flow(v).sample(len(v), g), "numbers", True),
     "flow.Planar": c(
         lambda m, v, g: flow.Planar(D, generator=g, dtype=v.dtype).u.detach(), "numbers", True),
