@@ -5,6 +5,7 @@ needs a call here, or a place in `NO_CALL` with the reason.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 import importlib
 import inspect
 from itertools import islice
@@ -31,7 +32,7 @@ from rbmdiff.foundations import core
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.units import as_unit
 from rbmdiff.learning import contrastive, partition
-from rbmdiff.models import boltzmann, energy, hopfield, ising, rbm
+from rbmdiff.models import boltzmann, energy, flow, hopfield, ising, rbm
 from rbmdiff.sampling import clusters, diagnostics, gibbs, langevin, means, metropolis
 
 B, D, H = 3, 4, 3
@@ -142,6 +143,28 @@ def attracted(m: Any) -> Any: return m.sharing(W=m.W.abs())
 
 
 def counting(m: Any) -> Any: return m.sharing(visible=as_unit("visible", "poisson"))
+@cache
+def made(kind: type, dtype: torch.dtype) -> Any:
+    """A step of a flow whose parameters are shaken; made once, outside of all transforms."""
+    step = kind(D, generator=3, dtype=torch.float64).requires_grad_(False)
+    for k, x in enumerate(step.parameters()):
+        x += 0.3 * torch.arange(1, x.numel() + 1, dtype=x.dtype).add(k).sin().reshape(x.shape)
+    return step.to(dtype)
+
+
+def step(kind: type, v: Tensor) -> Any: return made(kind, v.dtype)
+
+
+def planar_flow(v: Tensor) -> flow.Flow: return flow.Flow([step(flow.Planar, v), step(flow.Radial, v)])
+
+
+def first(step: Any) -> Tensor: return step.network[0].weight.detach()
+
+
+def small(v: Tensor) -> Any: return step(flow.MaskedAutoregressive, v)
+
+
+def bent(v: Tensor) -> flow.Residual: return flow.Residual(D, lambda z: 0.3 * z.sin(), 0.5)
 
 
 KEPT = Estimate(3.0, 0.1, 10)
@@ -218,6 +241,35 @@ CALLS: dict[str, Call] = {
     "hopfield.modern_energy": c(lambda m, v: hopfield.modern_energy(v, v.flip(0), 0.7), "numbers"),
     "hopfield.modern_update": c(lambda m, v: hopfield.modern_update(v, v.flip(0), 0.7), "numbers"),
     "hopfield.as_rbm": c(lambda m, v: hopfield.as_rbm(v, 0.3).W, "any"),
+    "flow.Step.forward": c(lambda m, v: pair(step(flow.Planar, v)(v)), "numbers"),
+    "flow.Step.inverse": c(lambda m, v: pair(step(flow.Planar, v).inverse(v)), "numbers"),
+    "flow.Flow.push": c(lambda m, v: pair(planar_flow(v).push(v)), "numbers"),
+    "flow.Flow.pull": c(lambda m, v: pair(planar_flow(v).pull(v)), "numbers"),
+    "flow.Flow.log_prob": c(lambda m, v: planar_flow(v).log_prob(v), "numbers"),
+    "flow.Flow.rsample": c(lambda m, v, g: planar_flow(v).rsample(len(v), g)[1], "numbers", True),
+    "flow.Flow.sample": c(lambda m, v, g: planar_flow(v).sample(len(v), g), "numbers", True),
+    "flow.Planar": c(
+        lambda m, v, g: flow.Planar(D, generator=g, dtype=v.dtype).u.detach(), "numbers", True),
+    "flow.Planar.push": c(lambda m, v: pair(step(flow.Planar, v).push(v)), "numbers"),
+    "flow.Planar.pull": c(lambda m, v: pair(step(flow.Planar, v).pull(v)), "numbers"),
+    "flow.Radial": c(
+        lambda m, v, g: flow.Radial(D, generator=g, dtype=v.dtype).centre.detach(), "numbers", True),
+    "flow.Radial.push": c(lambda m, v: pair(step(flow.Radial, v).push(v)), "numbers"),
+    "flow.Radial.pull": c(lambda m, v: pair(step(flow.Radial, v).pull(v)), "numbers"),
+    "flow.ring_energy": c(lambda m, v: flow.ring_energy(v[..., :2]), "numbers"),
+    "flow.Coupling": c(
+        lambda m, v, g: first(flow.Coupling(D, (5,), generator=g, dtype=v.dtype)), "numbers", True),
+    "flow.Coupling.push": c(lambda m, v: pair(step(flow.Coupling, v).push(v)), "numbers"),
+    "flow.Coupling.pull": c(lambda m, v: pair(step(flow.Coupling, v).pull(v)), "numbers"),
+    "flow.MaskedAutoregressive": c(
+        lambda m, v, g: first(flow.MaskedAutoregressive(D, (5,), generator=g, dtype=v.dtype)),
+        "numbers", True),
+    "flow.MaskedAutoregressive.push": c(lambda m, v: pair(small(v).push(v)), "numbers"),
+    "flow.MaskedAutoregressive.pull": c(lambda m, v: pair(small(v).pull(v)), "numbers"),
+    "flow.Inverse.push": c(lambda m, v: pair(flow.Inverse(small(v)).push(v)), "numbers"),
+    "flow.Inverse.pull": c(lambda m, v: pair(flow.Inverse(small(v)).pull(v)), "numbers"),
+    "flow.Residual.push": c(lambda m, v: pair(bent(v).push(v)), "numbers"),
+    "flow.Residual.pull": c(lambda m, v: pair(bent(v).pull(v)), "numbers"),
     "clusters.edges": c(lambda m, v: pair(clusters.edges(m)[1:]), "any"),
     "clusters.components": c(lambda m, v: clusters.components(SITES, v > 0, D)),
     "clusters.cluster_chain": c(
@@ -418,6 +470,10 @@ NO_CALL = {
     "hopfield.error_rate": "takes numbers alone",
     "langevin.geometric_levels": "takes numbers alone",
     "langevin.level_variance": "takes numbers alone",
+    "flow.Step": "a container", "flow.Step.push": "of a subclass", "flow.Step.pull": "of a subclass",
+    "flow.Step.check_parameters": "a check", "flow.Planar.check_parameters": "a check",
+    "flow.Flow.check_parameters": "a check", "flow.Inverse.check_parameters": "a check",
+    "flow.Flow": "a container", "flow.Inverse": "a container", "flow.Residual": "a container",
     "ising.as_rbm": "a machine of couplings", "means.check_listable": "a check",
     "tilted.check_levels": "a check",
     "flow.DDIMFlow": "takes a network",

@@ -12,6 +12,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch.distributions import AffineTransform, TransformedDistribution
 from torch.nn.functional import softplus
 
 from bookmaker import ROOT
@@ -196,6 +197,7 @@ P = Plain()
 
 # Paquet I
 
+
 def test_fokker_planck(entry):
     X, t, h = normal(30, 2), 0.5, 2e-3
 
@@ -329,6 +331,7 @@ def test_two_losses(entry):
 
 
 # Paquet III
+
 
 def reverse_variance(score_variance, steps=2000):
     """Variance at t = 0.001 of Gaussian samples carried back by Euler-Maruyama with score -x /
@@ -467,6 +470,7 @@ def test_bernoulli_readout(entry):
 
 
 # The lecture on energies, flows and scores
+
 
 def symmetric(n, seed=0, scale=0.5):
     W = scale * normal(n, n, seed=seed)
@@ -633,7 +637,33 @@ def test_temperatures(entry):
     entry(share(blurred), share(two**0.25), 0.5)
 
 
+def test_density_factor(entry):
+    """Of z uniform in [0, 1] and x = 2 z + 1."""
+    x = 1 + 2 * (torch.arange(1000, dtype=f64)[:, None] + 0.5) / 1000
+    z = ((x - 1) / 2).requires_grad_()
+    slope, = torch.autograd.grad((2 * z + 1).sum(), z)
+    mass = lambda p: p.sum() * 2 / 1000
+    entry(1.0, mass((1 / slope) / (1 / slope)), mass(1 / slope))
+
+
+def test_final_sample(entry):
+    first, last = AffineTransform(1.0, 1.0), AffineTransform(0.0, 3.0)
+    base = torch.distributions.Normal(torch.zeros((), dtype=f64), 1.0)
+    z0 = torch.linspace(-2, 2, 9, dtype=f64)
+    z2 = last(first(z0))
+    said = base.log_prob(z0) - math.log(1) - math.log(3)             # of x on the slides
+    law = lambda *steps: TransformedDistribution(base, list(steps))
+    entry(0.0, said - law(first, last, last).log_prob(last(z2)), said - law(first, last).log_prob(z2))
+
+
+def test_tanh_slope(entry):
+    z = torch.linspace(-2, 2, 41, dtype=f64)
+    slopes = torch.func.vmap(torch.func.grad(torch.tanh))(z - z[20])
+    entry(0, (~((slopes > 0) & (slopes < 1))).sum(), (~((slopes > 0) & (slopes <= 1))).sum())
+
+
 # Gavves, Lecture 8
+
 
 def rises(E, activation, n=5):
     """How many single updates x_i <- sign(a_i), over all states and units, raise E."""
@@ -894,6 +924,7 @@ def test_langevin_direction(entry):
 
 
 # Dai, Lecture 11
+
 
 def test_langevin_noise(entry):
     eta = 0.01

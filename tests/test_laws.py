@@ -18,7 +18,8 @@ from rooms import CALLS, NO_CALL, B, public, subject
 
 f32, f64 = torch.float32, torch.float64
 DRAWS = [name for name, call in CALLS.items() if call.draws]
-ONE_STREAM = "rbm.RBM",                                  # weights are no batch
+ONE_STREAM = ("rbm.RBM", "flow.Planar", "flow.Radial", "flow.Coupling",          # weights are no batch
+              "flow.MaskedAutoregressive")
 
 
 def test_every_public_function_is_called():
