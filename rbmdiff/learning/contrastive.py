@@ -6,7 +6,7 @@ the bias of short chains, centring.
 
 # %% auto #0
 __all__ = ['Gradients', 'energy_gradient', 'weighted_statistics', 'exact_gradient',
-           'expected_cd_gradient', 'cd_gradient', 'centred']
+           'expected_cd_gradient', 'cd_gradient', 'centred', 'deep_gradient']
 
 # %% ../../nbs/learning/contrastive.ipynb #a5b704fb
 from collections.abc import Callable, Mapping
@@ -26,6 +26,7 @@ from rbmdiff.foundations.core import (
 )
 from ..foundations.kernels import affine
 from ..foundations.units import bits_of, chunks, states
+from ..models.deep import DBM
 from ..models.rbm import RBM, check_machine
 from ..sampling.gibbs import conditionals
 
@@ -230,3 +231,43 @@ def centred(gradients: Gradients, visible_offset: Tensor, hidden_offset: Tensor,
     if sigma is not None: W, b = W * sigma[:, None] ** 2, b * sigma**2  # [eq-contrastive-width]
     b = b - W @ hidden_offset  # [eq-contrastive-centred]
     return gradients | {"W": W, "b": b, "c": c - visible_offset @ W}  # [eq-contrastive-centred]
+
+# %% ../../nbs/learning/contrastive.ipynb #dee9c0a2
+def _layered(dbm: DBM, gradients: Gradients) -> list[Tensor]:
+    """The blocks of the gradient of `W` that belong to weights, one between each layer and the next."""
+    rows = gradients["W"].split(dbm.sizes[::2])
+    blocks = [row.split(dbm.sizes[1::2], 1) for row in rows]
+    return [blocks[(l + 1) // 2][l // 2] if l % 2 == 0 else blocks[(l + 1) // 2][l // 2].mT
+            for l in range(len(dbm.sizes) - 1)]
+
+
+@without_graph()
+def deep_gradient(dbm: DBM, v: Tensor, k: int = 1, chains: Tensor | None = None,
+                  generator: Stream = None, steps: int = 10,
+                  offsets: tuple[Tensor, Tensor] | None = None) -> tuple[Gradients, Tensor]:
+    """Estimated gradient of the mean bound of a deep machine over states `v` [..., D], in nats, and
+    chains [N, n] [eq-contrastive-deep].
+
+    `steps` updates of mean field complete the data; `k` block Gibbs steps start from them, or from
+    `chains`, states of the even layers (PCD: those of the last call). `offsets`, of the even and the odd
+    layers, make it a centred step, as `centred`. A sequence of generators has one for every chain.
+    Raises TypeError or ValueError for bad states, chains or counts. Source: Salakhutdinov and Hinton
+    (2009).
+    """
+    check_count("k", k)
+    dbm.unit.check("v", v)
+    rbm = dbm.as_rbm()
+    check_machine(rbm, chains=chains)
+    generator = as_generator(generator, v)
+    data = dbm.mean_field(v.reshape(-1, v.shape[-1]), steps)  # [eq-contrastive-deep]
+    start = None if chains is None else _rows(chains, None)
+    rows, means, last = _contrast(rbm, data, start, k, generator)
+    weights = data.new_full((len(rows),), -1 / len(last))
+    weights[:len(data)] = 1 / len(data)  # [eq-contrastive-deep]
+    found = weighted_statistics(rbm, rows, means, weights)  # [eq-contrastive-deep]
+    found["W"] = dbm.joined(_layered(dbm, found))
+    if offsets is not None: found = centred(found, *offsets)
+    W = _layered(dbm, found)
+    b, c = found["b"].split(dbm.sizes[::2]), found["c"].split(dbm.sizes[1::2])
+    named = {f"W.{l}": x for l, x in enumerate(W)}
+    return named | {f"b.{l}": (c if l % 2 else b)[l // 2] for l in range(len(dbm.sizes))}, last

@@ -1,1 +1,8 @@
-from . import boltzmann as boltzmann, energy as energy, hopfield as hopfield, ising as ising, rbm as rbm
+from . import (
+    boltzmann as boltzmann,
+    deep as deep,
+    energy as energy,
+    hopfield as hopfield,
+    ising as ising,
+    rbm as rbm,
+)
