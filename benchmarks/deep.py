@@ -1,24 +1,29 @@
-"""Deep machines: a deep Boltzmann machine of 784-500-1000 units on MNIST, and small ones on the digits whose
-likelihood is exact.
+"""Deep machines: small ones on the digits, whose likelihood is exact, and a deep Boltzmann machine of
+784-500-1000 units on MNIST.
 
-    python benchmarks/deep.py --data DIR [--runs runs/deep] [--epochs 60] [--out FILE]
+    python benchmarks/deep.py --data DIR [--runs runs/deep] [--epochs 100] [--only PART] [--out FILE]
 
-DIR is the folder of the four MNIST files. `--runs` keeps checkpoints, written after every epoch, from which a
-stopped run goes on; `--only digits` or `--only mnist` makes one part and keeps the other as it is in FILE.
+DIR is the folder of the four MNIST files; test images are binarised once, as in `mnist.py`, training images
+anew in every epoch. `--runs` keeps the machine and a checkpoint, written after every epoch, from which a run
+that was stopped goes on. `--only` makes one part (digits, ceilings, time, mnist) and keeps the others as they
+are in FILE; the part mnist waits for the end of the training, and `--evaluate` takes the machine as it is.
 """
 import json
-import math
 from pathlib import Path
 import time
 
 import torch
 
-from rbmdiff.foundations.data import base_rate, binarize_stochastic
-from rbmdiff.foundations.train import TrainState, ascend, sgd, train
-from rbmdiff.learning.contrastive import centred, cd_gradient, deep_gradient
-from rbmdiff.models.deep import DBM
+from rbmdiff.foundations.core import Estimate
+from rbmdiff.foundations.data import base_rate, binarize, binarize_stochastic, digits
+from rbmdiff.foundations.train import TrainState, ascend, batches, sgd, train
+from rbmdiff.learning.contrastive import cd_gradient, centred, deep_gradient
+from rbmdiff.learning.partition import ais, reverse_ais
+from rbmdiff.models.deep import DBM, DBN, ceilings, transposed, with_prior
 from rbmdiff.models.rbm import RBM
 from rbmdiff.practice import runs
+from rbmdiff.sampling.gibbs import gibbs
+from record import RESULTS, arguments, header, interleaved, write
 
 SIZES = 784, 500, 1000
 PRETRAIN = dict(epochs=5, lr=0.1)
@@ -135,14 +140,244 @@ def trained(x, folder, epochs):
     for record in train(state, lambda g: binarize_stochastic(x, g), step, epochs, progress=False):
         state.save(checkpoint)
         state.averaged_model().save(folder / "model.safetensors")
+        history = {"epoch": record.epoch, "seconds": record.seconds}
+        (folder / "history.json").write_text(json.dumps(history))
         print("joint", record.epoch, f"{record.seconds:.0f} s", time.strftime("%H:%M:%S"), flush=True)
-    return state.averaged_model(), state
+    history = json.loads((folder / "history.json").read_text())
+    return state.averaged_model(), state, history
+
+
+# --- the digits, where everything is exact
+
+SEEDS, UPDATES = 4, 12_000
+f64 = torch.float64
+
+
+def small_digits():
+    return [binarize(x, 7.5 / 16).to(f64) for x in digits()]
+
+
+def endless(x, generator):
+    """Batches of 100, for ever."""
+    while True:
+        for rows in batches(len(x), 100, generator): yield x[rows]
+
+
+def exactly(machine, x, seed, updates=4000, lr=0.02):
+    """Maximum likelihood by automatic differentiation and Adam, its rate falling to zero."""
+    optimizer = torch.optim.Adam(machine.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1 - s / updates)
+    for _, v in zip(range(updates), endless(x, torch.Generator().manual_seed(seed))):
+        optimizer.zero_grad()
+        (-machine.log_prob(v).mean()).backward()
+        optimizer.step()
+        schedule.step()
+    return machine.requires_grad_(False)
+
+
+def persistently(dbm, x, seed, lr, centre):
+    """PCD with mean field, at a rate that falls to zero."""
+    g = torch.Generator().manual_seed(seed)
+    named, chains, offsets = dict(dbm.requires_grad_(False).named_parameters()), None, None
+    for s, v in zip(range(UPDATES), endless(x, g)):
+        if s % 15 == 0 and centre:
+            rows = dbm.mean_field(v, 10)
+            offsets = rows.mean(0), dbm.as_rbm().hidden_mean(rows).mean(0)
+        if chains is None: chains = torch.bernoulli(dbm.mean_field(v, 10), generator=g)
+        found, chains = deep_gradient(dbm, v, 1, chains, g, 10, offsets)
+        for name, slope in found.items(): named[name].add_(slope, alpha=lr * (1 - s / UPDATES))
+    return dbm
+
+
+def fresh(x, sizes, seed):
+    dbm = DBM(sizes, generator=seed, dtype=f64)
+    dbm.b[0].data.copy_(base_rate(x))
+    return dbm
+
+
+def stacked(x, seed, updates=6000, lr=0.05):
+    """A DBM of two machines, each trained with its inner layer doubled."""
+    g = torch.Generator().manual_seed(seed)
+    one = RBM(64, 10, generator=g, dtype=f64).requires_grad_(False)
+    one.b.copy_(base_rate(x))
+    two = RBM(10, 10, generator=g, dtype=f64).requires_grad_(False)
+    up = lambda v: torch.bernoulli(torch.sigmoid(2 * v @ one.W + one.c), generator=g)
+    for machine, axis, rows in ((one, 0, lambda v: torch.cat([v, v], 1)), (two, 1, up)):
+        if axis: two.b.copy_(one.c)
+        chains = None
+        for s, v in zip(range(updates), endless(x, g)):
+            big, v = doubled(machine, axis), rows(v)
+            found, chains = cd_gradient(big, v, 1, v if chains is None else chains, g)
+            found = folded(centred(found, v.mean(0), big.hidden_mean(v).mean(0)), axis)
+            for name, slope in found.items(): getattr(machine, name).add_(slope, alpha=lr * (1 - s / updates))
+    dbm = DBM([64, 10, 10], generator=0, dtype=f64).requires_grad_(False)
+    for p, value in zip(dbm.parameters(), (one.W, two.W, one.b, (one.c + two.b) / 2, two.c)): p.copy_(value)
+    return dbm
+
+
+WAYS = {
+    "RBM, 10 hidden, exact": lambda x, s: exactly(RBM(64, 10, generator=s, dtype=f64), x, s),
+    "RBM, 12 hidden, exact": lambda x, s: exactly(RBM(64, 12, generator=s, dtype=f64), x, s),
+    "DBM, exact": lambda x, s: exactly(fresh(x, [64, 10, 10], s), x, s),
+    "DBM, PCD, rate 0.05": lambda x, s: persistently(fresh(x, [64, 10, 10], s), x, s, 0.05, False),
+    "DBM, PCD, rate 0.2": lambda x, s: persistently(fresh(x, [64, 10, 10], s), x, s, 0.2, False),
+    "DBM, centred PCD, rate 0.05": lambda x, s: persistently(fresh(x, [64, 10, 10], s), x, s, 0.05, True),
+    "DBM, centred PCD, rate 0.2": lambda x, s: persistently(fresh(x, [64, 10, 10], s), x, s, 0.2, True),
+    "DBM, pretrained": lambda x, s: stacked(x, s),
+    "DBM, pretrained, then centred PCD, rate 0.05":
+        lambda x, s: persistently(stacked(x, s), x, s, 0.05, True),
+}
+
+
+def on_digits(kept, save):
+    """Exact likelihoods of the ways to train, a row a seed; what is there already is kept."""
+    x, test = small_digits()
+    rows = kept.get("digits", {}).get("ways", {})
+    for seed in range(SEEDS):
+        for name, way in WAYS.items():
+            found = rows.setdefault(name, [])
+            if len(found) > seed: continue
+            start = time.perf_counter()
+            m = way(x, seed)
+            row = {"train": m.log_prob(x).mean().item(), "test": m.log_prob(test).mean().item(),
+                   "seconds": time.perf_counter() - start}
+            if isinstance(m, DBM):
+                row |= {"bound": m.bound(test, 100).mean().item(), "W2": m.W[1].norm().item()}
+            found.append(row)
+            print(seed, name, row, flush=True)
+            save({"digits": {"ways": rows, "updates": UPDATES, "machine": "64-10-10 and 64-10"}})
+    return {"ways": rows, "updates": UPDATES, "machine": "64-10-10 and 64-10"}
+
+
+def to_ceilings():
+    """A 64-10 machine, a belief network grown on it and trained on q, and both ceilings, a row a seed."""
+    x, test = small_digits()
+    rows, curves = [], []
+    for seed in range(SEEDS):
+        first = DBN([64, 10], generator=seed, dtype=f64)
+        exactly(first.layers[0], x, seed)
+        best = ceilings(first.layers[0], x, 2000)
+        value = lambda table, v: [y.mean().item() for y in with_prior(first.layers[0], v, table)]
+        row = {"RBM": {"train": first.log_prob(x).mean().item(), "test": first.log_prob(test).mean().item()}}
+        for name, table in zip(("bound", "likelihood"), best):
+            row[name] = {"train": value(table, x), "test": value(table, test)}
+        net, curve = first.grown(), []
+        top = net.layers[1].requires_grad_(True)
+        optimizer = torch.optim.Adam(top.parameters(), lr=0.02)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1 - s / 3000)
+        S = torch.arange(1024)[:, None] >> torch.arange(10) & 1
+        for step in range(3001):
+            if step % 100 == 0:
+                with torch.no_grad():
+                    curve.append([step, *value(top.log_prob(S.to(f64)), x), *value(top.log_prob(S.to(f64)), test)])
+            optimizer.zero_grad()
+            (-(best[0].exp() @ top.log_prob(S.to(f64)))).backward()
+            optimizer.step()
+            schedule.step()
+        row["DBN"] = {"train": curve[-1][1:3], "test": curve[-1][3:]}
+        rows.append(row)
+        curves.append(curve)
+        print(seed, row, flush=True)
+    return {"rows": rows, "curve": curves[0], "columns": "steps, train log p and bound, test log p and bound"}
+
+
+def timed():
+    """Milliseconds of an update of 100 rows and 100 chains, and multiply-adds a row."""
+    x = torch.bernoulli(torch.full((100, 784), 0.2))
+    dbm, rbm = DBM(SIZES, generator=0).requires_grad_(False), RBM(784, 500, generator=0).requires_grad_(False)
+    chains = torch.bernoulli(torch.full((100, 1784), 0.5))
+    ways = {"DBM": lambda: deep_gradient(dbm, x, 5, chains, 0, 10),
+            "RBM": lambda: cd_gradient(rbm, x, 1, x, 0)}
+    seconds = interleaved(ways, 30)
+    D, H1, H2 = SIZES
+    both = (D + H2) * H1
+    floor = {"DBM": D * H1 + 10 * 2 * H1 * H2 + 5 * 2 * both + 2 * both, "RBM": 5 * D * H1}
+    return {"milliseconds": {name: 1e3 * s for name, s in seconds.items()}, "multiply-adds a row": floor,
+            "mean_field": 10, "gibbs": 5, "threads": torch.get_num_threads()}
+
+
+# --- MNIST
+
+EVALUATE = dict(chains=200, temperatures=20_000, back=100, steps=5000, cases=100, inner=(50, 1000))
+
+
+def hexadecimal(p):
+    """Probabilities [n, D] as a text a row, of sixteen levels."""
+    return ["".join("0123456789abcdef"[int(16 * y.clamp(max=0.999))] for y in row) for row in p]
+
+
+@torch.no_grad()
+def evaluated(dbm, chains, x, test):
+    """log Z from both sides, the bound, the likelihood of some cases by annealing, and samples."""
+    start, turned, E = time.perf_counter(), transposed(dbm.as_rbm()), EVALUATE
+    log_z = ais(turned, E["chains"], E["temperatures"], 0)
+    print("log Z", log_z, log_z.ess, flush=True)
+    rbm = dbm.as_rbm()
+    long = gibbs(rbm, chains[:E["back"]], E["steps"], 1)
+    h1 = rbm.sample_hidden(long, 2)
+    back = reverse_ais(turned, h1, E["temperatures"], 3)
+    print("back", back, flush=True)
+    sets = {"test": test, "train": binarize_stochastic(x[:10_000], torch.Generator().manual_seed(0))}
+    bounds = {name: Estimate.of(torch.cat([dbm.bound(part, 30, log_z.value) for part in v.split(500)]).double())
+              for name, v in sets.items()}
+    print(bounds, flush=True)
+    cases = test[torch.randperm(len(test), generator=torch.Generator().manual_seed(1))[:E["cases"]]]
+    inner = [ais(dbm.clamped(v), *E["inner"], i) for i, v in enumerate(cases)]
+    own = (cases @ dbm.b[0]).double()
+    log_p = torch.tensor([z.value for z in inner], dtype=f64) + own - log_z.value
+    below = dbm.bound(cases, 30, log_z.value).double()
+    as_dict = lambda e: {"value": e.value, "stderr": e.stderr}
+    return {
+        "log_z": as_dict(log_z) | {"ess": log_z.ess}, "log_z_back": as_dict(back),
+        "bound": {name: as_dict(e) for name, e in bounds.items()},
+        "cases": {"n": len(cases), "log_p": as_dict(Estimate.of(log_p)), "bound": as_dict(Estimate.of(below)),
+                  "gap": as_dict(Estimate.of(log_p - below)), "inner_stderr": max(z.stderr for z in inner)},
+        "spectral_norms": [torch.linalg.matrix_norm(W, 2).item() for W in dbm.W],
+        "dreams": hexadecimal(rbm.visible_mean(h1[:40])[:, :784]), "settings": E,
+        "evaluation_seconds": time.perf_counter() - start,
+    }
+
+
+def on_mnist(args):
+    """Train, or go on, and evaluate."""
+    folder = args.runs
+    folder.mkdir(parents=True, exist_ok=True)
+    x, test = images(args.data, folder / "data")
+    if args.evaluate:
+        dbm = DBM.load(folder / "model.safetensors").requires_grad_(False)
+        state = TrainState(DBM(SIZES, generator=0), sgd(dbm, 1), 0, average=0.5)
+        from safetensors.torch import load_file
+        chains = load_file(folder / "checkpoint.safetensors")["carry.chains"]
+        history = json.loads((folder / "history.json").read_text())
+    else:
+        dbm, state, history = trained(x, folder, args.epochs)
+        chains = state.carry["chains"]
+    return {"epochs": history["epoch"], "training_seconds": history["seconds"], "pretraining": PRETRAIN,
+            "joint": JOINT, "threads": torch.get_num_threads(), **evaluated(dbm, chains, x, test)}
+
+
+def main():
+    parser = arguments(__doc__, RESULTS / "deep.json", threads=1)
+    parser.add_argument("--data", type=Path, help="folder of the four MNIST files")
+    parser.add_argument("--runs", type=Path, default=Path("runs/deep"), help="where machine and checkpoints are kept")
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--only", choices=("digits", "ceilings", "time", "mnist"))
+    parser.add_argument("--evaluate", action="store_true", help="take the machine of the last checkpoint")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    def kept():
+        return json.loads(args.out.read_text()) if args.out.is_file() else {}
+
+    def save(part):
+        found = kept() | header("nats per image") | {"command": "python benchmarks/deep.py --data DIR"}
+        write(args.out, found | part)
+
+    parts = {"ceilings": to_ceilings, "digits": lambda: on_digits(kept(), save), "time": timed,
+             "mnist": lambda: on_mnist(args)}
+    for name, make in parts.items():
+        if args.only in (None, name): save({name: make()})
 
 
 if __name__ == "__main__":
-    import sys
-    torch.set_num_threads(1)
-    folder = Path(sys.argv[2])
-    folder.mkdir(parents=True, exist_ok=True)
-    x, test = images(sys.argv[1], folder / "data")
-    trained(x, folder, int(sys.argv[3]))
+    main()

@@ -255,7 +255,7 @@ def deep_gradient(dbm: DBM, v: Tensor, k: int = 1, chains: Tensor | None = None,
     (2009).
     """
     check_count("k", k)
-    dbm.unit.check("v", v)
+    dbm.check_states(v)
     rbm = dbm.as_rbm()
     check_machine(rbm, chains=chains)
     generator = as_generator(generator, v)

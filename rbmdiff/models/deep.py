@@ -9,6 +9,7 @@ __all__ = ['with_prior', 'DBN', 'transposed', 'ceilings', 'DBM', 'doubled']
 
 # %% ../../nbs/models/deep.ipynb #1f1b2608
 from collections.abc import Sequence
+from copy import copy
 from itertools import pairwise
 import math
 
@@ -25,12 +26,11 @@ from rbmdiff.foundations.core import (
     check_number,
     check_tensor,
     normal,
-    own_precision,
     recomputed,
     without_graph,
 )
 from ..foundations.kernels import affine
-from ..foundations.units import Unit, as_unit, bits_of, check_layer, states
+from ..foundations.units import Unit, as_unit, bits_of, states
 from .rbm import RBM, check_machine
 
 # %% ../../nbs/models/deep.ipynb #15849f16
@@ -110,25 +110,27 @@ class DBN(Stored):
         first = self.layers[0]
         return {"sizes": self.sizes, "visible": str(first.visible), "hidden": str(first.hidden)}
 
+    # %% ../../nbs/models/deep.ipynb #dfcbae03
     def _laws(self, v: Tensor, which: int) -> Tensor:
-        """log p(v) [...] if `which` is 0, its bound if 1, down from the top [eq-deep-dbn] [eq-deep-bound]."""
+        """log p(v) [...] or, if `which` is 1, its bound, from the top down."""
         check_machine(self.layers[0], v=v)
-        *below, top = self.layers
-        if not below: return top.log_prob(v)
-        prior = top.precise().log_prob(_listed(below[-1].precise(), "DBN.sampled_bound"))
-        for rbm, lower in zip(below[:0:-1], below[-2::-1]):
-            prior = with_prior(rbm.precise(), _listed(lower.precise(), "DBN.sampled_bound"), prior)[which]
-        return with_prior(below[0], v, prior)[which]
+        layers = [rbm.precise() for rbm in self.layers]
+        if len(layers) == 1: return self.layers[0].log_prob(v)
+        tables = [_listed(rbm, "DBN.sampled_bound") for rbm in layers[:-1]]
+        prior = layers[-1].log_prob(tables[-1])
+        for rbm, S in zip(layers[-2:0:-1], tables[-2::-1]):
+            prior = with_prior(rbm, S, prior)[which]
+        return with_prior(self.layers[0], v, prior)[which]
 
     def log_prob(self, v: Tensor) -> Tensor:
         """Exact log p(v) [...] of states `v` [..., D], in nats [eq-deep-dbn].
 
-        Raises TypeError or ValueError for a bad tensor or no states, more than 20 bits in a layer between,
-        or a top machine that cannot be enumerated.
+        Raises TypeError or ValueError for a bad tensor or no states, more than 20 bits in a layer
+        between, or a top machine that cannot be enumerated.
         """
         return self._laws(v, 0)
 
-    # %% ../../nbs/models/deep.ipynb #62d77ddc
+    # %% ../../nbs/models/deep.ipynb #b3652f60
     def bound(self, v: Tensor) -> Tensor:
         """Exact lower bound [...] of log p(v), with q of every layer below the top [eq-deep-bound].
 
@@ -136,14 +138,16 @@ class DBN(Stored):
         """
         return self._laws(v, 1)
 
+    # %% ../../nbs/models/deep.ipynb #00dd6890
     @without_graph()
     def sampled_bound(self, v: Tensor, log_z: float, draws: int = 1,
                       generator: Stream = None) -> Tensor:
-        """Unbiased estimate [...] of `bound` by `draws` passes upwards, for layers of any size, given log Z
-        of the top machine [eq-deep-bound].
+        """Unbiased estimate [...] of `bound` by `draws` passes upwards, for layers of any size
+        [eq-deep-bound].
 
-        `learning.partition.ais(dbn.layers[-1])` has that number. A sequence of generators has one for every
-        row of `v` [B, D]. Raises TypeError or ValueError for bad states or counts.
+        `log_z` is log Z of the top machine, as `learning.partition.ais(dbn.layers[-1])` has it. A
+        sequence of generators has one for every row of `v` [B, D]. Raises TypeError or ValueError for
+        bad states or counts.
         """
         check_machine(self.layers[0], v=v)
         check_number("log_z", log_z)
@@ -156,7 +160,7 @@ class DBN(Stored):
             x = h
         return (total - self.layers[-1].free_energy(x)).mean(0) - log_z  # [eq-deep-bound]
 
-    # %% ../../nbs/models/deep.ipynb #b3652f60
+    # %% ../../nbs/models/deep.ipynb #a410de35
     @torch.no_grad()
     def grown(self) -> "DBN":
         """The same law with one layer more: the new top machine is the old one upside down, a copy
@@ -175,13 +179,14 @@ class DBN(Stored):
                 p.copy_(getattr(old, name))
         return other
 
-    # %% ../../nbs/models/deep.ipynb #0a7a261e
+    # %% ../../nbs/models/deep.ipynb #08d12c2a
     def sample(self, n: int, steps: int | None = None, generator: Stream = None) -> Tensor:
         """`n` draws [n, D] of visible states: of the top machine, as `RBM.sample`, and one pass down
         [eq-deep-dbn].
 
-        Exact if the top machine can be enumerated; else by `steps` steps of block Gibbs sampling. A sequence
-        of streams holds one a draw. TypeError or ValueError for bad counts or streams, or no steps.
+        Exact if the top machine can be enumerated; else by `steps` steps of block Gibbs sampling. A
+        sequence of streams holds one a draw. TypeError or ValueError for bad counts or streams, or no
+        steps.
         """
         generator = as_generator(generator, self.layers[-1].b)
         x = self.layers[-1].sample(n, steps, generator)
@@ -189,10 +194,14 @@ class DBN(Stored):
             x = rbm.sample_visible(x, generator)  # [eq-deep-dbn]
         return x
 
+    # %% ../../nbs/models/deep.ipynb #c171370f
     @without_graph()
     def up(self, v: Tensor, generator: Stream = None) -> Tensor:
-        """States [..., n] of the lower layer of the top machine, drawn by q upwards from `v` [..., D]: the
-        data on which the top machine is trained [eq-deep-bound]. TypeError or ValueError for bad states."""
+        """States [..., n] of the lower layer of the top machine, drawn by q upwards from `v` [..., D]:
+        the data on which the top machine is trained [eq-deep-bound].
+
+        TypeError or ValueError for bad states.
+        """
         check_machine(self.layers[0], v=v)
         generator = as_generator(generator, v)
         x = v.clone()
@@ -200,14 +209,14 @@ class DBN(Stored):
             x = rbm.sample_hidden(x, generator)
         return x
 
-# %% ../../nbs/models/deep.ipynb #b3652f60
+# %% ../../nbs/models/deep.ipynb #63391e01
 def transposed(rbm: RBM) -> RBM:
     """The same machine with its layers exchanged; it shares its numbers. ValueError for widths."""
     check_machine(rbm, batch=True)
-    if rbm.log_sigma is not None: raise ValueError(f"rbm must have no widths, got {rbm.visible} units")
+    if rbm.log_sigma is not None: raise ValueError(f"rbm must have no widths, got {rbm.visible}")
     return rbm.sharing(W=rbm.W.mT, b=rbm.c, c=rbm.b, visible=rbm.hidden, hidden=rbm.visible)
 
-# %% ../../nbs/models/deep.ipynb #4ad25776
+# %% ../../nbs/models/deep.ipynb #bd89c814
 @without_graph()
 def ceilings(rbm: RBM, v: Tensor, steps: int = 100) -> tuple[Tensor, Tensor]:
     """Log-probabilities [M] of hidden states that no layers above `rbm` can beat on the data `v` [N, D]:
@@ -228,7 +237,7 @@ def ceilings(rbm: RBM, v: Tensor, steps: int = 100) -> tuple[Tensor, Tensor]:
         prior = average(torch.log_softmax(log_q + F + prior, -1))  # [eq-deep-ceilings]
     return average(log_q), prior
 
-# %% ../../nbs/models/deep.ipynb #d8275c56
+# %% ../../nbs/models/deep.ipynb #b0fa1d10
 class DBM(Stored):
     """Deep Boltzmann machine: layers of `sizes`, neighbours coupled, all of one energy [eq-deep-energy].
 
@@ -251,8 +260,9 @@ class DBM(Stored):
         W = [0.01 * normal(shape, b[0], stream) for shape in pairwise(self.sizes)]
         self.W = ParameterList(map(Parameter, W))
         self.b = ParameterList(map(Parameter, b))
+        self._kind = RBM(1, 1, self.unit, self.unit, generator=0),        # a tuple holds no parameters
 
-    # %% ../../nbs/models/deep.ipynb #2048819b
+    # %% ../../nbs/models/deep.ipynb #2bac512a
     @property
     def settings(self) -> dict:
         """The keywords of the constructor for an empty machine of this kind."""
@@ -267,12 +277,18 @@ class DBM(Stored):
         odd, even = (range(first, len(self.sizes), 2) for first in (1, 0))
         return torch.cat([torch.cat([block(i, j) for j in odd], 1) for i in even])
 
+    # %% ../../nbs/models/deep.ipynb #65fbcf0e
+    def check_states(self, v: Tensor) -> None:
+        """`v` [..., D] must be visible states of the machine. TypeError or ValueError."""
+        check_tensor("v", v, self.sizes[0], like=self.b[0])
+        self.unit.check("v", v)
+
     def as_rbm(self) -> RBM:
-        """The RBM of the even layers, visible and beginning with v, and the odd ones, hidden; it shares the
-        numbers [eq-deep-energy]."""
+        """The RBM of the even layers, visible and beginning with v, and the odd ones, hidden
+        [eq-deep-energy]."""
         b, c = (torch.cat([self.b[i] for i in range(first, len(self.sizes), 2)]) for first in (0, 1))
-        rbm = RBM(1, 1, self.unit, self.unit, generator=0, dtype=b.dtype, device=b.device)
-        return rbm.sharing(W=self.joined(list(self.W)), b=b, c=c)  # [eq-deep-energy]
+        W = self.joined(list(self.W))
+        return self._kind[0].sharing(W=W, b=b, c=c)  # [eq-deep-energy]
 
     def log_partition(self) -> Tensor:
         """Exact log Z, a scalar [eq-deep-energy]. Errors as `RBM.log_partition`."""
@@ -282,7 +298,7 @@ class DBM(Stored):
         """`n` draws [n, D] of visible states; arguments and errors as `RBM.sample` [eq-deep-energy]."""
         return self.as_rbm().sample(n, steps, generator)[..., :self.sizes[0]]
 
-    # %% ../../nbs/models/deep.ipynb #b0fa1d10
+    # %% ../../nbs/models/deep.ipynb #0dc43ed7
     def clamped(self, v: Tensor) -> RBM:
         """The RBM of all hidden layers, even and odd, given states or means `v` [D] or [B, D]: one, or a
         batch [eq-deep-likelihood].
@@ -295,29 +311,29 @@ class DBM(Stored):
         c = affine(v, rbm.W[:D].mT, rbm.c)  # [eq-deep-likelihood]
         return rbm.sharing(W=rbm.W[D:], b=rbm.b[D:], c=c)
 
+    # %% ../../nbs/models/deep.ipynb #0a7a261e
     def precise(self) -> "DBM":
-        """A copy with its numbers in float64, differentiable; itself, if they are float64."""
+        """The same machine in float64, differentiable; itself, if its numbers are float64."""
         if self.b[0].dtype == torch.float64: return self
-        other = type(self)(self.sizes, self.unit, generator=0, dtype=torch.float64, device=self.b[0].device)
-        for name in ("W", "b"):
-            numbers = [x.double() for x in getattr(self, name)]
-            delattr(other, name)
-            setattr(other, name, numbers)
+        other = copy(self)
+        other._modules = {}
+        other.W, other.b = ([x.double() for x in numbers] for numbers in (self.W, self.b))
         return other
 
+    # %% ../../nbs/models/deep.ipynb #6e84c3e8
     def log_prob(self, v: Tensor) -> Tensor:
         """Exact log p(v) [...] of states `v` [..., D], in nats [eq-deep-likelihood].
 
-        In double precision, rounded at the end. Raises TypeError or ValueError for a bad tensor, no states,
-        or more than 25 bits on both sides, even and odd.
+        In double precision, rounded at the end. Raises TypeError or ValueError for a bad tensor, no
+        states, or more than 25 bits on both sides, even and odd.
         """
-        self.unit.check("v", v)
+        self.check_states(v)
         m, rows = self.precise(), v.double().reshape(-1, v.shape[-1])
         log_z = m.as_rbm().log_partition()
         rows = (rows * m.b[0]).sum(-1) + m.clamped(rows).log_partition() - log_z  # [eq-deep-likelihood]
         return rows.reshape(v.shape[:-1]).to(v.dtype)
 
-    # %% ../../nbs/models/deep.ipynb #b4f949cf
+    # %% ../../nbs/models/deep.ipynb #6b6d00a1
     def _start(self, v: Tensor) -> Tensor:
         """Means of the even hidden layers by one pass upwards from `v` [N, D] [eq-deep-doubled]."""
         x, even = v, []
@@ -327,6 +343,7 @@ class DBM(Stored):
             if l % 2: even.append(x)
         return torch.cat(even, -1)
 
+    # %% ../../nbs/models/deep.ipynb #69fac922
     def _means(self, v: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Means of the even hidden layers for `v` [N, D], and their fields [eq-deep-mean-field]."""
         check_count("steps", steps)
@@ -349,16 +366,16 @@ class DBM(Stored):
         rows = torch.cat([rows, self._means(rows, steps)[0]], -1)
         return self.as_rbm()._sound(rows).reshape(*v.shape[:-1], -1)
 
-    # %% ../../nbs/models/deep.ipynb #be48a3b5
+    # %% ../../nbs/models/deep.ipynb #1156903a
     def bound(self, v: Tensor, steps: int = 50, log_z: float | None = None) -> Tensor:
-        """Lower bound [...] of log p(v) for states `v` [..., D], by `steps` updates of mean field, in nats
-        [eq-deep-mean-field].
+        """Lower bound [...] of log p(v) for states `v` [..., D] by `steps` updates of mean field, in
+        nats [eq-deep-mean-field].
 
         Where log Z cannot be enumerated, `log_z` is an estimate: `learning.partition.ais(dbm.as_rbm())`.
         Raises TypeError or ValueError for a bad tensor or count, no states, or more than 25 bits on both
         sides without `log_z`.
         """
-        self.unit.check("v", v)
+        self.check_states(v)
         if log_z is not None: check_number("log_z", log_z)
         m, rows = self.precise(), v.double().reshape(-1, v.shape[-1])
         rbm = m.as_rbm()
@@ -368,7 +385,7 @@ class DBM(Stored):
         found = H - rbm.free_energy(torch.cat([rows, even], -1)) - level  # [eq-deep-mean-field]
         return found.reshape(v.shape[:-1]).to(v.dtype)
 
-# %% ../../nbs/models/deep.ipynb #b0f8973b
+# %% ../../nbs/models/deep.ipynb #d258bd47
 def doubled(rbm: RBM, layer: str) -> RBM:
     """The machine with two copies of a `layer`, "visible" or "hidden", on the same weights; it shares
     the others of its numbers [eq-deep-doubled].
