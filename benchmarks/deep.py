@@ -3,23 +3,26 @@
 
     python benchmarks/deep.py --data DIR [--runs runs/deep] [--epochs 100] [--only PART] [--out FILE]
 
-DIR is the folder of the four MNIST files; test images are binarised once, as in `mnist.py`, training images
-anew in every epoch. `--runs` keeps the machine and a checkpoint, written after every epoch, from which a run
-that was stopped goes on. `--only` makes one part (digits, ceilings, time, mnist) and keeps the others as they
-are in FILE; the part mnist waits for the end of the training, and `--evaluate` takes the machine as it is.
+DIR is the folder of the four MNIST files; test images are binarised once, as in `mnist.py`, training
+images anew in every epoch. `--runs` keeps the machine and a checkpoint, written after every epoch, from
+which a run that was stopped goes on. `--only` makes one part (digits, ceilings, time, mnist) and keeps
+the others as they are in FILE; rows that are there already are not made again. The part mnist trains
+until `--epochs`, or takes the machine of the last checkpoint with `--evaluate`.
 """
 import json
 from pathlib import Path
 import time
 
+from safetensors.torch import load_file
 import torch
 
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import base_rate, binarize, binarize_stochastic, digits
 from rbmdiff.foundations.train import TrainState, ascend, batches, sgd, train
+from rbmdiff.foundations.units import states
 from rbmdiff.learning.contrastive import cd_gradient, centred, deep_gradient
 from rbmdiff.learning.partition import ais, reverse_ais
-from rbmdiff.models.deep import DBM, DBN, ceilings, transposed, with_prior
+from rbmdiff.models.deep import DBM, DBN, ceilings, with_prior
 from rbmdiff.models.rbm import RBM
 from rbmdiff.practice import runs
 from rbmdiff.sampling.gibbs import gibbs
@@ -85,7 +88,7 @@ def pretrained(x, folder):
     path = folder / "pretrained.safetensors"
     if path.is_file(): return DBM.load(path)
     g = torch.Generator().manual_seed(0)
-    D, H1, H2 = SIZES
+    _, H1, H2 = SIZES
     one, two = runs.new_machine(x, H1, generator=g), RBM(H1, H2, generator=g)
     epochs, lr = PRETRAIN["epochs"], PRETRAIN["lr"]
 
@@ -118,7 +121,8 @@ def joint_step(k, steps, share):
         dbm, g, carry = state.model, state.generator, state.carry
         if seen != state.epoch:
             rows = dbm.mean_field(v, 10).detach()
-            carry["mean_v"], carry["mean_h"] = rows.mean(0), dbm.as_rbm().hidden_mean(rows).mean(0).detach()
+            carry["mean_v"] = rows.mean(0)
+            carry["mean_h"] = dbm.as_rbm().hidden_mean(rows).mean(0).detach()
             if "chains" not in carry: carry["chains"] = torch.bernoulli(rows, generator=g)
             seen = state.epoch
         offsets = carry["mean_v"], carry["mean_h"]
@@ -209,21 +213,29 @@ def stacked(x, seed, updates=6000, lr=0.05):
             big, v = doubled(machine, axis), rows(v)
             found, chains = cd_gradient(big, v, 1, v if chains is None else chains, g)
             found = folded(centred(found, v.mean(0), big.hidden_mean(v).mean(0)), axis)
-            for name, slope in found.items(): getattr(machine, name).add_(slope, alpha=lr * (1 - s / updates))
+            for name, slope in found.items():
+                getattr(machine, name).add_(slope, alpha=lr * (1 - s / updates))
     dbm = DBM([64, 10, 10], generator=0, dtype=f64).requires_grad_(False)
-    for p, value in zip(dbm.parameters(), (one.W, two.W, one.b, (one.c + two.b) / 2, two.c)): p.copy_(value)
+    numbers = one.W, two.W, one.b, (one.c + two.b) / 2, two.c
+    for p, value in zip(dbm.parameters(), numbers):
+        p.copy_(value)
     return dbm
+
+
+def plainly(lr, centre):
+    """A way to train: PCD from small weights."""
+    return lambda x, seed: persistently(fresh(x, [64, 10, 10], seed), x, seed, lr, centre)
 
 
 WAYS = {
     "RBM, 10 hidden, exact": lambda x, s: exactly(RBM(64, 10, generator=s, dtype=f64), x, s),
     "RBM, 12 hidden, exact": lambda x, s: exactly(RBM(64, 12, generator=s, dtype=f64), x, s),
     "DBM, exact": lambda x, s: exactly(fresh(x, [64, 10, 10], s), x, s),
-    "DBM, PCD, rate 0.05": lambda x, s: persistently(fresh(x, [64, 10, 10], s), x, s, 0.05, False),
-    "DBM, PCD, rate 0.2": lambda x, s: persistently(fresh(x, [64, 10, 10], s), x, s, 0.2, False),
-    "DBM, centred PCD, rate 0.05": lambda x, s: persistently(fresh(x, [64, 10, 10], s), x, s, 0.05, True),
-    "DBM, centred PCD, rate 0.2": lambda x, s: persistently(fresh(x, [64, 10, 10], s), x, s, 0.2, True),
-    "DBM, pretrained": lambda x, s: stacked(x, s),
+    "DBM, PCD, rate 0.05": plainly(0.05, False),
+    "DBM, PCD, rate 0.2": plainly(0.2, False),
+    "DBM, centred PCD, rate 0.05": plainly(0.05, True),
+    "DBM, centred PCD, rate 0.2": plainly(0.2, True),
+    "DBM, pretrained": stacked,
     "DBM, pretrained, then centred PCD, rate 0.05":
         lambda x, s: persistently(stacked(x, s), x, s, 0.05, True),
 }
@@ -241,7 +253,7 @@ def on_digits(kept, save):
             m = way(x, seed)
             row = {"train": m.log_prob(x).mean().item(), "test": m.log_prob(test).mean().item(),
                    "seconds": time.perf_counter() - start}
-            if isinstance(m, DBM):
+            if hasattr(m, "mean_field"):
                 row |= {"bound": m.bound(test, 100).mean().item(), "W2": m.W[1].norm().item()}
             found.append(row)
             print(seed, name, row, flush=True)
@@ -249,42 +261,51 @@ def on_digits(kept, save):
     return {"ways": rows, "updates": UPDATES, "machine": "64-10-10 and 64-10"}
 
 
-def to_ceilings():
-    """A 64-10 machine, a belief network grown on it and trained on q, and both ceilings, a row a seed."""
+def climbed(net, table, value, updates=3000):
+    """Train the top machine of `net` on a table of hidden states; (updates, *value) on the way."""
+    S, curve = states(10), []
+    top = net.layers[1].requires_grad_(True)
+    optimizer = torch.optim.Adam(top.parameters(), lr=0.02)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1 - s / (updates + 1))
+    for s in range(updates + 1):
+        log_p = top.log_prob(S)
+        if s % 100 == 0: curve.append([s, *value(log_p.detach())])
+        optimizer.zero_grad()
+        (-(table.exp() @ log_p)).backward()
+        optimizer.step()
+        schedule.step()
+    return curve
+
+
+def to_ceilings(kept, save):
+    """A 64-10 machine, a belief network grown on it and trained on q, both ceilings: a row a seed."""
     x, test = small_digits()
-    rows, curves = [], []
-    for seed in range(SEEDS):
+    found = kept.get("ceilings", {"rows": [], "curves": []})
+    found["columns"] = "updates, train log p and bound, test log p and bound"
+    for seed in range(len(found["rows"]), SEEDS):
         first = DBN([64, 10], generator=seed, dtype=f64)
-        exactly(first.layers[0], x, seed)
-        best = ceilings(first.layers[0], x, 2000)
-        value = lambda table, v: [y.mean().item() for y in with_prior(first.layers[0], v, table)]
-        row = {"RBM": {"train": first.log_prob(x).mean().item(), "test": first.log_prob(test).mean().item()}}
-        for name, table in zip(("bound", "likelihood"), best):
-            row[name] = {"train": value(table, x), "test": value(table, test)}
-        net, curve = first.grown(), []
-        top = net.layers[1].requires_grad_(True)
-        optimizer = torch.optim.Adam(top.parameters(), lr=0.02)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1 - s / 3000)
-        S = torch.arange(1024)[:, None] >> torch.arange(10) & 1
-        for step in range(3001):
-            if step % 100 == 0:
-                with torch.no_grad():
-                    curve.append([step, *value(top.log_prob(S.to(f64)), x), *value(top.log_prob(S.to(f64)), test)])
-            optimizer.zero_grad()
-            (-(best[0].exp() @ top.log_prob(S.to(f64)))).backward()
-            optimizer.step()
-            schedule.step()
-        row["DBN"] = {"train": curve[-1][1:3], "test": curve[-1][3:]}
-        rows.append(row)
-        curves.append(curve)
+        rbm = exactly(first.layers[0], x, seed)
+
+        def value(table, rbm=rbm):
+            return [y.mean().item() for v in (x, test) for y in with_prior(rbm, v, table)]
+
+        best = ceilings(rbm, x, 500)
+        row = {"RBM": [rbm.log_prob(v).mean().item() for v in (x, test)]}
+        row |= {name: value(table) for name, table in zip(("bound", "likelihood"), best)}
+        curve = climbed(first.grown(), best[0], value)
+        row["DBN"] = curve[-1][1:]
+        found["rows"].append(row)
+        found["curves"].append(curve)
         print(seed, row, flush=True)
-    return {"rows": rows, "curve": curves[0], "columns": "steps, train log p and bound, test log p and bound"}
+        save({"ceilings": found})
+    return found
 
 
 def timed():
     """Milliseconds of an update of 100 rows and 100 chains, and multiply-adds a row."""
     x = torch.bernoulli(torch.full((100, 784), 0.2))
-    dbm, rbm = DBM(SIZES, generator=0).requires_grad_(False), RBM(784, 500, generator=0).requires_grad_(False)
+    dbm = DBM(SIZES, generator=0).requires_grad_(False)
+    rbm = RBM(784, 500, generator=0).requires_grad_(False)
     chains = torch.bernoulli(torch.full((100, 1784), 0.5))
     ways = {"DBM": lambda: deep_gradient(dbm, x, 5, chains, 0, 10),
             "RBM": lambda: cd_gradient(rbm, x, 1, x, 0)}
@@ -309,31 +330,34 @@ def hexadecimal(p):
 @torch.no_grad()
 def evaluated(dbm, chains, x, test):
     """log Z from both sides, the bound, the likelihood of some cases by annealing, and samples."""
-    start, turned, E = time.perf_counter(), transposed(dbm.as_rbm()), EVALUATE
-    log_z = ais(turned, E["chains"], E["temperatures"], 0)
-    print("log Z", log_z, log_z.ess, flush=True)
-    rbm = dbm.as_rbm()
-    long = gibbs(rbm, chains[:E["back"]], E["steps"], 1)
-    h1 = rbm.sample_hidden(long, 2)
-    back = reverse_ais(turned, h1, E["temperatures"], 3)
-    print("back", back, flush=True)
+    start, E, rbm = time.perf_counter(), EVALUATE, dbm.as_rbm()
     sets = {"test": test, "train": binarize_stochastic(x[:10_000], torch.Generator().manual_seed(0))}
-    bounds = {name: Estimate.of(torch.cat([dbm.bound(part, 30, log_z.value) for part in v.split(500)]).double())
-              for name, v in sets.items()}
+    base = base_rate(dbm.mean_field(sets["train"], 10))
+    log_z = ais(rbm, E["chains"], E["temperatures"], 0, base=base)
+    print("log Z", log_z, log_z.ess, flush=True)
+    long = gibbs(rbm, chains[:E["back"]], E["steps"], 1)
+    back = reverse_ais(rbm, long, E["temperatures"], 3, base=base)
+    print("back", back, back.ess, flush=True)
+    plain = ais(rbm, 50, 1000, 4), reverse_ais(rbm, long[:50], 1000, 5)
+    print("without a base from data", *plain, flush=True)
+    below = lambda v: torch.cat([dbm.bound(part, 30, log_z.value) for part in v.split(500)]).double()
+    bounds = {name: Estimate.of(below(v)) for name, v in sets.items()}
     print(bounds, flush=True)
     cases = test[torch.randperm(len(test), generator=torch.Generator().manual_seed(1))[:E["cases"]]]
     inner = [ais(dbm.clamped(v), *E["inner"], i) for i, v in enumerate(cases)]
     own = (cases @ dbm.b[0]).double()
     log_p = torch.tensor([z.value for z in inner], dtype=f64) + own - log_z.value
-    below = dbm.bound(cases, 30, log_z.value).double()
+    gap = log_p - below(cases)
     as_dict = lambda e: {"value": e.value, "stderr": e.stderr}
     return {
-        "log_z": as_dict(log_z) | {"ess": log_z.ess}, "log_z_back": as_dict(back),
+        "log_z": as_dict(log_z) | {"ess": log_z.ess}, "log_z_back": as_dict(back) | {"ess": back.ess},
+        "log_z_without_base": [as_dict(e) for e in plain],
         "bound": {name: as_dict(e) for name, e in bounds.items()},
-        "cases": {"n": len(cases), "log_p": as_dict(Estimate.of(log_p)), "bound": as_dict(Estimate.of(below)),
-                  "gap": as_dict(Estimate.of(log_p - below)), "inner_stderr": max(z.stderr for z in inner)},
+        "cases": {"n": len(cases), "log_p": as_dict(Estimate.of(log_p)),
+                  "bound": as_dict(Estimate.of(below(cases))), "gap": as_dict(Estimate.of(gap)),
+                  "inner_stderr": max(z.stderr for z in inner)},
         "spectral_norms": [torch.linalg.matrix_norm(W, 2).item() for W in dbm.W],
-        "dreams": hexadecimal(rbm.visible_mean(h1[:40])[:, :784]), "settings": E,
+        "dreams": hexadecimal(rbm.visible_mean(rbm.sample_hidden(long[:40], 2))[:, :784]), "settings": E,
         "evaluation_seconds": time.perf_counter() - start,
     }
 
@@ -345,8 +369,6 @@ def on_mnist(args):
     x, test = images(args.data, folder / "data")
     if args.evaluate:
         dbm = DBM.load(folder / "model.safetensors").requires_grad_(False)
-        state = TrainState(DBM(SIZES, generator=0), sgd(dbm, 1), 0, average=0.5)
-        from safetensors.torch import load_file
         chains = load_file(folder / "checkpoint.safetensors")["carry.chains"]
         history = json.loads((folder / "history.json").read_text())
     else:
@@ -359,10 +381,10 @@ def on_mnist(args):
 def main():
     parser = arguments(__doc__, RESULTS / "deep.json", threads=1)
     parser.add_argument("--data", type=Path, help="folder of the four MNIST files")
-    parser.add_argument("--runs", type=Path, default=Path("runs/deep"), help="where machine and checkpoints are kept")
+    parser.add_argument("--runs", type=Path, default=Path("runs/deep"), help="machine and checkpoints")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--only", choices=("digits", "ceilings", "time", "mnist"))
-    parser.add_argument("--evaluate", action="store_true", help="take the machine of the last checkpoint")
+    parser.add_argument("--evaluate", action="store_true", help="the machine of the last checkpoint")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
@@ -373,8 +395,8 @@ def main():
         found = kept() | header("nats per image") | {"command": "python benchmarks/deep.py --data DIR"}
         write(args.out, found | part)
 
-    parts = {"ceilings": to_ceilings, "digits": lambda: on_digits(kept(), save), "time": timed,
-             "mnist": lambda: on_mnist(args)}
+    parts = {"ceilings": lambda: to_ceilings(kept(), save), "digits": lambda: on_digits(kept(), save),
+             "time": timed, "mnist": lambda: on_mnist(args)}
     for name, make in parts.items():
         if args.only in (None, name): save({name: make()})
 

@@ -232,15 +232,21 @@ def centred(gradients: Gradients, visible_offset: Tensor, hidden_offset: Tensor,
     b = b - W @ hidden_offset  # [eq-contrastive-centred]
     return gradients | {"W": W, "b": b, "c": c - visible_offset @ W}  # [eq-contrastive-centred]
 
-# %% ../../nbs/learning/contrastive.ipynb #dee9c0a2
+# %% ../../nbs/learning/contrastive.ipynb #dee9c0a4
 def _layered(dbm: DBM, gradients: Gradients) -> list[Tensor]:
     """The blocks of the gradient of `W` that belong to weights, one between each layer and the next."""
-    rows = gradients["W"].split(dbm.sizes[::2])
-    blocks = [row.split(dbm.sizes[1::2], 1) for row in rows]
+    blocks = [row.split(dbm.sizes[1::2], 1) for row in gradients["W"].split(dbm.sizes[::2])]
     return [blocks[(l + 1) // 2][l // 2] if l % 2 == 0 else blocks[(l + 1) // 2][l // 2].mT
             for l in range(len(dbm.sizes) - 1)]
 
 
+def _by_layer(dbm: DBM, gradients: Gradients) -> Gradients:
+    """`gradients` of the restricted machine by the names of the parameters of the deep one."""
+    sides = gradients["b"].split(dbm.sizes[::2]), gradients["c"].split(dbm.sizes[1::2])
+    named = {f"W.{l}": x for l, x in enumerate(_layered(dbm, gradients))}
+    return named | {f"b.{l}": sides[l % 2][l // 2] for l in range(len(dbm.sizes))}
+
+# %% ../../nbs/learning/contrastive.ipynb #dee9c0a2
 @without_graph()
 def deep_gradient(dbm: DBM, v: Tensor, k: int = 1, chains: Tensor | None = None,
                   generator: Stream = None, steps: int = 10,
@@ -248,26 +254,20 @@ def deep_gradient(dbm: DBM, v: Tensor, k: int = 1, chains: Tensor | None = None,
     """Estimated gradient of the mean bound of a deep machine over states `v` [..., D], in nats, and
     chains [N, n] [eq-contrastive-deep].
 
-    `steps` updates of mean field complete the data; `k` block Gibbs steps start from them, or from
-    `chains`, states of the even layers (PCD: those of the last call). `offsets`, of the even and the odd
-    layers, make it a centred step, as `centred`. A sequence of generators has one for every chain.
-    Raises TypeError or ValueError for bad states, chains or counts. Source: Salakhutdinov and Hinton
-    (2009).
+    `steps` updates of mean field complete the data; `k` Gibbs steps start from them, or from `chains`,
+    states of the even layers (PCD). `offsets`, of the even and the odd layers, make a centred step. A
+    sequence of generators has one a chain. Raises TypeError or ValueError for bad states or counts.
+    Source: Salakhutdinov and Hinton (2009).
     """
     check_count("k", k)
     dbm.check_states(v)
-    rbm = dbm.as_rbm()
-    check_machine(rbm, chains=chains)
-    generator = as_generator(generator, v)
-    data = dbm.mean_field(v.reshape(-1, v.shape[-1]), steps)  # [eq-contrastive-deep]
-    start = None if chains is None else _rows(chains, None)
-    rows, means, last = _contrast(rbm, data, start, k, generator)
+    check_machine(rbm := dbm.as_rbm(), chains=chains)
+    data = dbm.mean_field(_rows(v, None), steps)  # [eq-contrastive-deep]
+    if chains is not None: chains = _rows(chains, None)
+    rows, means, last = _contrast(rbm, data, chains, k, as_generator(generator, v))
     weights = data.new_full((len(rows),), -1 / len(last))
     weights[:len(data)] = 1 / len(data)  # [eq-contrastive-deep]
     found = weighted_statistics(rbm, rows, means, weights)  # [eq-contrastive-deep]
     found["W"] = dbm.joined(_layered(dbm, found))
     if offsets is not None: found = centred(found, *offsets)
-    W = _layered(dbm, found)
-    b, c = found["b"].split(dbm.sizes[::2]), found["c"].split(dbm.sizes[1::2])
-    named = {f"W.{l}": x for l, x in enumerate(W)}
-    return named | {f"b.{l}": (c if l % 2 else b)[l // 2] for l in range(len(dbm.sizes))}, last
+    return _by_layer(dbm, found), last

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from copy import copy
 from itertools import pairwise
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,6 +92,7 @@ class DBN(Stored):
 
     `visible` and `hidden` are kinds of units. Raises TypeError or ValueError for bad sizes or units.
     """
+    layers: Any                                      # a list of RBM
 
     def __init__(self, sizes: Sequence[int], visible: Unit | str = "bernoulli",
                  hidden: Unit | str = "bernoulli", *, generator: Stream = None,
@@ -244,6 +246,8 @@ class DBM(Stored):
     Parameters `W` [L], of shape [n, m] between layers, and `b` [L + 1]. `unit` is the kind of all of
     them, of two levels. Raises TypeError or ValueError for bad sizes or units.
     """
+    W: Any                                           # a list of tensors, like b
+    b: Any
 
     def __init__(self, sizes: Sequence[int], unit: Unit | str = "bernoulli", *,
                  generator: Stream = None, dtype: torch.dtype | None = None,
