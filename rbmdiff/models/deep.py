@@ -35,16 +35,17 @@ from ..foundations.units import Unit, as_unit, bits_of, states
 from .rbm import RBM, check_machine
 
 # %% ../../nbs/models/deep.ipynb #15849f16
-def _check_sizes(sizes: Sequence[int]) -> list[int]:
-    """`sizes` as a list of at least two counts. TypeError or ValueError."""
+def _check_sizes(sizes: Sequence[int], least: int) -> list[int]:
+    """`sizes` as a list of at least so many counts. TypeError or ValueError."""
     if isinstance(sizes, (str, bytes)) or not isinstance(sizes, Sequence):
         raise TypeError(f"sizes must be a sequence of counts, got {type(sizes).__name__}")
-    if len(sizes) < 2: raise ValueError(f"sizes must hold at least two layers, got {list(sizes)}")
+    if len(sizes) < least:
+        raise ValueError(f"sizes must hold at least {least} layers, got {list(sizes)}")
     for i, n in enumerate(sizes):
         check_count(f"sizes[{i}]", n)
     return [int(n) for n in sizes]
 
-
+# %% ../../nbs/models/deep.ipynb #61b2545a
 def _listed(rbm: RBM, instead: str) -> Tensor:
     """All states [M, H] of the hidden layer, if it has at most 20 bits. ValueError."""
     H = rbm.W.shape[1]
@@ -60,7 +61,7 @@ def _log_q(rbm: RBM, v: Tensor, S: Tensor) -> Tensor:
     own = rbm.hidden.energy(S, torch.zeros_like(rbm.c)).sum(-1)
     return affine(x, S) - own - rbm.hidden.log_norm(x).sum(-1, keepdim=True)
 
-# %% ../../nbs/models/deep.ipynb #61b2545a
+# %% ../../nbs/models/deep.ipynb #64a00dde
 def with_prior(rbm: RBM, v: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
     """log p(v) [...] and its bound [...] for states `v` [..., D], if the hidden states of `rbm` have the
     log-probabilities `prior` [M], in the order of `states` [eq-deep-dbn] [eq-deep-bound].
@@ -85,7 +86,7 @@ def with_prior(rbm: RBM, v: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
     exact, bound = torch.cat([recomputed(part, piece) for piece in pieces], 1).to(v.dtype)
     return exact.reshape(v.shape[:-1]), bound.reshape(v.shape[:-1])
 
-# %% ../../nbs/models/deep.ipynb #64a00dde
+# %% ../../nbs/models/deep.ipynb #170c6e00
 class DBN(Stored):
     """Deep belief network: `layers`, an RBM between each layer of `sizes` and the next. Of the last one
     the law is used, of those before it the two conditionals [eq-deep-dbn].
@@ -98,21 +99,21 @@ class DBN(Stored):
                  hidden: Unit | str = "bernoulli", *, generator: Stream = None,
                  dtype: torch.dtype | None = None, device: torch.device | str | None = None):
         super().__init__()
-        self.sizes = _check_sizes(sizes)
+        self.sizes = _check_sizes(sizes, 2)
         stream = as_generator(generator, torch.empty(0, device=device))
         kinds = [as_unit("visible", visible), *[as_unit("hidden", hidden)] * (len(self.sizes) - 1)]
         self.layers = ModuleList(
             RBM(*n, *unit, generator=stream, dtype=dtype, device=device)
             for n, unit in zip(pairwise(self.sizes), pairwise(kinds), strict=True))
 
-    # %% ../../nbs/models/deep.ipynb #170c6e00
+    # %% ../../nbs/models/deep.ipynb #dfcbae03
     @property
     def settings(self) -> dict:
         """The keywords of the constructor for an empty network of this kind."""
         first = self.layers[0]
         return {"sizes": self.sizes, "visible": str(first.visible), "hidden": str(first.hidden)}
 
-    # %% ../../nbs/models/deep.ipynb #dfcbae03
+    # %% ../../nbs/models/deep.ipynb #bac89bff
     def _laws(self, v: Tensor, which: int) -> Tensor:
         """log p(v) [...] or, if `which` is 1, its bound, from the top down."""
         check_machine(self.layers[0], v=v)
@@ -132,7 +133,7 @@ class DBN(Stored):
         """
         return self._laws(v, 0)
 
-    # %% ../../nbs/models/deep.ipynb #b3652f60
+    # %% ../../nbs/models/deep.ipynb #b9135df4
     def bound(self, v: Tensor) -> Tensor:
         """Exact lower bound [...] of log p(v), with q of every layer below the top [eq-deep-bound].
 
@@ -140,7 +141,7 @@ class DBN(Stored):
         """
         return self._laws(v, 1)
 
-    # %% ../../nbs/models/deep.ipynb #00dd6890
+    # %% ../../nbs/models/deep.ipynb #63391e01
     @without_graph()
     def sampled_bound(self, v: Tensor, log_z: float, draws: int = 1,
                       generator: Stream = None) -> Tensor:
@@ -162,7 +163,7 @@ class DBN(Stored):
             x = h
         return (total - self.layers[-1].free_energy(x)).mean(0) - log_z  # [eq-deep-bound]
 
-    # %% ../../nbs/models/deep.ipynb #a410de35
+    # %% ../../nbs/models/deep.ipynb #4ad25776
     @torch.no_grad()
     def grown(self) -> "DBN":
         """The same law with one layer more: the new top machine is the old one upside down, a copy
@@ -181,7 +182,7 @@ class DBN(Stored):
                 p.copy_(getattr(old, name))
         return other
 
-    # %% ../../nbs/models/deep.ipynb #08d12c2a
+    # %% ../../nbs/models/deep.ipynb #2865ea7c
     def sample(self, n: int, steps: int | None = None, generator: Stream = None) -> Tensor:
         """`n` draws [n, D] of visible states: of the top machine, as `RBM.sample`, and one pass down
         [eq-deep-dbn].
@@ -196,7 +197,7 @@ class DBN(Stored):
             x = rbm.sample_visible(x, generator)  # [eq-deep-dbn]
         return x
 
-    # %% ../../nbs/models/deep.ipynb #c171370f
+    # %% ../../nbs/models/deep.ipynb #1809d519
     @without_graph()
     def up(self, v: Tensor, generator: Stream = None) -> Tensor:
         """States [..., n] of the lower layer of the top machine, drawn by q upwards from `v` [..., D]:
@@ -211,14 +212,14 @@ class DBN(Stored):
             x = rbm.sample_hidden(x, generator)
         return x
 
-# %% ../../nbs/models/deep.ipynb #63391e01
+# %% ../../nbs/models/deep.ipynb #a410de35
 def transposed(rbm: RBM) -> RBM:
     """The same machine with its layers exchanged; it shares its numbers. ValueError for widths."""
     check_machine(rbm, batch=True)
     if rbm.log_sigma is not None: raise ValueError(f"rbm must have no widths, got {rbm.visible}")
     return rbm.sharing(W=rbm.W.mT, b=rbm.c, c=rbm.b, visible=rbm.hidden, hidden=rbm.visible)
 
-# %% ../../nbs/models/deep.ipynb #bd89c814
+# %% ../../nbs/models/deep.ipynb #66342bdc
 @without_graph()
 def ceilings(rbm: RBM, v: Tensor, steps: int = 100) -> tuple[Tensor, Tensor]:
     """Log-probabilities [M] of hidden states that no layers above `rbm` can beat on the data `v` [N, D]:
@@ -239,7 +240,7 @@ def ceilings(rbm: RBM, v: Tensor, steps: int = 100) -> tuple[Tensor, Tensor]:
         prior = average(torch.log_softmax(log_q + F + prior, -1))  # [eq-deep-ceilings]
     return average(log_q), prior
 
-# %% ../../nbs/models/deep.ipynb #b0fa1d10
+# %% ../../nbs/models/deep.ipynb #2bac512a
 class DBM(Stored):
     """Deep Boltzmann machine: layers of `sizes`, neighbours coupled, all of one energy [eq-deep-energy].
 
@@ -253,8 +254,7 @@ class DBM(Stored):
                  generator: Stream = None, dtype: torch.dtype | None = None,
                  device: torch.device | str | None = None):
         super().__init__()
-        self.sizes = _check_sizes(sizes)
-        if len(self.sizes) < 3: raise ValueError(f"sizes must hold three layers or more, got {sizes}")
+        self.sizes = _check_sizes(sizes, 3)
         self.unit = as_unit("unit", unit)
         if self.unit.levels not in ((0, 1), (-1, 1)) or getattr(self.unit, "curvature", 0):
             raise ValueError(f"unit must be 'bernoulli' or 'spin', got {str(self.unit)!r}")
@@ -266,7 +266,7 @@ class DBM(Stored):
         self.b = ParameterList(map(Parameter, b))
         self._kind = RBM(1, 1, self.unit, self.unit, generator=0),        # a tuple holds no parameters
 
-    # %% ../../nbs/models/deep.ipynb #2bac512a
+    # %% ../../nbs/models/deep.ipynb #65fbcf0e
     @property
     def settings(self) -> dict:
         """The keywords of the constructor for an empty machine of this kind."""
@@ -281,12 +281,13 @@ class DBM(Stored):
         odd, even = (range(first, len(self.sizes), 2) for first in (1, 0))
         return torch.cat([torch.cat([block(i, j) for j in odd], 1) for i in even])
 
-    # %% ../../nbs/models/deep.ipynb #65fbcf0e
+    # %% ../../nbs/models/deep.ipynb #b4f949cf
     def check_states(self, v: Tensor) -> None:
         """`v` [..., D] must be visible states of the machine. TypeError or ValueError."""
         check_tensor("v", v, self.sizes[0], like=self.b[0])
         self.unit.check("v", v)
 
+    # %% ../../nbs/models/deep.ipynb #be48a3b5
     def as_rbm(self) -> RBM:
         """The RBM of the even layers, visible and beginning with v, and the odd ones, hidden
         [eq-deep-energy]."""
@@ -302,7 +303,7 @@ class DBM(Stored):
         """`n` draws [n, D] of visible states; arguments and errors as `RBM.sample` [eq-deep-energy]."""
         return self.as_rbm().sample(n, steps, generator)[..., :self.sizes[0]]
 
-    # %% ../../nbs/models/deep.ipynb #0dc43ed7
+    # %% ../../nbs/models/deep.ipynb #0a7a261e
     def clamped(self, v: Tensor) -> RBM:
         """The RBM of all hidden layers, even and odd, given states or means `v` [D] or [B, D]: one, or a
         batch [eq-deep-likelihood].
@@ -315,7 +316,7 @@ class DBM(Stored):
         c = affine(v, rbm.W[:D].mT, rbm.c)  # [eq-deep-likelihood]
         return rbm.sharing(W=rbm.W[D:], b=rbm.b[D:], c=c)
 
-    # %% ../../nbs/models/deep.ipynb #0a7a261e
+    # %% ../../nbs/models/deep.ipynb #21ab65d9
     def precise(self) -> "DBM":
         """The same machine in float64, differentiable; itself, if its numbers are float64."""
         if self.b[0].dtype == torch.float64: return self
@@ -324,7 +325,7 @@ class DBM(Stored):
         other.W, other.b = ([x.double() for x in numbers] for numbers in (self.W, self.b))
         return other
 
-    # %% ../../nbs/models/deep.ipynb #6e84c3e8
+    # %% ../../nbs/models/deep.ipynb #b0f8973b
     def log_prob(self, v: Tensor) -> Tensor:
         """Exact log p(v) [...] of states `v` [..., D], in nats [eq-deep-likelihood].
 
@@ -337,7 +338,7 @@ class DBM(Stored):
         rows = (rows * m.b[0]).sum(-1) + m.clamped(rows).log_partition() - log_z  # [eq-deep-likelihood]
         return rows.reshape(v.shape[:-1]).to(v.dtype)
 
-    # %% ../../nbs/models/deep.ipynb #6b6d00a1
+    # %% ../../nbs/models/deep.ipynb #1156903a
     def _start(self, v: Tensor) -> Tensor:
         """Means of the even hidden layers by one pass upwards from `v` [N, D] [eq-deep-doubled]."""
         x, even = v, []
@@ -347,7 +348,7 @@ class DBM(Stored):
             if l % 2: even.append(x)
         return torch.cat(even, -1)
 
-    # %% ../../nbs/models/deep.ipynb #69fac922
+    # %% ../../nbs/models/deep.ipynb #40538740
     def _means(self, v: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Means of the even hidden layers for `v` [N, D], and their fields [eq-deep-mean-field]."""
         check_count("steps", steps)
@@ -370,7 +371,7 @@ class DBM(Stored):
         rows = torch.cat([rows, self._means(rows, steps)[0]], -1)
         return self.as_rbm()._sound(rows).reshape(*v.shape[:-1], -1)
 
-    # %% ../../nbs/models/deep.ipynb #1156903a
+    # %% ../../nbs/models/deep.ipynb #f0462bf9
     def bound(self, v: Tensor, steps: int = 50, log_z: float | None = None) -> Tensor:
         """Lower bound [...] of log p(v) for states `v` [..., D] by `steps` updates of mean field, in
         nats [eq-deep-mean-field].
@@ -389,7 +390,7 @@ class DBM(Stored):
         found = H - rbm.free_energy(torch.cat([rows, even], -1)) - level  # [eq-deep-mean-field]
         return found.reshape(v.shape[:-1]).to(v.dtype)
 
-# %% ../../nbs/models/deep.ipynb #d258bd47
+# %% ../../nbs/models/deep.ipynb #457738ee
 def doubled(rbm: RBM, layer: str) -> RBM:
     """The machine with two copies of a `layer`, "visible" or "hidden", on the same weights; it shares
     the others of its numbers [eq-deep-doubled].
