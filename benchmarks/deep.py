@@ -167,7 +167,7 @@ def endless(x, generator):
         for rows in batches(len(x), 100, generator): yield x[rows]
 
 
-def exactly(machine, x, seed, updates=4000, lr=0.02):
+def exactly(machine, x, seed, updates=2500, lr=0.03):
     """Maximum likelihood by automatic differentiation and Adam, its rate falling to zero."""
     optimizer = torch.optim.Adam(machine.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1 - s / updates)
@@ -233,7 +233,6 @@ WAYS = {
     "DBM, exact": lambda x, s: exactly(fresh(x, [64, 10, 10], s), x, s),
     "DBM, PCD, rate 0.05": plainly(0.05, False),
     "DBM, PCD, rate 0.2": plainly(0.2, False),
-    "DBM, centred PCD, rate 0.05": plainly(0.05, True),
     "DBM, centred PCD, rate 0.2": plainly(0.2, True),
     "DBM, pretrained": stacked,
     "DBM, pretrained, then centred PCD, rate 0.05":

@@ -24,6 +24,8 @@ from rbmdiff.foundations.core import (
     as_generator,
     check_choice,
     check_count,
+    check_device,
+    check_dtype,
     check_number,
     check_tensor,
     normal,
@@ -35,8 +37,11 @@ from ..foundations.units import Unit, as_unit, bits_of, states
 from .rbm import RBM, check_machine
 
 # %% ../../nbs/models/deep.ipynb #15849f16
-def _check_sizes(sizes: Sequence[int], least: int) -> list[int]:
-    """`sizes` as a list of at least so many counts. TypeError or ValueError."""
+def _check_sizes(sizes: Sequence[int], least: int, dtype: torch.dtype | None,
+                 device: torch.device | str | None) -> list[int]:
+    """`sizes` as a list of at least so many counts; dtype and device. TypeError or ValueError."""
+    if dtype is not None: check_dtype(dtype)
+    check_device("device", device)
     if isinstance(sizes, (str, bytes)) or not isinstance(sizes, Sequence):
         raise TypeError(f"sizes must be a sequence of counts, got {type(sizes).__name__}")
     if len(sizes) < least:
@@ -99,7 +104,7 @@ class DBN(Stored):
                  hidden: Unit | str = "bernoulli", *, generator: Stream = None,
                  dtype: torch.dtype | None = None, device: torch.device | str | None = None):
         super().__init__()
-        self.sizes = _check_sizes(sizes, 2)
+        self.sizes = _check_sizes(sizes, 2, dtype, device)
         stream = as_generator(generator, torch.empty(0, device=device))
         kinds = [as_unit("visible", visible), *[as_unit("hidden", hidden)] * (len(self.sizes) - 1)]
         self.layers = ModuleList(
@@ -254,7 +259,7 @@ class DBM(Stored):
                  generator: Stream = None, dtype: torch.dtype | None = None,
                  device: torch.device | str | None = None):
         super().__init__()
-        self.sizes = _check_sizes(sizes, 3)
+        self.sizes = _check_sizes(sizes, 3, dtype, device)
         self.unit = as_unit("unit", unit)
         if self.unit.levels not in ((0, 1), (-1, 1)) or getattr(self.unit, "curvature", 0):
             raise ValueError(f"unit must be 'bernoulli' or 'spin', got {str(self.unit)!r}")
@@ -390,7 +395,7 @@ class DBM(Stored):
         found = H - rbm.free_energy(torch.cat([rows, even], -1)) - level  # [eq-deep-mean-field]
         return found.reshape(v.shape[:-1]).to(v.dtype)
 
-# %% ../../nbs/models/deep.ipynb #457738ee
+# %% ../../nbs/models/deep.ipynb #ada2ce81
 def doubled(rbm: RBM, layer: str) -> RBM:
     """The machine with two copies of a `layer`, "visible" or "hidden", on the same weights; it shares
     the others of its numbers [eq-deep-doubled].
