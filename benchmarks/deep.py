@@ -318,7 +318,7 @@ def timed():
 
 # --- MNIST
 
-EVALUATE = dict(chains=200, temperatures=20_000, back=100, steps=5000, cases=100, inner=(50, 1000))
+EVALUATE = dict(chains=100, temperatures=10_000, back=100, steps=2000, cases=100, inner=(50, 500))
 
 
 def hexadecimal(p):
