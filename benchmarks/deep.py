@@ -326,6 +326,17 @@ def hexadecimal(p):
     return ["".join("0123456789abcdef"[int(16 * y.clamp(max=0.999))] for y in row) for row in p]
 
 
+def as_dict(e):
+    return {"value": e.value, "stderr": e.stderr}
+
+
+def shortly(rbm, v, base):
+    """log Z from both sides by few temperatures, with and without a base made of data."""
+    ways = {"base of the data": base, "no base": None}
+    return {name: [as_dict(ais(rbm, len(v), 1000, 4, base=b)),
+                   as_dict(reverse_ais(rbm, v, 1000, 5, base=b))] for name, b in ways.items()}
+
+
 @torch.no_grad()
 def evaluated(dbm, chains, x, test):
     """log Z from both sides, the bound, the likelihood of some cases by annealing, and samples."""
@@ -337,8 +348,7 @@ def evaluated(dbm, chains, x, test):
     long = gibbs(rbm, chains[:E["back"]], E["steps"], 1)
     back = reverse_ais(rbm, long, E["temperatures"], 3, base=base)
     print("back", back, back.ess, flush=True)
-    plain = ais(rbm, 50, 1000, 4), reverse_ais(rbm, long[:50], 1000, 5)
-    print("without a base from data", *plain, flush=True)
+    short = shortly(rbm, long[:50], base)
     below = lambda v: torch.cat([dbm.bound(part, 30, log_z.value) for part in v.split(500)]).double()
     bounds = {name: Estimate.of(below(v)) for name, v in sets.items()}
     print(bounds, flush=True)
@@ -347,10 +357,9 @@ def evaluated(dbm, chains, x, test):
     own = (cases @ dbm.b[0]).double()
     log_p = torch.tensor([z.value for z in inner], dtype=f64) + own - log_z.value
     gap = log_p - below(cases)
-    as_dict = lambda e: {"value": e.value, "stderr": e.stderr}
     return {
         "log_z": as_dict(log_z) | {"ess": log_z.ess}, "log_z_back": as_dict(back) | {"ess": back.ess},
-        "log_z_without_base": [as_dict(e) for e in plain],
+        "log_z_short": short,
         "bound": {name: as_dict(e) for name, e in bounds.items()},
         "cases": {"n": len(cases), "log_p": as_dict(Estimate.of(log_p)),
                   "bound": as_dict(Estimate.of(below(cases))), "gap": as_dict(Estimate.of(gap)),
