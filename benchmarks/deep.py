@@ -42,7 +42,8 @@ def images(folder, scratch):
 def doubled(rbm, axis):
     """`rbm` with two copies of a layer on the same weights, the visible one for axis 0."""
     layer = {0: "b", 1: "c"}[axis]
-    big = RBM(*(n * (2 if i == axis else 1) for i, n in enumerate(rbm.W.shape)), generator=0)
+    sizes = [n * (2 if i == axis else 1) for i, n in enumerate(rbm.W.shape)]
+    big = RBM(*sizes, generator=0, dtype=rbm.W.dtype)
     big.requires_grad_(False)
     for name in "Wbc":
         x = getattr(rbm, name)
