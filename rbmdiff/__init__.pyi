@@ -43,6 +43,7 @@ from .foundations.units import (
 )
 from .learning.contrastive import cd_gradient as cd_gradient, exact_gradient as exact_gradient
 from .learning.partition import ais as ais, reverse_ais as reverse_ais
+from .models.deep import DBM as DBM, DBN as DBN
 from .models.rbm import RBM as RBM
 from .sampling.gibbs import gibbs as gibbs
 

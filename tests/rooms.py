@@ -4,6 +4,7 @@ A call takes a machine, states [B, D] of it and a stream, and returns a tensor. 
 needs a call here, or a place in `NO_CALL` with the reason.
 """
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 import importlib
@@ -32,7 +33,7 @@ from rbmdiff.foundations import core
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.units import as_unit
 from rbmdiff.learning import contrastive, partition
-from rbmdiff.models import boltzmann, energy, flow, hopfield, ising, rbm
+from rbmdiff.models import boltzmann, deep, energy, flow, hopfield, ising, rbm
 from rbmdiff.sampling import clusters, diagnostics, gibbs, langevin, means, metropolis
 
 B, D, H = 3, 4, 3
@@ -165,6 +166,26 @@ def small(v: Tensor) -> Any: return step(flow.MaskedAutoregressive, v)
 
 
 def bent(v: Tensor) -> flow.Residual: return flow.Residual(D, lambda z: 0.3 * z.sin(), 0.5)
+NETWORK, STACK = (kind([D, H, 2], generator=0) for kind in (deep.DBN, deep.DBM))
+
+
+def network(m: Any) -> deep.DBN:
+    """A belief network of D, H and two units, whose numbers are made of those of a machine."""
+    net = copy(NETWORK)
+    net._modules = {}
+    net.layers = torch.nn.ModuleList([m, m.sharing(W=0.7 * m.W[:H, :2], b=m.c, c=m.b[:2])])
+    return net
+
+
+def stacked(m: Any) -> deep.DBM:
+    """A deep Boltzmann machine of D, H and two units, whose numbers are those of a machine."""
+    dbm = copy(STACK)
+    dbm._modules = {}
+    dbm.W, dbm.b = [m.W, 0.7 * m.W[:H, :2]], [m.b, m.c, m.b[:2]]
+    return dbm
+
+
+def table(m: Any) -> Tensor: return torch.linspace(-1, 1, 2**H, dtype=m.W.dtype).log_softmax(0)
 
 
 KEPT = Estimate(3.0, 0.1, 10)
@@ -226,6 +247,28 @@ CALLS: dict[str, Call] = {
     "ising.kaufman": c(lambda m, v: ising.kaufman(v.exp(), 4, 4), "numbers"),
     "ising.onsager": c(lambda m, v: pair(ising.onsager(v.exp())), "numbers"),
     "ising.kac_ward": c(lambda m, v: ising.kac_ward(*(x[0] for x in strip(v)[:2])), "numbers"),
+    "deep.with_prior": c(lambda m, v: torch.stack(deep.with_prior(m, v, table(m)))),
+    "deep.ceilings": c(lambda m, v: torch.stack(deep.ceilings(m, v, 3))),
+    "deep.transposed": c(lambda m, v: 2 * deep.transposed(m).W),
+    "deep.doubled": c(lambda m, v: deep.doubled(m, "hidden").W),
+    "deep.DBN": c(lambda m, v, g: deep.DBN([D, H, 2], generator=g, dtype=v.dtype).layers[1].W,
+                  draws=True),
+    "deep.DBN.log_prob": c(lambda m, v: network(m).log_prob(v)),
+    "deep.DBN.bound": c(lambda m, v: network(m).bound(v)),
+    "deep.DBN.sampled_bound": c(lambda m, v, g: network(m).sampled_bound(v, 1.5, 2, g), draws=True),
+    "deep.DBN.sample": c(lambda m, v, g: network(m).sample(len(v), generator=g), draws=True),
+    "deep.DBN.up": c(lambda m, v, g: network(m).up(v, g), draws=True),
+    "deep.DBM": c(lambda m, v, g: deep.DBM([D, H, 2], generator=g, dtype=v.dtype).W[1], draws=True),
+    "deep.DBM.as_rbm": c(lambda m, v: stacked(m).as_rbm().W),
+    "deep.DBM.joined": c(lambda m, v: stacked(m).joined([m.W, m.W[:H, :2]])),
+    "deep.DBM.log_partition": c(lambda m, v: stacked(m).log_partition()),
+    "deep.DBM.sample": c(lambda m, v, g: stacked(m).sample(len(v), generator=g), draws=True),
+    "deep.DBM.clamped": c(lambda m, v: stacked(m).clamped(v).c),
+    "deep.DBM.log_prob": c(lambda m, v: stacked(m).log_prob(v)),
+    "deep.DBM.mean_field": c(lambda m, v: stacked(m).mean_field(v, 3)),
+    "deep.DBM.bound": c(lambda m, v: stacked(m).bound(v, 3)),
+    "contrastive.deep_gradient": c(lambda m, v, g: contrastive.deep_gradient(
+        stacked(m), v, 2, generator=g, steps=3)[1], draws=True),
     "hopfield.recall": c(lambda m, v: hopfield.recall(m.J, v, m.b), "any"),
     "hopfield.together": c(lambda m, v: hopfield.together(m.J, v, m.b), "any"),
     "hopfield.pair_energy": c(lambda m, v: hopfield.pair_energy(m.J, v, v.flip(-1), m.b), "any"),
@@ -474,6 +517,8 @@ NO_CALL = {
     "flow.Step.check_parameters": "a check", "flow.Planar.check_parameters": "a check",
     "flow.Flow.check_parameters": "a check", "flow.Inverse.check_parameters": "a check",
     "flow.Flow": "a container", "flow.Inverse": "a container", "flow.Residual": "a container",
+    "deep.DBN.grown": "a network with numbers of its own", "deep.DBM.precise": "a machine in float64",
+    "deep.DBM.check_states": "a check",
     "ising.as_rbm": "a machine of couplings", "means.check_listable": "a check",
     "tilted.check_levels": "a check",
     "flow.DDIMFlow": "takes a network",

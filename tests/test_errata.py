@@ -38,9 +38,10 @@ from rbmdiff.foundations.kernels import draw_bits
 from rbmdiff.foundations.units import states
 from rbmdiff.learning.contrastive import exact_gradient, expected_cd_gradient
 from rbmdiff.models.boltzmann import Boltzmann, couplings
+from rbmdiff.models.deep import DBM
 from rbmdiff.models.energy import grid, log_partition, log_probs, tempered
 from rbmdiff.models.rbm import RBM
-from rbmdiff.sampling.gibbs import gibbs, transition_matrix, unit_field
+from rbmdiff.sampling.gibbs import conditionals, gibbs, transition_matrix, unit_field
 from rbmdiff.sampling.langevin import level_variance
 
 BLOCK = re.compile(r"^### ([A-E]\d+) ([a-z0-9-]+)\n(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
@@ -660,6 +661,26 @@ def test_tanh_slope(entry):
     z = torch.linspace(-2, 2, 41, dtype=f64)
     slopes = torch.func.vmap(torch.func.grad(torch.tanh))(z - z[20])
     entry(0, (~((slopes > 0) & (slopes < 1))).sum(), (~((slopes > 0) & (slopes <= 1))).sum())
+
+
+def test_two_passes(entry):
+    dbm = DBM([3, 2, 2], dtype=f64).requires_grad_(False)
+    i, j, k = (torch.arange(n, dtype=f64) for n in (3, 2, 2))
+    dbm.W[0].copy_(2 * torch.sin(i[:, None] + 2 * j + 1))
+    dbm.W[1].copy_(2 * torch.cos(j[:, None] + 3 * k))
+    for b, value in zip(dbm.b, ((i - 1) / 2, j / 3 - 0.5, 0.2 - 0.3 * k)): b.copy_(value)
+    low = RBM(1, 1, dtype=f64, generator=0).sharing(W=dbm.W[0], b=dbm.b[0], c=dbm.b[1])
+    high = low.sharing(W=dbm.W[1], b=dbm.b[1], c=dbm.b[2])
+    (up, down), (further, back), (odd, even) = ([p.exp() for p in conditionals(m)]
+                                                for m in (low, high, dbm.as_rbm()))
+    rest = lambda T: torch.linalg.matrix_power(T, 2**16)[0]
+    V, H, K = states(3), states(2), states(2)
+    E = -(V @ dbm.b[0])[:, None, None] - (H @ dbm.b[1])[:, None] - K @ dbm.b[2]
+    E = E - (V @ dbm.W[0] @ H.T)[..., None] - H @ dbm.W[1] @ K.T
+    truth = (-E).exp().sum((1, 2))
+    truth /= truth.sum()
+    tv = lambda p: (p - truth).abs().sum() / 2
+    entry(0, tv(rest(up @ further @ back @ down)), tv(rest(odd @ even).view(4, 8).sum(0)))
 
 
 # Gavves, Lecture 8

@@ -18,8 +18,8 @@ from rooms import CALLS, NO_CALL, B, public, subject
 
 f32, f64 = torch.float32, torch.float64
 DRAWS = [name for name, call in CALLS.items() if call.draws]
-ONE_STREAM = ("rbm.RBM", "flow.Planar", "flow.Radial", "flow.Coupling",          # weights are no batch
-              "flow.MaskedAutoregressive")
+ONE_STREAM = ("rbm.RBM", "deep.DBN", "deep.DBM", "flow.Planar", "flow.Radial",     # weights are no batch
+              "flow.Coupling", "flow.MaskedAutoregressive")
 
 
 def test_every_public_function_is_called():
@@ -241,7 +241,9 @@ def test_methods_of_machines_are_exported(visible, method):
 
 NOT_ASKED = {
     **dict.fromkeys(("rbm.RBM", "rbm.RBM.precise", "rbm.RBM.sharing", "rbm.RBM.relabelled",
-                     "rbm.RBM.tilt", "rbm.RBM.at", "rbm.RBM.clamp"), "makes a machine"),
+                     "rbm.RBM.tilt", "rbm.RBM.at", "rbm.RBM.clamp", "deep.transposed",
+                     "deep.doubled", "deep.DBM.as_rbm", "deep.DBM.joined", "deep.DBM.clamped"),
+                    "makes a machine"),
     **dict.fromkeys(("rbm.RBM.hidden_field", "rbm.RBM.visible_field",
                      "contrastive.weighted_statistics"), "unchecked, and says so"),
     "contrastive.cd_gradient": "a step of training: `train` names the parameter",

@@ -6,7 +6,7 @@ the bias of short chains, centring.
 
 # %% auto #0
 __all__ = ['Gradients', 'energy_gradient', 'weighted_statistics', 'exact_gradient',
-           'expected_cd_gradient', 'cd_gradient', 'centred']
+           'expected_cd_gradient', 'cd_gradient', 'centred', 'deep_gradient']
 
 # %% ../../nbs/learning/contrastive.ipynb #a5b704fb
 from collections.abc import Callable, Mapping
@@ -26,6 +26,7 @@ from rbmdiff.foundations.core import (
 )
 from ..foundations.kernels import affine
 from ..foundations.units import bits_of, chunks, states
+from ..models.deep import DBM
 from ..models.rbm import RBM, check_machine
 from ..sampling.gibbs import conditionals
 
@@ -230,3 +231,43 @@ def centred(gradients: Gradients, visible_offset: Tensor, hidden_offset: Tensor,
     if sigma is not None: W, b = W * sigma[:, None] ** 2, b * sigma**2  # [eq-contrastive-width]
     b = b - W @ hidden_offset  # [eq-contrastive-centred]
     return gradients | {"W": W, "b": b, "c": c - visible_offset @ W}  # [eq-contrastive-centred]
+
+# %% ../../nbs/learning/contrastive.ipynb #dee9c0a4
+def _layered(dbm: DBM, gradients: Gradients) -> list[Tensor]:
+    """The blocks of the gradient of `W` that belong to weights, one between each layer and the next."""
+    blocks = [row.split(dbm.sizes[1::2], 1) for row in gradients["W"].split(dbm.sizes[::2])]
+    return [blocks[(l + 1) // 2][l // 2] if l % 2 == 0 else blocks[(l + 1) // 2][l // 2].mT
+            for l in range(len(dbm.sizes) - 1)]
+
+
+def _by_layer(dbm: DBM, gradients: Gradients) -> Gradients:
+    """`gradients` of the restricted machine by the names of the parameters of the deep one."""
+    sides = gradients["b"].split(dbm.sizes[::2]), gradients["c"].split(dbm.sizes[1::2])
+    named = {f"W.{l}": x for l, x in enumerate(_layered(dbm, gradients))}
+    return named | {f"b.{l}": sides[l % 2][l // 2] for l in range(len(dbm.sizes))}
+
+# %% ../../nbs/learning/contrastive.ipynb #dee9c0a2
+@without_graph()
+def deep_gradient(dbm: DBM, v: Tensor, k: int = 1, chains: Tensor | None = None,
+                  generator: Stream = None, steps: int = 10,
+                  offsets: tuple[Tensor, Tensor] | None = None) -> tuple[Gradients, Tensor]:
+    """Estimated gradient of the mean bound of a deep machine over states `v` [..., D], in nats, and
+    chains [N, n] [eq-contrastive-deep].
+
+    `steps` updates of mean field complete the data; `k` Gibbs steps start from them, or from `chains`,
+    states of the even layers (PCD). `offsets`, of the even and the odd layers, make a centred step. A
+    sequence of generators has one a chain. Raises TypeError or ValueError for bad states or counts.
+    Source: Salakhutdinov and Hinton (2009).
+    """
+    check_count("k", k)
+    dbm.check_states(v)
+    check_machine(rbm := dbm.as_rbm(), chains=chains)
+    data = dbm.mean_field(_rows(v, None), steps)  # [eq-contrastive-deep]
+    if chains is not None: chains = _rows(chains, None)
+    rows, means, last = _contrast(rbm, data, chains, k, as_generator(generator, v))
+    weights = data.new_full((len(rows),), -1 / len(last))
+    weights[:len(data)] = 1 / len(data)  # [eq-contrastive-deep]
+    found = weighted_statistics(rbm, rows, means, weights)  # [eq-contrastive-deep]
+    found["W"] = dbm.joined(_layered(dbm, found))
+    if offsets is not None: found = centred(found, *offsets)
+    return _by_layer(dbm, found), last

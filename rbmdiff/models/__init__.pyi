@@ -1,5 +1,6 @@
 from . import (
     boltzmann as boltzmann,
+    deep as deep,
     energy as energy,
     flow as flow,
     hopfield as hopfield,
