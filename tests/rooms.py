@@ -144,6 +144,8 @@ def attracted(m: Any) -> Any: return m.sharing(W=m.W.abs())
 
 
 def counting(m: Any) -> Any: return m.sharing(visible=as_unit("visible", "poisson"))
+
+
 @cache
 def made(kind: type, dtype: torch.dtype) -> Any:
     """A step of a flow whose parameters are shaken; made once, outside of all transforms."""
@@ -166,6 +168,8 @@ def small(v: Tensor) -> Any: return step(flow.MaskedAutoregressive, v)
 
 
 def bent(v: Tensor) -> flow.Residual: return flow.Residual(D, lambda z: 0.3 * z.sin(), 0.5)
+
+
 NETWORK, STACK = (kind([D, H, 2], generator=0) for kind in (deep.DBN, deep.DBM))
 
 
