@@ -1,7 +1,7 @@
 """Seconds of `make test` and `make book` in a fresh clone, environment included, and the slowest
 chapters.
 
-    python3.11 benchmarks/build.py [--out FILE]
+    python3.11 benchmarks/book_time.py [--out FILE]
 
 Needs what the two commands need: Python 3.11, make, git and a package index.
 """
@@ -25,7 +25,7 @@ def timed(command, folder):
 
 
 def main():
-    parser = arguments(__doc__, RESULTS / "build.json")
+    parser = arguments(__doc__, RESULTS / "book_time.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "rbmdiff"
@@ -39,7 +39,7 @@ def main():
                                            cwd=clone), "the tree is not clean"
         chapters = json.loads((clone / "book/_build/timings.json").read_text())["chapters"]
     slowest = dict(sorted(chapters.items(), key=lambda item: -item[1])[:3])
-    results = {"command": "python3.11 benchmarks/build.py", "cpus": os.cpu_count(), "seconds": seconds,
+    results = {"command": "python3.11 benchmarks/book_time.py", "cpus": os.cpu_count(), "seconds": seconds,
                "slowest chapters": slowest}
     write(args.out, results)
     print(json.dumps(results, indent=1))
