@@ -39,8 +39,8 @@ def main():
                                            cwd=clone), "the tree is not clean"
         chapters = json.loads((clone / "book/_build/timings.json").read_text())["chapters"]
     slowest = dict(sorted(chapters.items(), key=lambda item: -item[1])[:3])
-    results = {"command": "python3.11 benchmarks/book_time.py", "cpus": os.cpu_count(), "seconds": seconds,
-               "slowest chapters": slowest}
+    results = {"command": "python3.11 benchmarks/book_time.py", "cpus": os.cpu_count(),
+               "seconds": seconds, "slowest chapters": slowest}
     write(args.out, results)
     print(json.dumps(results, indent=1))
 
