@@ -2,6 +2,7 @@
 import json
 import math
 import os
+from types import SimpleNamespace
 
 from hypothesis import given, settings, strategies as st
 import numpy as np
@@ -15,6 +16,7 @@ from rbmdiff.foundations.core import (
     Stored,
     as_generator,
     bisected,
+    check_answer,
     check_batch,
     check_choice,
     check_count,
@@ -225,6 +227,21 @@ def test_a_stored_module_comes_back(tmp_path):
     assert torch.equal(again.w, torch.full((3,), 2.5, dtype=torch.float64))
     with pytest.raises(ValueError, match="does not hold a complete Line"):
         Line.load(tmp_path / "line", n=4)
+
+
+def test_check_answer():
+    x = torch.zeros(3, 2)
+    y = torch.zeros(3, 2, dtype=torch.bfloat16)
+    assert check_answer("f", y, x) is y and check_answer("f", SimpleNamespace(sample=y), x) is y
+    z = torch.zeros(3, dtype=torch.float64)
+    assert check_answer("f", z, x, x.shape[:-1]) is z and check_answer("f", z.sum(), x, ()).ndim == 0
+    for wrong, shape in ((z, None), (x, (3,)), (x.to("meta"), None)):
+        with pytest.raises(ValueError, match="^f must return shape .* on cpu for x of"):
+            check_answer("f", wrong, x, shape)
+    for wrong in (None, 1.0, [x], x.numpy(), SimpleNamespace(mean=x), torch.distributions.Normal(x, 1)):
+        with pytest.raises(TypeError, match="^f must return a torch.Tensor"): check_answer("f", wrong, x)
+    for wrong in (x.long(), x > 0, x + 0j, x.to_sparse()):
+        with pytest.raises(TypeError, match="^f must return dense"): check_answer("f", wrong, x)
 
 
 def test_check_choice():

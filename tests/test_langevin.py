@@ -143,6 +143,23 @@ def test_tested_steps_are_exact_for_any_drift(run, score, M):
     assert (x != y).any(1).double().mean() > 0.9
 
 
+def test_calls_for_one_step_each_lose_the_memory():
+    x, g = normal(40000, 1), seeded(2)
+    for _ in range(60): x = leimkuhler_matthews(down, x, 0.5, 1, g)
+    means(x[:, 0].square(), 4 / 3)
+
+
+def test_units_that_fit_allow_longer_steps():
+    wide = torch.tensor([1.0, 1e-4], dtype=f64)
+    valley = lambda x: -(x.square() / wide).sum(-1) / 2
+    x, moves = wide.sqrt() * normal(2000, 2), []
+    for step, M in ((5.6e-5, None), (0.56, wide.diag())):
+        (y, a), = islice(adjusted_chain(valley, x, step, 1, M=M), 1)
+        moves.append((y - x)[:, 0].square().mean())
+        assert 0.85 < a.mean() < 0.95
+    assert moves[1] > 5e3 * moves[0]
+
+
 def test_ula_in_other_units_has_the_law_of_those_units():
     M = K.inverse()
     y = ula(tilted_score, normal(40000, 2), 0.5, 60, 3, M=M)
@@ -233,7 +250,19 @@ def test_a_level_at_its_limits():
     assert level_variance(3.0, 0.25, 2) == pytest.approx(((9 * 0.75**2 + 0.5) * 0.75**2) + 0.5)
 
 
+def test_noise_keeps_weights_which_a_temperature_moves():
+    x = torch.linspace(-60, 60, 24001, dtype=f64)
+    two = sum(0.5 * torch.exp(-((x - c) / s) ** 2 / 2) / s for c, s in ((-20, 1.0), (20, 0.5)))
+    hot = two**0.25
+    assert (hot[x < 0].sum() / hot.sum()).item() == pytest.approx(1 / (1 + 0.5**0.75), abs=1e-5)
+    assert [1 / (1 + 0.5 ** (0.75 * D)) for D in (1, 20)] == pytest.approx([0.627115, 0.99997], abs=1e-6)
+
+
 # --- what is refused
+
+def test_steps_just_below_the_limit_are_taken():
+    for run in (ula, leimkuhler_matthews): run(down, X, 1.99, 1, 1, smoothness=1.0)
+
 
 X = normal(3, 2)
 NAN = torch.tensor([[0.0, math.nan]])
