@@ -195,6 +195,16 @@ def test_at_constant_energy_nothing_converges():
     assert not torch.equal(flip(m, v, 1, 0, "sweep", "barker"), 1 - v)
 
 
+def test_flip_the_state_goes_to_and_fro_where_all_fields_are_zero():
+    one = torch.ones(6, 2, dtype=F64)
+    m = RBM(6, 2, dtype=F64).requires_grad_(False).sharing(W=2 * one, b=-2 * one[:, 0], c=-6 * one[0])
+    v, h = (torch.arange(n).expand(9, n) < n // 2 for n in (6, 2))
+    v, h = v.to(F64), h.to(F64)
+    ends = flip_the_state(m, v, 5, 0, h)
+    assert torch.equal(ends[0], 1 - v) and torch.equal(ends[1], 1 - h)
+    assert not torch.equal(gibbs(m, v, 5, 0), 1 - v)
+
+
 # --- samplers are their kernels
 
 @pytest.mark.parametrize("scan", ["random", "sweep"])
@@ -434,14 +444,17 @@ DOORS = [
     (lambda: check_kernel(HALF.expand(3, 3), ROW / 3), ValueError,
      "^T must keep p, it changes it by 0.333"),
     (lambda: net_flow(EYE, HALF.float()), TypeError, "^p must be torch.float64"),
-    (lambda: acceptance(0.3), TypeError, "^log_r must be a torch.Tensor, got float"),
+    (lambda: acceptance(0.3), TypeError, "^log_r must be a torch.Tensor of real numbers, got float"),
+    (lambda: acceptance(torch.tensor([1]), "barker"), TypeError, "^log_r must be .* got torch.int64"),
+    (lambda: acceptance(torch.tensor([True])), TypeError, "^log_r must be .* got torch.bool"),
     (lambda: acceptance(torch.tensor(math.nan)), ValueError, "^log_r must not be NaN"),
     (lambda: acceptance(ROW, "sqrt"), ValueError, "^rule must be one of 'metropolis', 'barker'"),
     (lambda: hastings_matrix(EYE, EYE), ValueError, r"^log_p, Q must have shapes \[N\], \[N, N\]"),
     (lambda: hastings_matrix(ROW, 2 * EYE), ValueError, "^Q must hold probabilities"),
     (lambda: hastings_matrix(ROW, 1.5 * EYE - HALF.expand(3, 3) / 2), ValueError, "^Q must hold"),
     (lambda: hastings_matrix(ROW / 0, EYE), ValueError, "^log_p must be finite"),
-    (lambda: normal_walk(0.0, 2), ValueError, "^scale must be finite and above 0, got 0.0"),
+    (lambda: normal_walk(0.0, 2), ValueError, "^scale must be finite and above 0 .*, got 0.0"),
+    (lambda: normal_walk(1e200, 2), ValueError, "^scale must be finite and above 0 and at most 1e"),
     (lambda: normal_walk(1.0, 0), ValueError, "^d must be at least 1"),
     (lambda: random_walk(normal_density, X, 0.0, 2), ValueError, "^scale must be finite and above 0"),
     (lambda: random_walk(normal_density, X, -1, 2), ValueError, "^scale must be finite and above 0"),
@@ -475,12 +488,32 @@ DOORS = [
      "^propose must"),
     (lambda: hastings(normal_density, lambda x, g: (3, 0.0), X, 2), ValueError, "got int$"),
     (lambda: hastings(normal_density, lambda x, g: (x, math.nan), X, 2), ValueError, "met NaN or inf"),
+    (lambda: hastings(normal_density, lambda x, g: (x, math.inf), X, 2), ValueError, "met NaN or inf"),
+    (lambda: hastings(normal_density, lambda x, g: (x, torch.zeros(5, 1)), X, 2), ValueError,
+     r"^propose must return log q of shape \[5\], or a number, got \[5, 1\] of torch.float32"),
+    (lambda: hastings(normal_density, lambda x, g: (x, torch.zeros(2, 5)), X, 2), ValueError,
+     "^propose must return log q"),
+    (lambda: hastings(normal_density, lambda x, g: (x, torch.zeros(3)), X, 2), ValueError,
+     "^propose must return log q"),
+    (lambda: hastings(normal_density, lambda x, g: (x, torch.zeros(5, dtype=torch.long)), X, 2),
+     ValueError, "^propose must return log q .* of torch.int64"),
+    (lambda: hastings(normal_density, lambda x, g: (x, None), X, 2), ValueError, "got NoneType$"),
+    (lambda: hastings(normal_density, lambda x, g: (x, True), X, 2), ValueError, "got bool$"),
+    (lambda: hastings(normal_density, lambda x, g: x, X, 2), TypeError,
+     "^propose must return a place and log q, got Tensor"),
+    (lambda: hastings(normal_density, lambda x, g: (x, 0.0, 0.0), X, 2), TypeError,
+     "^propose must return a place"),
+    (lambda: random_walk(normal_density, X, torch.ones(2, requires_grad=True), 2), ValueError,
+     "^random_walk builds no graph"),
     (lambda: hastings(normal_density, step, X, 2, rule="sqrt"), ValueError, "^rule must be one of"),
     (lambda: flip(GOOD, GOOD, 2), TypeError, "^rbm must be an RBM"),
     (lambda: flip(machine(4, 3, "gaussian", dtype=F32), GOOD, 2), ValueError,
      "^rbm must have visible units"),
     (lambda: flip(machine(4, 3, "poisson", dtype=F32), GOOD, 2), ValueError,
      "^rbm must have visible units"),
+    (lambda: flip(BITS, None, 2), TypeError, "^v must be a torch.Tensor, got NoneType"),
+    (lambda: flip_the_state(BITS, None, 2), TypeError, "^v must be a torch.Tensor, got NoneType"),
+    (lambda: gibbs(BITS, None, 2), TypeError, "^v must be a torch.Tensor, got NoneType"),
     (lambda: flip(BITS, GOOD[:, :3], 2), ValueError, r"^v must have shape \[..., 4\]"),
     (lambda: flip(BITS, GOOD / 2, 2), ValueError, "^v must hold only 0 or 1"),
     (lambda: flip(BITS, GOOD.double(), 2), TypeError, "^v must be torch.float32"),

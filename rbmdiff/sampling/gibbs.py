@@ -114,6 +114,7 @@ def check_start(rbm: RBM, v: Tensor) -> Tensor:
     """The start `v` [..., D] of a chain, one state for each machine of a batch. TypeError or ValueError
     for bad states, or a machine that cannot be normalised.
     """
+    if v is None: raise TypeError("v must be a torch.Tensor, got NoneType")
     check_machine(rbm, batch=True, v=v)
     rbm.check_normalisable()
     machines = [*rbm.batch, len(rbm.W)]

@@ -61,8 +61,9 @@ def acceptance(log_r: Tensor, rule: str = "metropolis") -> Tensor:
     accepted. Raises TypeError or ValueError for no tensor, NaN or another rule. Source: Hastings (1970).
     """
     check_choice("rule", rule, ("metropolis", "barker"))
-    if not isinstance(log_r, Tensor):
-        raise TypeError(f"log_r must be a torch.Tensor, got {type(log_r).__name__}")
+    if not isinstance(log_r, Tensor) or not log_r.is_floating_point():
+        kind = log_r.dtype if isinstance(log_r, Tensor) else type(log_r).__name__
+        raise TypeError(f"log_r must be a torch.Tensor of real numbers, got {kind}")
     if not holds(~log_r.isnan()): raise ValueError("log_r must not be NaN")
     return RULES[rule](log_r).exp()  # [eq-metropolis-rule]
 
@@ -85,7 +86,6 @@ def hastings_matrix(log_p: Tensor, Q: Tensor, rule: str = "metropolis") -> Tenso
     log_q = torch.where(both, Q, 1).log()
     log_r = log_p - log_p[:, None] + log_q.T - log_q
     moves = torch.where(both, Q * acceptance(log_r, rule), 0)  # [eq-metropolis-kernel]
-    moves = moves - torch.diag(moves.diag())
     stay = (1 - moves.sum(1)).clamp(min=0)                   # rounding may leave -1e-17
     return moves + torch.diag(stay)  # [eq-metropolis-kernel]
 
@@ -105,12 +105,21 @@ def _log_prob(log_prob: LogProb, x: Tensor) -> Tensor:
                      f"it gave {list(log_p.shape)}")
 
 
-def _proposed(propose: Propose, x: Tensor, generator: Any) -> tuple[Tensor, Tensor | float]:
-    """What `propose` makes of `x`, if it is a new place like `x`."""
-    y, log_q = propose(x, generator)
-    if isinstance(y, Tensor) and y.shape == x.shape and y.dtype == x.dtype: return y, log_q
-    got = f"{list(y.shape)} of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
-    raise ValueError(f"propose must return places of shape {list(x.shape)} of {x.dtype}, got {got}")
+# %% ../../nbs/sampling/metropolis.ipynb #2be23705
+def _proposed(propose: Propose, x: Tensor, generator: Any) -> tuple[Tensor, Tensor]:
+    """What `propose` makes of `x` [..., D]: a new place like `x`, and log q, [...] or one number."""
+    pair = propose(x, generator)
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise TypeError(f"propose must return a place and log q, got {type(pair).__name__}")
+    y, log_q = pair
+    if not isinstance(y, Tensor) or (y.shape, y.dtype, y.device) != (x.shape, x.dtype, x.device):
+        got = f"{list(y.shape)} of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(f"propose must return places of shape {list(x.shape)} of {x.dtype}, got {got}")
+    if isinstance(log_q, (int, float)) and not isinstance(log_q, bool): log_q = x.new_tensor(log_q)
+    fits = isinstance(log_q, Tensor) and log_q.is_floating_point() and log_q.device == x.device
+    if fits and log_q.shape in (x.shape[:-1], ()): return y, log_q
+    got = f"{list(log_q.shape)} of {log_q.dtype}" if isinstance(log_q, Tensor) else type(log_q).__name__
+    raise ValueError(f"propose must return log q of shape {list(x.shape[:-1])}, or a number, got {got}")
 
 # %% ../../nbs/sampling/metropolis.ipynb #735d33df
 @without_graph()
@@ -146,7 +155,7 @@ def _walked(log_prob: LogProb, propose: Propose, x: Tensor, now: Tensor, steps: 
         y, log_q = _proposed(propose, x, generator)
         new = _log_prob(log_prob, y)
         log_r = new - now + log_q
-        broken = broken | log_r.isnan() | (new == torch.inf)
+        broken = broken | log_r.isnan() | (new == torch.inf) | (log_q == torch.inf)
         u = uniform((*x.shape[:-1], 1), x, generator, -2)[..., 0]
         taken = u < RULES[rule](log_r).exp()  # [eq-metropolis-kernel]
         x = torch.where(taken[..., None], y, x)  # [eq-metropolis-kernel]
@@ -156,6 +165,7 @@ def _walked(log_prob: LogProb, propose: Propose, x: Tensor, now: Tensor, steps: 
                      f"{int(broken.sum())} of {broken.numel()} chains met NaN or inf")
 
 # %% ../../nbs/sampling/metropolis.ipynb #65eddd0e
+@without_graph()
 def random_walk(log_prob: LogProb, x: Tensor, scale: float | Tensor, steps: int,
                 generator: Stream = None) -> Tensor:
     """States [..., D] of a walk after `steps` proposals y = x + `scale` z, z standard normal, each
@@ -179,9 +189,9 @@ def normal_walk(scale: float, d: int) -> tuple[float, float]:
     in `d` dimensions, at equilibrium [eq-metropolis-normal].
 
     For a density of another width measure `scale` in that width. Raises TypeError or ValueError for a
-    scale that is not positive, or no dimension.
+    scale that is not positive, or above 1e100, or no dimension.
     """
-    check_number("scale", scale, above=0)
+    check_number("scale", scale, above=0, most=1e100)
     check_count("d", d)
     at = 4 / (4 + scale**2)
     accepted = float(betainc(d / 2, 0.5, at))  # [eq-metropolis-normal]
