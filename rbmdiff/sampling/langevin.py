@@ -326,19 +326,17 @@ def _levels(sigmas: Tensor | Sequence[float], x: Tensor) -> list[tuple[float, Te
 @without_graph()
 def annealed(score: Score, x: Tensor, sigmas: Tensor | Sequence[float], steps: int, step: float = 0.1,
              generator: Stream = None, *, denoise: bool = False) -> Tensor:
-    """`x` [...] after `steps` Langevin steps at each of the falling noise levels `sigmas` [L]
-    [eq-langevin-annealed].
+    """`x` [...] after `steps` steps at each of the falling levels `sigmas` [L] [eq-langevin-annealed].
 
     `score`(x, sigma), with a scalar tensor sigma, is the slope of the log density of data plus noise of
-    that width. The step at a level is `step` sigma^2, with `step` in (0, 2). Start with `x` spread as
-    wide as the first level. With `denoise` a last call replaces x by its mean without the last noise.
-    Streams and errors as in `ula`; ValueError for levels that do not fall. Source: Song and Ermon
-    (2019), whose alpha is 2 `step` sigma^2.
+    that width. Steps at a level are `step` sigma^2 long, `step` in (0, 2). Start with `x` as wide as the
+    first. With `denoise` a last call replaces x by its mean without the last noise. Streams and errors
+    as in `ula`. Source: Song and Ermon (2019), whose alpha is 2 `step` sigma^2.
     """
     def states(x: Tensor) -> Iterator[Tensor]:
-        for sigma, level in levels:
-            size = step * sigma**2  # [eq-langevin-annealed]
-            for state in islice(_overdamped(score, x, size, generator, None, level), steps):
+        for sigma, level in levels:  # [eq-langevin-annealed]
+            walk = _overdamped(score, x, step * sigma**2, generator, None, level)
+            for state in islice(walk, steps):
                 x = state
                 yield x
 
@@ -347,9 +345,8 @@ def annealed(score: Score, x: Tensor, sigmas: Tensor | Sequence[float], steps: i
     levels, generator = _levels(sigmas, x), as_generator(generator, x)
     why = f"{steps} at each level; is score(x, sigma) that of the noised data?"
     x = _last(states(x), steps * len(levels), why)
-    if not denoise: return x
     sigma, level = levels[-1]
-    return x + sigma**2 * _asked(score, x, level)
+    return x + sigma**2 * _asked(score, x, level) if denoise else x
 
 # %% ../../nbs/sampling/langevin.ipynb #efbc1854
 def level_variance(ratio: float, step: float, steps: int) -> float:
