@@ -90,6 +90,9 @@ class Step(Stored):
         kind = type(self).__name__
         raise ValueError(f"{kind} must have finite parameters, got NaN or infinity in {bad}")
 
+# %% ../../nbs/models/flow.ipynb #4625403b
+def _is_step(step: object) -> bool: return hasattr(step, "pull") and not isinstance(step, type)
+
 # %% ../../nbs/models/flow.ipynb #c8fcf86a
 class Flow(Step):
     """The law of x = f_K(... f_1(z)), z standard normal; `steps` f_1, ..., f_K [eq-flow-change].
@@ -102,7 +105,7 @@ class Flow(Step):
         if not isinstance(steps, Iterable):
             raise TypeError(f"steps must be a list of steps, got {type(steps).__name__}")
         steps = list(steps)
-        bad = [type(step).__name__ for step in steps if not isinstance(step, Step)]
+        bad = [type(step).__name__ for step in steps if not _is_step(step)]
         if bad: raise TypeError(f"steps must have push and pull, got {bad}")
         dims = {step.dim for step in steps}
         kinds = {f"{x.dtype} on {x.device}" for step in steps for x in step.parameters()}
@@ -505,7 +508,7 @@ class Inverse(Step):
     """
 
     def __init__(self, step: Step):
-        if not isinstance(step, Step):
+        if not _is_step(step):
             raise TypeError(f"step must have push and pull, got {type(step).__name__}")
         super().__init__(step.dim)
         self.step = step
