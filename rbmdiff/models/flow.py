@@ -74,11 +74,14 @@ class Step(Stored):
 
     # %% ../../nbs/models/flow.ipynb #4625403b
     def _moved(self, name: str, y: Tensor, move: Callable) -> tuple[Tensor, Tensor]:
-        """`move`(y) of a checked `y`; ValueError if it is no number because a parameter is none."""
+        """`move`(y) of a checked `y`. TypeError or ValueError for bad `y`, parameters, or a NaN."""
         check_tensor(name, y, self.dim, like=next(self.parameters(), None))
         found = move(y)
-        if not all(map(is_finite, found)): self.check_parameters()
-        return found
+        if all(map(is_finite, found)): return found
+        self.check_parameters()
+        if not any(part.isnan().any() for part in found): return found
+        raise ValueError(f"{name} must be where {type(self).__name__} has a value, got NaN for numbers "
+                         f"up to {y.abs().max():g}")
 
     def check_parameters(self) -> None:
         """Raise ValueError if a parameter is NaN or infinite."""
@@ -87,25 +90,28 @@ class Step(Stored):
         kind = type(self).__name__
         raise ValueError(f"{kind} must have finite parameters, got NaN or infinity in {bad}")
 
+# %% ../../nbs/models/flow.ipynb #4625403b
+def _is_step(step: object) -> bool: return hasattr(step, "pull") and not isinstance(step, type)
+
 # %% ../../nbs/models/flow.ipynb #c8fcf86a
 class Flow(Step):
     """The law of x = f_K(... f_1(z)), z standard normal; `steps` f_1, ..., f_K [eq-flow-change].
 
     A flow is a step itself. Raises TypeError for what is no step, ValueError for no steps or steps
-    that differ in dim or dtype.
+    that differ in dim, dtype or device.
     """
 
     def __init__(self, steps: Iterable[Step]):
         if not isinstance(steps, Iterable):
             raise TypeError(f"steps must be a list of steps, got {type(steps).__name__}")
         steps = list(steps)
-        bad = [type(step).__name__ for step in steps if not hasattr(step, "pull")]
+        bad = [type(step).__name__ for step in steps if not _is_step(step)]
         if bad: raise TypeError(f"steps must have push and pull, got {bad}")
         dims = {step.dim for step in steps}
-        dtypes = {x.dtype for step in steps for x in step.parameters()}
-        if len(dims) != 1 or len(dtypes) > 1:
-            raise ValueError("steps must be one or more, of one dim and one dtype, "
-                             f"got dims {sorted(dims)}, dtypes {[*map(str, dtypes)]}")
+        kinds = {f"{x.dtype} on {x.device}" for step in steps for x in step.parameters()}
+        if len(dims) != 1 or len(kinds) > 1:
+            raise ValueError("steps must be one or more, of one dim, one dtype and one device, "
+                             f"got dims {sorted(dims)}, {sorted(kinds)}")
         super().__init__(dims.pop())
         self.steps = torch.nn.ModuleList(steps)
         self.settings = {"steps": [[type(step).__name__, step.settings] for step in steps]}
@@ -151,16 +157,15 @@ class Flow(Step):
     # %% ../../nbs/models/flow.ipynb #f10ad000
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """What `save` wrote, on the CPU, if all steps are planar, radial, coupling or autoregressive.
+        """What `save` wrote, on the CPU, if all steps are planar, radial, coupling or autoregressive,
+        inverses of such, or flows of such.
 
         Raises FileNotFoundError, or ValueError for a damaged or foreign file, or other steps.
         """
         tensors, meta = read_tensors(path, cls.__name__)
-        kinds = {kind.__name__: kind for kind in _KINDS}
         dtype = next(iter(tensors.values()), torch.zeros(())).dtype
         try:
-            steps = meta["settings"]["steps"]
-            flow = cls([kinds[kind](**settings, dtype=dtype) for kind, settings in steps])
+            flow = cls([_rebuilt(*step, dtype) for step in meta["settings"]["steps"]])
             flow.load_state_dict(tensors)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise ValueError(f"path: {path} does not hold a flow of known steps ({error})") from None
@@ -205,7 +210,7 @@ class Planar(Step):
         zeros, stream = _blank(dim, generator, dtype, device)
         w = normal((dim,), zeros, stream)
         self.w = Parameter(w)
-        self.u = Parameter(math.log(math.e - 1) * w / w.square().sum())
+        self.u = Parameter(math.log(math.e - 1) * _over_square(w))
         self.b = Parameter(zeros[0].clone())
 
     def push(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,12 +224,11 @@ class Planar(Step):
         """The direction u' [d], w . u' and w . u [eq-flow-planar]."""
         along = (self.w * self.u).sum()
         bent = torch.logaddexp(along, torch.zeros_like(along)) - 1  # [eq-flow-planar]
-        return self.u + (bent - along) * self.w / self.w.square().sum(), bent, along  # [eq-flow-planar]
+        return self.u + (bent - along) * _over_square(self.w), bent, along  # [eq-flow-planar]
 
     def check_parameters(self) -> None:
-        """Raise ValueError if a parameter is NaN or infinite, or |w|² is no number above 0."""
-        size = float(self.w.detach().square().sum())
-        if size in (0, math.inf): raise ValueError(f"Planar must have 0 < |w|² < inf, got {size:g}")
+        """Raise ValueError if a parameter is NaN or infinite, or w = 0."""
+        if not bool(self.w.detach().any()): raise ValueError("Planar must have w other than 0, got 0")
         Step.check_parameters(self)
 
     # %% ../../nbs/models/flow.ipynb #de8b9b18
@@ -244,7 +248,7 @@ class Planar(Step):
         if not bent > -1: raise ValueError(f"u must have w . u > -1 to be undone, got {bent:g}")
         along = bent + 1 + torch.log(-torch.expm1(-1 - bent))
         step = cls(len(u), generator=0, dtype=u.dtype, device=u.device)
-        step.u.copy_(u + (along - bent) * w / w.square().sum())
+        step.u.copy_(u + (along - bent) * _over_square(w))
         step.w.copy_(w)
         step.b.fill_(b)
         step.check_parameters()
@@ -264,6 +268,13 @@ class Planar(Step):
         return x - u * a.tanh()[..., None], -_log_growth(a, along)  # [eq-flow-planar-inverse]
 
 # %% ../../nbs/models/flow.ipynb #6fe6d613
+def _over_square(w: Tensor) -> Tensor:
+    """w / |w|² like `w` [d], where no square overflows."""
+    most = w.detach().abs().amax()
+    v = w / most
+    return v / v.square().sum() / most
+
+
 def _log_growth(a: Tensor, along: Tensor) -> Tensor:
     """log(tanh² a + sech² a softplus(along)) like `a`, for all numbers [eq-flow-planar]."""
     t = a.tanh().abs()
@@ -292,8 +303,8 @@ class Radial(Step):
     def _growth(self, r: Tensor) -> tuple[Tensor, Tensor]:
         """(r + k) / (r + alpha) and the log-determinant at distances `r` [...] [eq-flow-radial]."""
         alpha, k = self.log_alpha.exp(), self.log_k.exp()
-        growth = (r + k) / (r + alpha)
-        outward = (r * (r + 2 * alpha) + alpha * k) / (r + alpha).square()
+        growth, near = (r + k) / (r + alpha), alpha / (r + alpha)
+        outward = r / (r + alpha) * (1 + near) + near * (k / (r + alpha))    # without squares
         return growth, (self.dim - 1) * growth.log() + outward.log()  # [eq-flow-radial]
 
     # %% ../../nbs/models/flow.ipynb #e417651d
@@ -308,10 +319,19 @@ class Radial(Step):
         away = x - self.centre
         R = torch.linalg.vector_norm(away, dim=-1)
         alpha, k = self.log_alpha.exp(), self.log_k.exp()
-        far = (R - k).abs() + ((R - k).square() + 4 * alpha * R).sqrt()
-        r = torch.where(R > k, far / 2, 2 * alpha * R / far)  # [eq-flow-radial]
+        size = R + k + alpha                                # in units of which no square overflows
+        gap, share = (R - k) / size, (alpha / size) * (R / size)
+        far = gap.abs() + (gap.square() + 4 * share).sqrt()
+        r = size * torch.where(R > k, far / 2, 2 * share / far)  # [eq-flow-radial]
         growth, log_det = self._growth(r)
         return self.centre + away / growth[..., None], -log_det
+
+    def check_parameters(self) -> None:
+        """Raise ValueError if a parameter is NaN or infinite, or alpha or k is no number above 0."""
+        Step.check_parameters(self)
+        sizes = [float(x.detach().exp()) for x in (self.log_alpha, self.log_k)]
+        if any(size in (0, math.inf) for size in sizes):
+            raise ValueError(f"Radial must have 0 < alpha, k < inf, got {sizes}")
 
 # %% ../../nbs/models/flow.ipynb #d91ae4e2
 def ring_energy(x: Tensor) -> Tensor:
@@ -415,9 +435,9 @@ class Coupling(Step):
 def _flags(kept: Tensor | Sequence[bool] | None, dim: int) -> list[bool]:
     """`kept` as a list, by default every second. ValueError."""
     if kept is None: kept = [i % 2 == 0 for i in range(dim)]
-    flags: Any = kept.tolist() if isinstance(kept, Tensor) else kept
-    right = isinstance(flags, list) and len(flags) == dim and all(type(k) is bool for k in flags)
-    if right and 0 < sum(flags) < dim: return flags
+    flags: Any = kept.tolist() if hasattr(kept, "tolist") else kept
+    right = isinstance(flags, (list, tuple)) and len(flags) == dim
+    if right and all(type(k) is bool for k in flags) and 0 < sum(flags) < dim: return [*flags]
     raise ValueError(f"kept must be bool of shape [{dim}], True for some and not for all, got {kept}")
 
 # %% ../../nbs/models/flow.ipynb #7ca60e12
@@ -439,7 +459,8 @@ def _masked_mlp(dim: int, hidden: Sequence[int], out_per_dim: int, order: Tensor
 def _as_order(order: Sequence[int] | Tensor | None, dim: int) -> list[int]:
     """`order` as a list, by default as numbered. ValueError if it does not hold each number once."""
     found = list(range(dim)) if order is None else order
-    found = [whole(k) for k in found] if isinstance(found, (Sequence, Tensor)) else []
+    listed = isinstance(found, Sequence) or getattr(found, "ndim", 0) == 1
+    found = [whole(k) for k in found] if listed else []
     if len(found) == dim and {*found} == {*range(dim)}: return cast("list[int]", found)
     raise ValueError(f"order must hold each of 0 to {dim - 1} once, got {order}")
 
@@ -487,10 +508,11 @@ class Inverse(Step):
     """
 
     def __init__(self, step: Step):
-        if not hasattr(step, "pull"):
+        if not _is_step(step):
             raise TypeError(f"step must have push and pull, got {type(step).__name__}")
         super().__init__(step.dim)
         self.step = step
+        self.settings = {"step": [type(step).__name__, step.settings]}
 
     def push(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """x [..., d] of `z` [..., d] and log |det dx/dz| [...], unchecked."""
@@ -505,7 +527,14 @@ class Inverse(Step):
         self.step.check_parameters()
 
 # %% ../../nbs/models/flow.ipynb #f10ad000
-_KINDS = Planar, Radial, Coupling, MaskedAutoregressive
+_KINDS = {kind.__name__: kind for kind in (Planar, Radial, Coupling, MaskedAutoregressive)}
+
+
+def _rebuilt(kind: str, settings: dict, dtype: torch.dtype) -> Step:
+    """The step that `settings` describe. KeyError or TypeError if they describe none."""
+    if kind == "Flow": return Flow([_rebuilt(*step, dtype) for step in settings["steps"]])
+    if kind == "Inverse": return Inverse(_rebuilt(*settings["step"], dtype))
+    return _KINDS[kind](**settings, dtype=dtype)
 
 # %% ../../nbs/models/flow.ipynb #ee954476
 class Residual(Step):
@@ -523,15 +552,22 @@ class Residual(Step):
 
     def push(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """x [..., d] of `z` [..., d] and log |det dx/dz| [...], unchecked [eq-flow-continuous]."""
-        v = self.field(z)
-        if v.shape != z.shape:
-            raise ValueError(f"field must return shape {list(z.shape)} like z, got {list(v.shape)}")
+        v = self._velocity(z)
         J = vmap(jacrev(self.field))(z.reshape(-1, self.dim))
         grown = torch.eye(self.dim, dtype=z.dtype, device=z.device) + self.step * J
         log_det = torch.linalg.slogdet(grown)[1]  # [eq-flow-continuous]
         return z + self.step * v, log_det.reshape(z.shape[:-1])  # [eq-flow-continuous]
 
     # %% ../../nbs/models/flow.ipynb #256d91dc
+    def _velocity(self, z: Tensor) -> Tensor:
+        """field(z). TypeError or ValueError if that is no tensor like `z`."""
+        v: Any = self.field(z)
+        kind = type(v).__name__
+        if not isinstance(v, Tensor): raise TypeError(f"field must return a tensor, got {kind}")
+        if v.shape == z.shape and v.dtype == z.dtype: return v
+        raise ValueError(f"field must return shape {list(z.shape)} and {z.dtype} like z, "
+                         f"got {list(v.shape)} and {v.dtype}")
+
     @without_graph()
     def pull(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z [..., d] of `x` [..., d] and log |det dz/dx| [...], where z <- x - h v(z) comes to rest.
@@ -540,7 +576,7 @@ class Residual(Step):
         """
         z, moves = x, torch.full_like(x, math.inf)
         for _ in range(200):
-            last, z = z, x - self.step * self.field(z)
+            last, z = z, x - self.step * self._velocity(z)
             moves = (z - last).abs() - 4 * torch.finfo(x.dtype).eps * (1 + z.abs())
             if not is_traced(z) and not bool((moves > 0).any()): break
         if is_traced(z) or bool((moves <= 0).all()): return z, -self.push(z)[1]
