@@ -277,6 +277,10 @@ def test_a_gradient_of_a_row_depends_on_no_other_row():
 
 # --- bad input
 
+NO_STATES = [torch.zeros(2, 3, dtype=f64), torch.zeros(2, 4), [0, 1, 0, 1], None, torch.tensor(1.0, dtype=f64),
+             torch.zeros(0, 4, dtype=f64), torch.full((2, 4), math.nan, dtype=f64)]
+
+
 @pytest.mark.parametrize("kind", [DBN, DBM])
 @pytest.mark.parametrize("sizes,error,words", [
     ([4], ValueError, "at least . layers"), ([4, 0, 2], ValueError, r"sizes\[1\]"),
@@ -312,11 +316,33 @@ def test_what_is_too_large_says_what_to_use_instead():
 
 @pytest.mark.parametrize("make", [deep, belief])
 @pytest.mark.parametrize("method", ["log_prob", "bound"])
-@pytest.mark.parametrize("v", [
-    torch.full((2, 4), 0.5, dtype=f64), torch.zeros(2, 3, dtype=f64), torch.zeros(2, 4), [0, 1, 0, 1],
-    torch.full((2, 4), math.nan, dtype=f64)])
+@pytest.mark.parametrize("v", [torch.full((2, 4), 0.5, dtype=f64), *NO_STATES])
 def test_bad_states(make, method, v):
     with pytest.raises((TypeError, ValueError), match="v must"): getattr(make(), method)(v)
+
+
+@pytest.mark.parametrize("v", NO_STATES)
+def test_what_no_function_takes_for_states(v):
+    dbm, net = deep(), belief()
+    prior = torch.full((8,), -math.log(8), dtype=f64)
+    for f in (dbm.mean_field, dbm.clamped, net.up, lambda v: net.sampled_bound(v, 1.0),
+              lambda v: with_prior(net.layers[0], v, prior), lambda v: ceilings(net.layers[0], v),
+              lambda v: deep_gradient(dbm, v)):
+        with pytest.raises((TypeError, ValueError), match="v must"): f(v)
+
+
+def test_bad_parts_of_a_deep_gradient():
+    dbm, v = deep(), states(4)[:3]
+    for other in (belief(), dbm.as_rbm(), None):
+        with pytest.raises(TypeError, match="dbm must be a DBM"): deep_gradient(other, v)
+    mu, lam = torch.zeros(6, dtype=f64), torch.zeros(3, dtype=f64)
+    for offsets in (5, (mu,), mu):
+        with pytest.raises(TypeError, match="offsets must be two"): deep_gradient(dbm, v, offsets=offsets)
+    with pytest.raises(ValueError, match="offset must"): deep_gradient(dbm, v, offsets=(lam, mu))
+    for W in ([dbm.W[0]], list(dbm.W)[::-1]):
+        with pytest.raises(ValueError, match="W must hold"): dbm.joined(W)
+    dbm.W[1][0, 0] = math.nan
+    with pytest.raises(ValueError, match="finite parameters"): dbm.bound(v, log_z=1.0)
 
 
 def test_bad_numbers():

@@ -260,7 +260,10 @@ def deep_gradient(dbm: DBM, v: Tensor, k: int = 1, chains: Tensor | None = None,
     Source: Salakhutdinov and Hinton (2009).
     """
     check_count("k", k)
+    if not isinstance(dbm, DBM): raise TypeError(f"dbm must be a DBM, got {type(dbm).__name__}")
     dbm.check_states(v)
+    if offsets is not None and not (isinstance(offsets, (tuple, list)) and len(offsets) == 2):
+        raise TypeError(f"offsets must be two tensors, of even and odd layers, got {offsets!r:.60}")
     check_machine(rbm := dbm.as_rbm(), chains=chains)
     data = dbm.mean_field(_rows(v, None), steps)  # [eq-contrastive-deep]
     if chains is not None: chains = _rows(chains, None)

@@ -51,6 +51,13 @@ def _check_sizes(sizes: Sequence[int], least: int, dtype: torch.dtype | None,
     return [int(n) for n in sizes]
 
 # %% ../../nbs/models/deep.ipynb #61b2545a
+def _check_rows(rbm: RBM, v: Tensor) -> None:
+    """`rbm` must be one machine, `v` [..., D] visible states of it. TypeError or ValueError."""
+    check_machine(rbm)
+    check_tensor("v", v, rbm.W.shape[0], like=rbm.W)
+    rbm.visible.check("v", v)
+
+
 def _listed(rbm: RBM, instead: str) -> Tensor:
     """All states [M, H] of the hidden layer, if it has at most 20 bits. ValueError."""
     H = rbm.W.shape[1]
@@ -74,7 +81,7 @@ def with_prior(rbm: RBM, v: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
     In nats, double precision, rounded at the end. Raises TypeError or ValueError for a bad tensor or no
     states, a `prior` of another length, or more than 20 hidden bits.
     """
-    check_machine(rbm, v=v)
+    _check_rows(rbm, v)
     m = rbm.precise()
     S = _listed(m, "DBN.sampled_bound")
     check_tensor("prior", prior, len(S))
@@ -121,7 +128,7 @@ class DBN(Stored):
     # %% ../../nbs/models/deep.ipynb #bac89bff
     def _laws(self, v: Tensor, which: int) -> Tensor:
         """log p(v) [...] or, if `which` is 1, its bound, from the top down."""
-        check_machine(self.layers[0], v=v)
+        _check_rows(self.layers[0], v)
         layers = [rbm.precise() for rbm in self.layers]
         if len(layers) == 1: return self.layers[0].log_prob(v)
         tables = [_listed(rbm, "DBN.sampled_bound") for rbm in layers[:-1]]
@@ -157,7 +164,7 @@ class DBN(Stored):
         sequence of generators has one for every row of `v` [B, D]. Raises TypeError or ValueError for
         bad states or counts.
         """
-        check_machine(self.layers[0], v=v)
+        _check_rows(self.layers[0], v)
         check_number("log_z", log_z)
         check_count("draws", draws)
         generator = as_generator(generator, v)
@@ -210,7 +217,7 @@ class DBN(Stored):
 
         TypeError or ValueError for bad states.
         """
-        check_machine(self.layers[0], v=v)
+        _check_rows(self.layers[0], v)
         generator = as_generator(generator, v)
         x = v.clone()
         for rbm in list(self.layers)[:-1]:
@@ -233,7 +240,7 @@ def ceilings(rbm: RBM, v: Tensor, steps: int = 100) -> tuple[Tensor, Tensor]:
     `with_prior` tells what they are worth. Takes a table of N M numbers. Raises TypeError or ValueError
     for a bad tensor or count, no states, or more than 20 hidden bits.
     """
-    check_machine(rbm, v=v)
+    _check_rows(rbm, v)
     check_count("steps", steps)
     m = rbm.precise()
     S = _listed(m, "a smaller hidden layer")
@@ -278,7 +285,11 @@ class DBM(Stored):
         return {"sizes": self.sizes, "unit": str(self.unit)}
 
     def joined(self, W: Sequence[Tensor]) -> Tensor:
-        """The matrix [even, odd] of blocks `W`, one between each layer and the next [eq-deep-energy]."""
+        """The matrix [even, odd] of blocks `W`, one between each layer and the next [eq-deep-energy].
+        ValueError for blocks of other shapes."""
+        shapes, wanted = [list(x.shape) for x in W], [list(pair) for pair in pairwise(self.sizes)]
+        if shapes != wanted: raise ValueError(f"W must hold tensors of shapes {wanted}, got {shapes}")
+
         def block(i: int, j: int) -> Tensor:
             if abs(i - j) > 1: return self.b[0].new_zeros(self.sizes[i], self.sizes[j])
             return W[i] if i < j else W[j].mT  # [eq-deep-energy]
@@ -372,6 +383,7 @@ class DBM(Stored):
         `as_rbm().hidden_mean` of them are the means of the odd layers. TypeError or ValueError for a bad
         tensor or count.
         """
+        check_tensor("v", v, self.sizes[0], like=self.b[0])
         rows = v.reshape(-1, v.shape[-1])
         rows = torch.cat([rows, self._means(rows, steps)[0]], -1)
         return self.as_rbm()._sound(rows).reshape(*v.shape[:-1], -1)
@@ -392,7 +404,8 @@ class DBM(Stored):
         level = rbm.log_partition() if log_z is None else log_z
         even, y = m._means(rows, steps)
         H = (self.unit.log_norm(y) - y * even).sum(-1)  # [eq-deep-mean-field]
-        found = H - rbm.free_energy(torch.cat([rows, even], -1)) - level  # [eq-deep-mean-field]
+        x = rbm._sound(torch.cat([rows, even], -1))
+        found = H - rbm.free_energy(x) - level  # [eq-deep-mean-field]
         return found.reshape(v.shape[:-1]).to(v.dtype)
 
 # %% ../../nbs/models/deep.ipynb #ada2ce81
