@@ -214,6 +214,9 @@ def test_given_directions():
         wanted = z + u * (z @ w + b).tanh()[:, None]
         torch.testing.assert_close(step(z)[0], wanted, rtol=0, atol=1e-10)
         assert step.u.requires_grad
+    near = torch.tensor([-1 + 1e-9, 0.0], dtype=f64)
+    log_det = Planar.of(near, torch.tensor([1.0, 0.0], dtype=f64))(torch.zeros(2, dtype=f64))[1]
+    torch.testing.assert_close(log_det, (1 + near[0]).log(), rtol=0, atol=1e-12)
     for bent in (-1.0, -3.0):
         with pytest.raises(ValueError, match=r"^u must have w \. u > -1 to be undone, got -"):
             Planar.of(torch.tensor([bent, 0.0]), torch.tensor([1.0, 5.0]))

@@ -165,7 +165,7 @@ class Flow(Step):
         tensors, meta = read_tensors(path, cls.__name__)
         dtype = next(iter(tensors.values()), torch.zeros(())).dtype
         try:
-            flow = cls([_rebuilt(*step, dtype) for step in meta["settings"]["steps"]])
+            flow = cls([_rebuilt(step, dtype) for step in meta["settings"]["steps"]])
             flow.load_state_dict(tensors)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise ValueError(f"path: {path} does not hold a flow of known steps ({error})") from None
@@ -435,7 +435,8 @@ class Coupling(Step):
 def _flags(kept: Tensor | Sequence[bool] | None, dim: int) -> list[bool]:
     """`kept` as a list, by default every second. ValueError."""
     if kept is None: kept = [i % 2 == 0 for i in range(dim)]
-    flags: Any = kept.tolist() if hasattr(kept, "tolist") else kept
+    flags: Any = kept
+    if hasattr(flags, "tolist"): flags = flags.tolist()
     right = isinstance(flags, (list, tuple)) and len(flags) == dim
     if right and all(type(k) is bool for k in flags) and 0 < sum(flags) < dim: return [*flags]
     raise ValueError(f"kept must be bool of shape [{dim}], True for some and not for all, got {kept}")
@@ -527,13 +528,15 @@ class Inverse(Step):
         self.step.check_parameters()
 
 # %% ../../nbs/models/flow.ipynb #f10ad000
-_KINDS = {kind.__name__: kind for kind in (Planar, Radial, Coupling, MaskedAutoregressive)}
+_KINDS: dict[str, Callable[..., Step]] = {
+    kind.__name__: kind for kind in (Planar, Radial, Coupling, MaskedAutoregressive)}
 
 
-def _rebuilt(kind: str, settings: dict, dtype: torch.dtype) -> Step:
-    """The step that `settings` describe. KeyError or TypeError if they describe none."""
-    if kind == "Flow": return Flow([_rebuilt(*step, dtype) for step in settings["steps"]])
-    if kind == "Inverse": return Inverse(_rebuilt(*settings["step"], dtype))
+def _rebuilt(step: Sequence, dtype: torch.dtype) -> Step:
+    """The `step` of a kind and settings. KeyError, TypeError or ValueError if they describe none."""
+    kind, settings = step
+    if kind == "Flow": return Flow([_rebuilt(part, dtype) for part in settings["steps"]])
+    if kind == "Inverse": return Inverse(_rebuilt(settings["step"], dtype))
     return _KINDS[kind](**settings, dtype=dtype)
 
 # %% ../../nbs/models/flow.ipynb #ee954476
