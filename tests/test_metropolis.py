@@ -288,6 +288,24 @@ def test_fields_do_not_drift_away():
     assert torch.equal(a, b)
 
 
+def test_fields_are_computed_afresh_once_a_round(monkeypatch):
+    m, calls, field = machine(8, 5), [], RBM.hidden_field
+    monkeypatch.setattr(RBM, "hidden_field", lambda self, v: calls.append(1) or field(self, v))
+    flip(m, some_states((4, 8)), 24, 0)
+    assert len(calls) == 3
+
+
+def test_a_unit_without_weight_is_never_proposed():
+    """Also where the weights before it sum to less than the largest number below one."""
+    m, log_w = machine(100, 2, dtype=F32), normal(500, 100, seed=1).float()
+    log_w[:, -1] = -200
+    u = torch.full((500,), 1 - 2**-24)
+    assert (log_w.softmax(-1).cumsum(-1)[:, -1] <= u).sum() > 50
+    v = some_states((500, 100), dtype=F32)
+    moved = metropolis._flipped(m, v, log_w, u) != v
+    assert (moved.sum(-1) == 1).all() and not moved[:, -1].any()
+
+
 def test_a_batch_of_machines_is_one_after_the_other():
     m, f = machine(4, 3), normal(3, 4, seed=5)
     v = some_states((2, 3, 4))
