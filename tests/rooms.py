@@ -19,7 +19,7 @@ from rbmdiff.bridge import comparison, gumbel, limit, meanfield, memory, recover
 from rbmdiff.diffusion.schedule import LinearBeta
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.learning import contrastive, partition
-from rbmdiff.models import boltzmann, energy, hopfield, ising, rbm
+from rbmdiff.models import autoregressive, boltzmann, energy, hopfield, ising, rbm
 from rbmdiff.sampling import clusters, diagnostics, gibbs, means
 
 B, D, H = 3, 4, 3
@@ -104,6 +104,20 @@ def square(v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def attracted(m: Any) -> Any: return m.sharing(W=m.W.abs())
 
 
+def loud(net: Any) -> Any:
+    """The network with weights of the size of one."""
+    stream = torch.Generator().manual_seed(0)
+    for p in net.requires_grad_(False).parameters():
+        p.copy_(torch.randn(p.shape, dtype=torch.float64, generator=stream))
+    return net
+
+
+def nade(v: Tensor) -> Any: return loud(autoregressive.NADE(D, H, dtype=v.dtype, generator=0))
+
+
+def made(v: Tensor) -> Any: return loud(autoregressive.MADE(D, H, dtype=v.dtype, generator=0))
+
+
 KEPT = Estimate(3.0, 0.1, 10)
 c = Call
 CALLS: dict[str, Call] = {
@@ -162,6 +176,20 @@ CALLS: dict[str, Call] = {
     "ising.kaufman": c(lambda m, v: ising.kaufman(v.exp(), 4, 4), "numbers"),
     "ising.onsager": c(lambda m, v: pair(ising.onsager(v.exp())), "numbers"),
     "ising.kac_ward": c(lambda m, v: ising.kac_ward(*(x[0] for x in strip(v)[:2])), "numbers"),
+    "autoregressive.NADE": c(lambda m, v, g: autoregressive.NADE(D, H, generator=g, dtype=v.dtype).W,
+                             draws=True),
+    "autoregressive.NADE.fields": c(lambda m, v: nade(v).fields(v)),
+    "autoregressive.NADE.sample": c(lambda m, v, g: nade(v).sample(len(v), g), draws=True),
+    "autoregressive.MADE": c(lambda m, v, g: autoregressive.MADE(
+        D, H, generator=g, dtype=v.dtype).network.weights[0], draws=True),
+    "autoregressive.MADE.fields": c(lambda m, v: made(v).fields(v)),
+    "autoregressive.Autoregressive.log_prob": c(lambda m, v: made(v).log_prob(v) + nade(v).log_prob(v)),
+    "autoregressive.Autoregressive.means": c(lambda m, v: made(v).means(v) + nade(v).means(v)),
+    "autoregressive.Autoregressive.sample": c(lambda m, v, g: made(v).sample(len(v), g), draws=True),
+    "autoregressive.MaskedMLP": c(lambda m, v, g: autoregressive.MaskedMLP(
+        D, H, generator=g, dtype=v.dtype).weights[0], draws=True),
+    "autoregressive.MaskedMLP.masked": c(lambda m, v: made(v).network.masked()[0], "numbers"),
+    "autoregressive.MaskedMLP.forward": c(lambda m, v: made(v).network(v), "numbers"),
     "hopfield.recall": c(lambda m, v: hopfield.recall(m.J, v, m.b), "any"),
     "hopfield.together": c(lambda m, v: hopfield.together(m.J, v, m.b), "any"),
     "hopfield.pair_energy": c(lambda m, v: hopfield.pair_energy(m.J, v, v.flip(-1), m.b), "any"),
@@ -334,6 +362,11 @@ NO_CALL = {
     "boltzmann.Boltzmann": "a container", "boltzmann.Boltzmann.extra_repr": "text",
     "boltzmann.check_boltzmann": "a check", "energy.grid": "takes numbers alone",
     "clusters.neighbours": "takes numbers alone",
+    "autoregressive.Autoregressive": "what NADE and MADE share",
+    "autoregressive.Autoregressive.fields": "a subclass gives them",
+    "autoregressive.Autoregressive.check_parameters": "a check", "autoregressive.check_order": "a check",
+    "autoregressive.masks": "takes numbers alone",
+    "autoregressive.NADE.unrolled": "a network of a machine",
     "ising.lattice": "takes numbers alone", "ising.halves": "takes numbers alone",
     "hopfield.error_rate": "takes numbers alone",
     "ising.as_rbm": "a machine of couplings", "means.check_listable": "a check",

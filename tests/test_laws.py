@@ -18,7 +18,8 @@ from rooms import CALLS, NO_CALL, B, public, subject
 
 f32, f64 = torch.float32, torch.float64
 DRAWS = [name for name, call in CALLS.items() if call.draws]
-ONE_STREAM = "rbm.RBM",                                  # weights are no batch
+ONE_STREAM = ("rbm.RBM", "autoregressive.NADE", "autoregressive.MADE",   # weights are no batch
+              "autoregressive.MaskedMLP")
 
 
 def test_every_public_function_is_called():
