@@ -1,4 +1,5 @@
-"""NADE and MADE: sums over all states, slopes, fields by hand, draws, orders, edges, files, bad input."""
+"""NADE and MADE: sums over all states, slopes, fields by hand, draws, orders, edges, files, bad input.
+"""
 import math
 
 from hypothesis import given, settings, strategies as st
@@ -236,11 +237,11 @@ WRONG = {
                     "^v must hold only 0 or 1"),
     "bits for spins": (lambda: net("NADE", 5, "spin").means(torch.zeros(5, dtype=f64)), ValueError,
                        "^v must hold only -1 or"),
-    "a wrong width": (lambda: net("NADE").log_prob(states(4)), ValueError, r"^v must have shape \[..., 5"),
-    "another dtype": (lambda: net("MADE").log_prob(states(5).float()), TypeError, "^v must be torch.float64"),
-    "whole numbers": (lambda: net("MADE").log_prob(states(5).long()), TypeError, "^v must be float32 or"),
-    "a unit twice": (lambda: MADE(3, 4, order=[0, 1, 1]), ValueError, "^order must hold each of 0 to 2 once"),
-    "a unit too few": (lambda: NADE(3, 4, order=[0, 1]), ValueError, "^order must hold each of 0 to 2 once"),
+    "a wrong width": (lambda: net("NADE").log_prob(states(4)), ValueError, r"^v must have shape"),
+    "another dtype": (lambda: net("MADE").log_prob(states(5).float()), TypeError, "^v must be torch"),
+    "whole numbers": (lambda: net("MADE").log_prob(states(5).long()), TypeError, "^v must be float"),
+    "a unit twice": (lambda: MADE(3, 4, order=[0, 1, 1]), ValueError, "^order must hold each of 0 to"),
+    "a unit too few": (lambda: NADE(3, 4, order=[0, 1]), ValueError, "^order must hold each of 0 to"),
     "halves": (lambda: NADE(2, 4, order=[0.0, 1.0]), TypeError, "^order must hold ints"),
     "text as order": (lambda: NADE(2, 4, order="01"), TypeError, "^order must be a sequence of ints"),
     "a number as order": (lambda: masks(2, 4, 1), TypeError, "^order must be a sequence of ints"),
@@ -251,9 +252,9 @@ WRONG = {
     "text as layer": (lambda: MADE(3, "4"), TypeError, "^hidden must be an int or a sequence"),
     "half a layer": (lambda: MADE(3, 4.5), TypeError, "^hidden must be an int or a sequence"),
     "no outputs": (lambda: MaskedMLP(3, 4, 0), ValueError, "^outputs must be at least 1"),
-    "no activation": (lambda: MaskedMLP(3, 4, activation=3), TypeError, "^activation must be a function"),
-    "real units": (lambda: MADE(3, 4, "gaussian"), ValueError, "^unit must be a number with a list of"),
-    "colours": (lambda: NADE(3, 4, Potts(3)), ValueError, "^unit must be a number with a list of states"),
+    "no activation": (lambda: MaskedMLP(3, 4, activation=3), TypeError, "^activation must be"),
+    "real units": (lambda: MADE(3, 4, "gaussian"), ValueError, "^unit must be a number"),
+    "colours": (lambda: NADE(3, 4, Potts(3)), ValueError, "^unit must be a number"),
     "no unit": (lambda: NADE(3, 4, "bit"), ValueError, "^unit must be one of"),
     "half precision": (lambda: NADE(3, 4, dtype=torch.float16), TypeError, "^dtype must be"),
     "two streams": (lambda: MADE(3, 4, generator=[1, 2]), TypeError, "^generator must be one stream"),
@@ -261,7 +262,8 @@ WRONG = {
     "no machine": (lambda: NADE.unrolled(3), TypeError, "^rbm must be"),
     "hidden spins": (lambda: NADE.unrolled(machine(3, 2, hidden="spin")), ValueError,
                      "^rbm must have bernoulli hidden units"),
-    "a batch": (lambda: NADE.unrolled(machine(3, 2).tilt(torch.zeros(2, 3, dtype=f64))), ValueError, "^rbm"),
+    "a batch": (lambda: NADE.unrolled(machine(3, 2).tilt(torch.zeros(2, 3, dtype=f64))), ValueError,
+                "^rbm"),
 }
 
 
@@ -273,6 +275,6 @@ def test_wrong_arguments_are_named(call, kind, message):
 @BOTH
 def test_parameters_that_are_no_numbers_are_named(kind):
     m = net(kind)
-    list(m.parameters())[0].fill_(math.nan)
+    next(iter(m.parameters())).fill_(math.nan)
     for call in (lambda: m.log_prob(states(5)), lambda: m.means(states(5)), lambda: m.sample(2)):
-        with pytest.raises(ValueError, match="must have finite parameters, got NaN or infinity in"): call()
+        with pytest.raises(ValueError, match="finite parameters, got NaN or infinity in"): call()

@@ -98,7 +98,8 @@ class Autoregressive(Stored):
     def check_parameters(self) -> None:
         """Raise ValueError if a parameter is NaN or infinite."""
         bad = [name for name, x in self.named_parameters() if not is_finite(x)]
-        if bad: raise ValueError(f"the network must have finite parameters, got NaN or infinity in {bad}")
+        if not bad: return
+        raise ValueError(f"the network must have finite parameters, got NaN or infinity in {bad}")
 
     def _sound(self, x: Tensor) -> Tensor:
         """`x`, which was made of the parameters. ValueError if it is no number because they are none."""
@@ -108,7 +109,7 @@ class Autoregressive(Stored):
     # %% ../../nbs/models/autoregressive.ipynb #63e3a46f
     @without_graph()
     def sample(self, n: int, generator: Stream = None) -> Tensor:
-        """`n` exact draws [n, D], one unit after another [eq-autoregressive-sample]; D calls of `fields`.
+        """`n` exact draws [n, D], a unit at a time, by D calls of `fields` [eq-autoregressive-sample].
 
         A sequence of streams holds one a draw. Raises TypeError or ValueError for bad counts or streams.
         """
@@ -152,7 +153,7 @@ class NADE(Autoregressive):
         self.V = Parameter(0.01 * normal((dim, hidden), b, stream))
         self.b = Parameter(b)
         self.c = Parameter(b.new_zeros(hidden))
-        self.settings["hidden"] = hidden
+        self.settings["hidden"] = int(hidden)
         self.to(device)
 
     # %% ../../nbs/models/autoregressive.ipynb #b9c2e89a
@@ -161,8 +162,8 @@ class NADE(Autoregressive):
         """The net whose conditionals are the first mean-field iteration of `rbm`, clamped on a prefix
         [eq-autoregressive-meanfield].
 
-        Its `W` and `V` are copies of the one matrix of the machine. Raises TypeError or ValueError for no
-        machine, a batch of them, or hidden units that are not 0 or 1.
+        Its `W` and `V` are copies of the one matrix of the machine. Raises TypeError or ValueError for
+        no machine, a batch of them, or hidden units that are not 0 or 1.
         """
         check_machine(rbm)
         if rbm.hidden.levels != (0, 1):
@@ -178,15 +179,17 @@ class NADE(Autoregressive):
         """Fields x [..., D] for `v` [..., D], unchecked [eq-autoregressive-nade]
         [eq-autoregressive-recursion]; D H multiplications."""
         a, parts = self.c.expand(*v.shape[:-1], -1), []
+        small = v.numel() * len(self.c) < 2**24                   # numbers that a gradient would keep
         for d in self.order.split(PIECE):
-            x, a = recomputed(_stretch, v[..., d], self.W[d], self.V[d], a)
+            piece = v[..., d], self.W[d], self.V[d], a
+            x, a = _stretch(*piece) if small else recomputed(_stretch, *piece)
             parts.append(x)
         return torch.cat(parts, -1)[..., self.order.argsort()] + self.b
 
     # %% ../../nbs/models/autoregressive.ipynb #4c59f876
     @without_graph()
     def sample(self, n: int, generator: Stream = None) -> Tensor:
-        """`n` exact draws [n, D] in one recursion [eq-autoregressive-sample]; errors as for any order."""
+        """`n` exact draws [n, D] in one recursion [eq-autoregressive-sample]; errors as there."""
         check_count("n", n)
         self.check_parameters()
         v = self.b.new_zeros(n, len(self.b))
@@ -210,22 +213,28 @@ def _stretch(v: Tensor, W: Tensor, V: Tensor, a: Tensor) -> tuple[Tensor, Tensor
     h = torch.sigmoid(a[..., :-1, :])
     return (h * V).sum(-1), a[..., -1, :]  # [eq-autoregressive-nade]
 
+# %% ../../nbs/models/autoregressive.ipynb #7f1cb06d
+def _sizes(hidden: Any) -> list[int]:
+    """The sizes of hidden layers, from one number or several. Raises TypeError or ValueError."""
+    if whole(hidden) is not None: hidden = [hidden]
+    if isinstance(hidden, (str, bytes)) or not isinstance(hidden, Sequence):
+        raise TypeError(f"hidden must be an int or a sequence of them, got {type(hidden).__name__}")
+    for size in hidden:
+        check_count("hidden", size)
+    return [int(size) for size in hidden]
+
 # %% ../../nbs/models/autoregressive.ipynb #4c999fb1
 def masks(dim: int, hidden: int | Sequence[int], order: Sequence[int] | Tensor | None = None,
           outputs: int = 1) -> list[Tensor]:
     """Which number may see which: bool [from, to] of every layer [eq-autoregressive-masks].
 
     Into each of the `hidden` layers, from the last one to the `outputs` of each of `dim` units, and, at
-    the end of the list, from the inputs straight to the outputs; without hidden layers that alone. Raises TypeError or ValueError for bad counts or orders.
+    the end of the list, from the inputs straight to the outputs; without hidden layers that alone.
+    Raises TypeError or ValueError for bad counts or orders.
     """
     check_count("outputs", outputs)
     place = check_order(dim, order).argsort()
-    sizes = [hidden] if whole(hidden) is not None else hidden
-    if isinstance(sizes, (str, bytes)) or not isinstance(sizes, Sequence):
-        raise TypeError(f"hidden must be an int or a sequence of them, got {type(hidden).__name__}")
-    for size in sizes:
-        check_count("hidden", size)
-    seen = [1 + torch.arange(size) * max(dim - 1, 1) // size for size in sizes]
+    seen = [1 + torch.arange(size) * max(dim - 1, 1) // size for size in _sizes(hidden)]
     layers = [place + 1, *seen]
     inner = [low[:, None] <= high for low, high in pairwise(layers)]  # [eq-autoregressive-masks]
     last = [*layers[1:][-1:], layers[0]]
@@ -272,7 +281,10 @@ class MaskedMLP(Module):
         return [w * self.get_buffer(f"mask{k}") for k, w in enumerate(self.weights)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs [..., dim, outputs] for `x` [..., dim] [eq-autoregressive-made]. TypeError, ValueError."""
+        """Outputs [..., dim, outputs] for `x` [..., dim] [eq-autoregressive-made].
+
+        Raises TypeError or ValueError for a bad tensor.
+        """
         check_tensor("x", x, self.dim, like=self.biases[-1])
         *inner, straight = self.masked()
         y = affine(x, straight.T, self.biases[-1])
@@ -297,7 +309,7 @@ class MADE(Autoregressive):
         super().__init__(dim, unit, order)
         self.network = MaskedMLP(dim, hidden, order=order, generator=generator, dtype=dtype,
                                  device=device)
-        self.settings["hidden"] = hidden if isinstance(hidden, int) else list(hidden)
+        self.settings["hidden"] = _sizes(hidden)
         self.to(device)
 
     # %% ../../nbs/models/autoregressive.ipynb #be232ce2
