@@ -112,10 +112,15 @@ def loud(net: Any) -> Any:
     return net
 
 
-def nade(v: Tensor) -> Any: return loud(autoregressive.NADE(D, H, dtype=v.dtype, generator=0))
+PRECISIONS = torch.float32, torch.float64
+NADES = {dtype: loud(autoregressive.NADE(D, H, dtype=dtype, generator=0)) for dtype in PRECISIONS}
+MADES = {dtype: loud(autoregressive.MADE(D, H, dtype=dtype, generator=0)) for dtype in PRECISIONS}
 
 
-def made(v: Tensor) -> Any: return loud(autoregressive.MADE(D, H, dtype=v.dtype, generator=0))
+def nade(v: Tensor) -> Any: return NADES[v.dtype]
+
+
+def made(v: Tensor) -> Any: return MADES[v.dtype]
 
 
 KEPT = Estimate(3.0, 0.1, 10)
@@ -366,7 +371,6 @@ NO_CALL = {
     "autoregressive.Autoregressive.fields": "a subclass gives them",
     "autoregressive.Autoregressive.check_parameters": "a check", "autoregressive.check_order": "a check",
     "autoregressive.masks": "takes numbers alone",
-    "autoregressive.NADE.unrolled": "a network of a machine",
     "ising.lattice": "takes numbers alone", "ising.halves": "takes numbers alone",
     "hopfield.error_rate": "takes numbers alone",
     "ising.as_rbm": "a machine of couplings", "means.check_listable": "a check",
