@@ -33,7 +33,7 @@ from rbmdiff.foundations import core
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.units import as_unit
 from rbmdiff.learning import contrastive, partition
-from rbmdiff.models import boltzmann, deep, energy, flow, hopfield, ising, rbm
+from rbmdiff.models import autoregressive, boltzmann, deep, energy, flow, hopfield, ising, rbm
 from rbmdiff.sampling import clusters, diagnostics, gibbs, langevin, means, metropolis
 
 B, D, H = 3, 4, 3
@@ -192,6 +192,25 @@ def stacked(m: Any) -> deep.DBM:
 def table(m: Any) -> Tensor: return torch.linspace(-1, 1, 2**H, dtype=m.W.dtype).log_softmax(0)
 
 
+def loud(net: Any) -> Any:
+    """The network with weights of the size of one."""
+    stream = torch.Generator().manual_seed(0)
+    for p in net.requires_grad_(False).parameters():
+        p.copy_(torch.randn(p.shape, dtype=torch.float64, generator=stream))
+    return net
+
+
+PRECISIONS = torch.float32, torch.float64
+NADES = {dtype: loud(autoregressive.NADE(D, H, dtype=dtype, generator=0)) for dtype in PRECISIONS}
+MADES = {dtype: loud(autoregressive.MADE(D, H, dtype=dtype, generator=0)) for dtype in PRECISIONS}
+
+
+def nade(v: Tensor) -> Any: return NADES[v.dtype]
+
+
+def masked(v: Tensor) -> Any: return MADES[v.dtype]
+
+
 KEPT = Estimate(3.0, 0.1, 10)
 c = Call
 CALLS: dict[str, Call] = {
@@ -273,6 +292,20 @@ CALLS: dict[str, Call] = {
     "deep.DBM.bound": c(lambda m, v: stacked(m).bound(v, 3)),
     "contrastive.deep_gradient": c(lambda m, v, g: contrastive.deep_gradient(
         stacked(m), v, 2, generator=g, steps=3)[1], draws=True),
+    "autoregressive.NADE": c(lambda m, v, g: autoregressive.NADE(D, H, generator=g, dtype=v.dtype).W,
+                             draws=True),
+    "autoregressive.NADE.fields": c(lambda m, v: nade(v).fields(v)),
+    "autoregressive.NADE.sample": c(lambda m, v, g: nade(v).sample(len(v), g), draws=True),
+    "autoregressive.MADE": c(lambda m, v, g: autoregressive.MADE(
+        D, H, generator=g, dtype=v.dtype).network.weights[0], draws=True),
+    "autoregressive.MADE.fields": c(lambda m, v: masked(v).fields(v)),
+    "autoregressive.Autoregressive.log_prob": c(lambda m, v: masked(v).log_prob(v) + nade(v).log_prob(v)),
+    "autoregressive.Autoregressive.means": c(lambda m, v: masked(v).means(v) + nade(v).means(v)),
+    "autoregressive.Autoregressive.sample": c(lambda m, v, g: masked(v).sample(len(v), g), draws=True),
+    "autoregressive.MaskedMLP": c(lambda m, v, g: autoregressive.MaskedMLP(
+        D, H, generator=g, dtype=v.dtype).weights[0], draws=True),
+    "autoregressive.MaskedMLP.masked": c(lambda m, v: masked(v).network.masked()[0], "numbers"),
+    "autoregressive.MaskedMLP.forward": c(lambda m, v: masked(v).network(v), "numbers"),
     "hopfield.recall": c(lambda m, v: hopfield.recall(m.J, v, m.b), "any"),
     "hopfield.together": c(lambda m, v: hopfield.together(m.J, v, m.b), "any"),
     "hopfield.pair_energy": c(lambda m, v: hopfield.pair_energy(m.J, v, v.flip(-1), m.b), "any"),
@@ -513,6 +546,10 @@ NO_CALL = {
     "boltzmann.Boltzmann": "a container", "boltzmann.Boltzmann.extra_repr": "text",
     "boltzmann.check_boltzmann": "a check", "energy.grid": "takes numbers alone",
     "metropolis.normal_walk": "takes numbers alone", "ising.neighbours": "takes numbers alone",
+    "autoregressive.Autoregressive": "what NADE and MADE share",
+    "autoregressive.Autoregressive.fields": "a subclass gives them",
+    "autoregressive.Autoregressive.check_parameters": "a check", "autoregressive.check_order": "a check",
+    "autoregressive.masks": "takes numbers alone",
     "ising.lattice": "takes numbers alone", "ising.halves": "takes numbers alone",
     "hopfield.error_rate": "takes numbers alone",
     "langevin.geometric_levels": "takes numbers alone",

@@ -38,7 +38,7 @@ VALUES = {
     "u": torch.rand(3), "t": 0.5, "s": 0.1, "t_min": 1e-3, "grid": GRID, "times": GRID.flip(0),
     "patterns": X, "steps": 30, "order": 2, "kind": "x0", "weight": weights.flat, "shape": (3, 2),
     "step": lambda x, i: x, "n_visible": 2, "n_hidden": 3, "n": 2, "low": 0.0, "high": 1.0,
-    "rows": 3, "columns": 3, "dim": 2, "channels": 1, "sizes": [2, 3, 2],
+    "rows": 3, "columns": 3, "dim": 2, "channels": 1, "sizes": [2, 3, 2], "hidden": 3,
     "right": X[:, :1], "down": X[:2], "field": X,
 }
 """A good value for every argument that these functions need."""

@@ -35,6 +35,11 @@ def results():
                       ("-17.4 ± 0.3", small["diffusion, tilted MLP"]),
                       ("-100.0 ± 0.3", large["diffusion, tilted MLP"])):
         pairs[text] = row["value"], row["stderr"]
+    nets = {(row["data"], row["name"]): row for row in stored("autoregressive")["rows"]}
+    for text, name in (("-16.8 ± 0.3", ("digits", "NADE")),
+                       ("-19.2 ± 0.3", ("digits", "NADE, 838 parameters")),
+                       ("-85.8 ± 0.2", ("mnist", "MADE 2000"))):
+        pairs[text] = nets[name]["value"], nets[name]["stderr"]
     return pairs
 
 

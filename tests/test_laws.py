@@ -19,7 +19,8 @@ from rooms import CALLS, NO_CALL, B, public, subject
 f32, f64 = torch.float32, torch.float64
 DRAWS = [name for name, call in CALLS.items() if call.draws]
 ONE_STREAM = ("rbm.RBM", "deep.DBN", "deep.DBM", "flow.Planar", "flow.Radial",     # weights are no batch
-              "flow.Coupling", "flow.MaskedAutoregressive")
+              "flow.Coupling", "flow.MaskedAutoregressive", "autoregressive.NADE",
+              "autoregressive.MADE", "autoregressive.MaskedMLP")
 
 
 def test_every_public_function_is_called():

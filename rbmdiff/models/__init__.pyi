@@ -1,4 +1,5 @@
 from . import (
+    autoregressive as autoregressive,
     boltzmann as boltzmann,
     deep as deep,
     energy as energy,
