@@ -299,7 +299,8 @@ CALLS: dict[str, Call] = {
     "autoregressive.MADE": c(lambda m, v, g: autoregressive.MADE(
         D, H, generator=g, dtype=v.dtype).network.weights[0], draws=True),
     "autoregressive.MADE.fields": c(lambda m, v: masked(v).fields(v)),
-    "autoregressive.Autoregressive.log_prob": c(lambda m, v: masked(v).log_prob(v) + nade(v).log_prob(v)),
+    "autoregressive.Autoregressive.log_prob": c(
+        lambda m, v: masked(v).log_prob(v) + nade(v).log_prob(v)),
     "autoregressive.Autoregressive.means": c(lambda m, v: masked(v).means(v) + nade(v).means(v)),
     "autoregressive.Autoregressive.sample": c(lambda m, v, g: masked(v).sample(len(v), g), draws=True),
     "autoregressive.MaskedMLP": c(lambda m, v, g: autoregressive.MaskedMLP(
