@@ -366,6 +366,14 @@ def test_the_settings_of_coupling():
     assert MaskedAutoregressive(2, order=np.array([1, 0])).settings["order"] == [1, 0]
 
 
+@pytest.mark.parametrize("kind", (Coupling, MaskedAutoregressive))
+def test_first_weights_are_uniform_about_zero(kind):
+    step = kind(16, (400,), generator=0, dtype=f64).requires_grad_(False)
+    weight = step.network[0].weight * math.sqrt(step.network[0].mask.shape[1])
+    assert weight.abs().max() <= 1
+    assert abs(weight.mean()) < 0.05 and abs(weight.square().mean() - 1 / 3) < 0.02
+
+
 # --- residual steps
 
 def test_residual_steps():
@@ -458,8 +466,9 @@ def test_files(tmp_path):
         Flow.load(tmp_path / "own")
     with pytest.raises(ValueError, match="must hold a Flow"): Flow.load(tmp_path / "step")
     with pytest.raises(FileNotFoundError): Flow.load(tmp_path / "none")
-    masks = {name for name, _ in whole.named_buffers()} - whole.state_dict().keys()
-    assert masks and copy.deepcopy(whole).float().steps[3].network[0].mask.dtype == torch.bool
+    masks = {name for name, _ in whole.named_buffers()}
+    assert masks and not masks & whole.state_dict().keys()
+    assert copy.deepcopy(whole).float().steps[3].network[0].mask.dtype == torch.bool
 
 
 # --- the ring
