@@ -304,6 +304,15 @@ def test_a_unit_without_weight_is_never_proposed():
     v = some_states((500, 100), dtype=F32)
     moved = metropolis._flipped(m, v, log_w, u) != v
     assert (moved.sum(-1) == 1).all() and not moved[:, -1].any()
+    first = metropolis._flipped(m, v, log_w.flip(-1), 0 * u) != v       # nor by the number zero
+    assert (first.sum(-1) == 1).all() and not first[:, 0].any()
+
+
+@pytest.mark.parametrize("shift", [-1e4, 1e4])
+def test_the_size_of_all_weights_does_not_matter(shift):
+    m, log_w, v = machine(6, 2), normal(50, 6, seed=1), some_states((50, 6))
+    u = torch.linspace(0, 0.99, 50, dtype=F64)
+    assert torch.equal(metropolis._flipped(m, v, log_w + shift, u), metropolis._flipped(m, v, log_w, u))
 
 
 def test_a_batch_of_machines_is_one_after_the_other():
@@ -404,6 +413,15 @@ def test_a_proposal_with_a_ratio():
     for rule in RULES:
         y = hastings(normal_density, shrink, x, 4, 3, rule)
         assert abs(Estimate.of(y.square().sum(1)).z(2.0)) < 4 and (y != x).double().mean() > 0.3
+
+
+@pytest.mark.parametrize("rule,share", [("metropolis", math.exp(-1)), ("barker", 1 / (1 + math.e))])
+def test_the_rule_is_the_one_asked_for(rule, share):
+    up = lambda x, g: (x + 1, 0.0)
+    x = torch.zeros(2**14, 1, dtype=F64)
+    moved = hastings(lambda x: -x.sum(-1), up, x, 1, 3, rule)[:, 0]
+    assert abs(Estimate.of(moved).z(share)) < 4
+    assert ((hastings(lambda x: x.sum(-1), up, x, 1, 3, rule) == 1).all()) == (rule == "metropolis")
 
 
 def test_outside_the_support_is_never_accepted():
