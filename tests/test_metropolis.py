@@ -424,6 +424,19 @@ def test_the_rule_is_the_one_asked_for(rule, share):
     assert ((hastings(lambda x: x.sum(-1), up, x, 1, 3, rule) == 1).all()) == (rule == "metropolis")
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("when,steps", [(1, 1), (1, 4), (3, 4)])
+def test_one_bad_log_prob_on_the_way_is_enough(bad, when, steps):
+    calls = []
+
+    def log_prob(x):
+        calls.append(1)
+        return normal_density(x) * 0 + (bad if len(calls) == when + 1 else 0.0)
+
+    with pytest.raises(ValueError, match="^log_prob must be numbers below inf, .* 5 of 5 chains met"):
+        random_walk(log_prob, torch.zeros(5, 2), 1.0, steps, 0)
+
+
 def test_outside_the_support_is_never_accepted():
     inside = lambda x: torch.where((x.abs() < 1).all(-1), 0.0, -math.inf)
     x = torch.rand(2**14, 2, dtype=F64, generator=seeded(1)) * 2 - 1
