@@ -6,7 +6,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import norm
 import torch
 
-from machines import machine, normal, seeded, some_states
+from machines import machine, normal, seeded, some_states, widen
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.units import Discrete, Potts, as_unit, states
 from rbmdiff.models.rbm import RBM, flip_log_ratios
@@ -255,11 +255,11 @@ def test_no_drift(visible, hidden):
 
 
 def test_real_layers_are_redrawn():
-    m = machine(3, 2, "gaussian", "spin", scale=0.4)
+    m = widen(machine(3, 2, "gaussian", "spin", scale=0.4), 0.5)
     start = m.sample(2**15, generator=1)
     v, h = flip_the_state(m, start, 2, 2)
     fresh = gibbs(m, start, 1, 3)
-    for f in (lambda v: v.sum(1), lambda v: v[:, 0] * v[:, 1]):
+    for f in (lambda v: v.sum(1), lambda v: v[:, 0] * v[:, 1], lambda v: v[:, 2].square()):
         a, b = Estimate.of(f(v)), Estimate.of(f(fresh))
         assert abs(a.value - b.value) < 4 * math.hypot(a.stderr, b.stderr) and a.stderr < 0.02
     assert h.shape == (2**15, 2) and set(h.unique().tolist()) == {-1.0, 1.0}
@@ -462,8 +462,8 @@ def test_exact_times_of_known_chains():
     p = torch.full((4,), 0.25, dtype=F64)
     f = torch.tensor([1.0, -1, 2, 0], dtype=F64)
     lazy = lambda r: r * torch.eye(4, dtype=F64) + (1 - r) * p.expand(4, 4)
-    for r in (0.0, 0.5, 0.99):
-        assert exact_time(lazy(r), p, f).item() == pytest.approx((1 + r) / (1 - r))
+    for r in (0.0, 0.5, 0.99, 1 - 2**-27):
+        assert exact_time(lazy(r), p, f).item() == pytest.approx((1 + r) / (1 - r), rel=1e-6)
     both = exact_time(lazy(0.5), p, torch.stack([f, f**2]))
     assert both.shape == (2,) and both[1].item() == pytest.approx(3)
     cycle = torch.eye(4, dtype=F64).roll(1, 1)
