@@ -6,7 +6,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import norm
 import torch
 
-from machines import machine, normal, seeded, some_states
+from machines import machine, normal, seeded, some_states, widen
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.units import Discrete, Potts, as_unit, states
 from rbmdiff.models.rbm import RBM, flip_log_ratios
@@ -255,11 +255,11 @@ def test_no_drift(visible, hidden):
 
 
 def test_real_layers_are_redrawn():
-    m = machine(3, 2, "gaussian", "spin", scale=0.4)
+    m = widen(machine(3, 2, "gaussian", "spin", scale=0.4), 0.5)
     start = m.sample(2**15, generator=1)
     v, h = flip_the_state(m, start, 2, 2)
     fresh = gibbs(m, start, 1, 3)
-    for f in (lambda v: v.sum(1), lambda v: v[:, 0] * v[:, 1]):
+    for f in (lambda v: v.sum(1), lambda v: v[:, 0] * v[:, 1], lambda v: v[:, 2].square()):
         a, b = Estimate.of(f(v)), Estimate.of(f(fresh))
         assert abs(a.value - b.value) < 4 * math.hypot(a.stderr, b.stderr) and a.stderr < 0.02
     assert h.shape == (2**15, 2) and set(h.unique().tolist()) == {-1.0, 1.0}
@@ -304,6 +304,15 @@ def test_a_unit_without_weight_is_never_proposed():
     v = some_states((500, 100), dtype=F32)
     moved = metropolis._flipped(m, v, log_w, u) != v
     assert (moved.sum(-1) == 1).all() and not moved[:, -1].any()
+    first = metropolis._flipped(m, v, log_w.flip(-1), 0 * u) != v       # nor by the number zero
+    assert (first.sum(-1) == 1).all() and not first[:, 0].any()
+
+
+@pytest.mark.parametrize("shift", [-1e4, 1e4])
+def test_the_size_of_all_weights_does_not_matter(shift):
+    m, log_w, v = machine(6, 2), normal(50, 6, seed=1), some_states((50, 6))
+    u = torch.linspace(0, 0.99, 50, dtype=F64)
+    assert torch.equal(metropolis._flipped(m, v, log_w + shift, u), metropolis._flipped(m, v, log_w, u))
 
 
 def test_a_batch_of_machines_is_one_after_the_other():
@@ -406,6 +415,28 @@ def test_a_proposal_with_a_ratio():
         assert abs(Estimate.of(y.square().sum(1)).z(2.0)) < 4 and (y != x).double().mean() > 0.3
 
 
+@pytest.mark.parametrize("rule,share", [("metropolis", math.exp(-1)), ("barker", 1 / (1 + math.e))])
+def test_the_rule_is_the_one_asked_for(rule, share):
+    up = lambda x, g: (x + 1, 0.0)
+    x = torch.zeros(2**14, 1, dtype=F64)
+    moved = hastings(lambda x: -x.sum(-1), up, x, 1, 3, rule)[:, 0]
+    assert abs(Estimate.of(moved).z(share)) < 4
+    assert ((hastings(lambda x: x.sum(-1), up, x, 1, 3, rule) == 1).all()) == (rule == "metropolis")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("when,steps", [(1, 1), (1, 4), (3, 4)])
+def test_one_bad_log_prob_on_the_way_is_enough(bad, when, steps):
+    calls = []
+
+    def log_prob(x):
+        calls.append(1)
+        return normal_density(x) * 0 + (bad if len(calls) == when + 1 else 0.0)
+
+    with pytest.raises(ValueError, match="^log_prob must be numbers below inf, .* 5 of 5 chains met"):
+        random_walk(log_prob, torch.zeros(5, 2), 1.0, steps, 0)
+
+
 def test_outside_the_support_is_never_accepted():
     inside = lambda x: torch.where((x.abs() < 1).all(-1), 0.0, -math.inf)
     x = torch.rand(2**14, 2, dtype=F64, generator=seeded(1)) * 2 - 1
@@ -431,8 +462,8 @@ def test_exact_times_of_known_chains():
     p = torch.full((4,), 0.25, dtype=F64)
     f = torch.tensor([1.0, -1, 2, 0], dtype=F64)
     lazy = lambda r: r * torch.eye(4, dtype=F64) + (1 - r) * p.expand(4, 4)
-    for r in (0.0, 0.5, 0.99):
-        assert exact_time(lazy(r), p, f).item() == pytest.approx((1 + r) / (1 - r))
+    for r in (0.0, 0.5, 0.99, 1 - 2**-27):
+        assert exact_time(lazy(r), p, f).item() == pytest.approx((1 + r) / (1 - r), rel=1e-6)
     both = exact_time(lazy(0.5), p, torch.stack([f, f**2]))
     assert both.shape == (2,) and both[1].item() == pytest.approx(3)
     cycle = torch.eye(4, dtype=F64).roll(1, 1)

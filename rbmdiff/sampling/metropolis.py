@@ -116,8 +116,8 @@ def _proposed(propose: Propose, x: Tensor, generator: Any) -> tuple[Tensor, Tens
         got = f"{list(y.shape)} of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
         raise ValueError(f"propose must return places of shape {list(x.shape)} of {x.dtype}, got {got}")
     if isinstance(log_q, (int, float)) and not isinstance(log_q, bool): log_q = x.new_tensor(log_q)
-    fits = isinstance(log_q, Tensor) and log_q.is_floating_point() and log_q.device == x.device
-    if fits and log_q.shape in (x.shape[:-1], ()): return y, log_q
+    if isinstance(log_q, Tensor) and log_q.is_floating_point() and log_q.device == x.device:
+        if log_q.shape in (x.shape[:-1], ()): return y, log_q
     got = f"{list(log_q.shape)} of {log_q.dtype}" if isinstance(log_q, Tensor) else type(log_q).__name__
     raise ValueError(f"propose must return log q of shape {list(x.shape[:-1])}, or a number, got {got}")
 
