@@ -102,7 +102,7 @@ def test_network_of_any_depth_adds_up_and_lies_above_its_bound(sizes, seed):
 
 
 @pytest.mark.parametrize("visible,hidden", [("gaussian", "bernoulli"), ("binomial(2)", "spin"),
-                                            ("bernoulli", "potts(3)")])
+                                            ("bernoulli", "potts(3)"), ("bernoulli", "binomial(2)")])
 def test_network_of_other_units(visible, hidden):
     net = belief([3, 6, 3], visible, hidden, 0.4)
     first, top = net.layers
@@ -223,6 +223,51 @@ def test_sampled_bound_of_three_layers():
     log_z = net.layers[2].log_partition().item()
     found = Estimate.of(torch.stack([net.sampled_bound(v, log_z, 20, s) for s in range(300)]))
     assert abs(found.z(net.bound(v).item())) < 4 and found.stderr < 0.1
+
+
+def test_layers_below_are_drawn_from_the_top_down():
+    net = belief([3, 4, 2, 2])
+    v = net.sample(20_000, generator=0)
+    p = net.log_prob(states(3)).exp()
+    share = torch.bincount((v @ 2.0 ** torch.arange(3, dtype=f64)).long(), minlength=8) / len(v)
+    assert ((share - p) / (p * (1 - p) / len(v)).sqrt()).abs().max() < 4
+    many = net.sampled_bound(states(3)[5], net.layers[2].log_partition().item(), 20_000, 0)
+    assert abs((many - net.bound(states(3)[5])).item()) < 0.05
+
+
+def test_layers_start_from_one_stream():
+    one, two = DBN([3, 3, 3], generator=1), DBN([3, 3, 3], generator=2)
+    assert not torch.equal(one.layers[0].W, one.layers[1].W)
+    assert not torch.equal(one.layers[1].W, two.layers[1].W)
+
+
+def test_mean_field_by_hand():
+    dbm, v = deep(), states(4)
+    (W1, W2), (_, c1, c2) = dbm.W, dbm.b
+    m2 = torch.sigmoid(torch.sigmoid(2 * v @ W1 + c1) @ W2 + c2)
+    for _ in range(2): m2 = torch.sigmoid(torch.sigmoid(v @ W1 + m2 @ W2.T + c1) @ W2 + c2)
+    torch.testing.assert_close(dbm.mean_field(v, 2)[:, 4:], m2)
+    dbm.W[1].fill_(math.nan)
+    with pytest.raises(ValueError, match="finite parameters"): dbm.mean_field(v)
+
+
+def test_chains_of_any_shape():
+    dbm, v, chains = deep(), states(4)[:3], states(6)[:20]
+    flat, last = deep_gradient(dbm, v, 1, chains, 0)
+    found, same = deep_gradient(dbm, v, 1, chains.view(2, 10, 6), 0)
+    assert torch.equal(last, same)
+    for name in flat: assert torch.equal(found[name], flat[name])
+
+
+def test_sums_and_slopes_of_single_precision_are_those_of_double():
+    net, v = deep(dtype=f32, scale=30.0).requires_grad_(True), states(4, dtype=f32)
+    wide = copy.deepcopy(net).double()
+    for name in ("log_prob", "bound"):
+        found, wanted = getattr(net, name)(v), getattr(wide, name)(v.double())
+        assert torch.equal(found, wanted.float())
+        slopes = torch.autograd.grad(found.sum(), tuple(net.parameters()))
+        for x, y in zip(slopes, torch.autograd.grad(wanted.sum(), tuple(wide.parameters()))):
+            torch.testing.assert_close(x, y.float())
 
 
 # --- files, dtypes, devices, shapes
