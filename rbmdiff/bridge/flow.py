@@ -184,7 +184,7 @@ def symmetry(J: Tensor) -> tuple[Tensor, Tensor]:
     """Asymmetry [...] of Jacobians `J` [..., n, n], and the smallest eigenvalue [...] of their symmetric
     parts [eq-ddimflow-symmetry].
 
-    The asymmetry is 0 for slopes of a gradient, 1 for those of a rotation, about 0.7 for many random
+    The asymmetry is 0 for slopes of a gradient, 1 for a quarter turn, about 0.7 for many random
     numbers; that of zeros is 0. Raises TypeError or ValueError unless `J` is square.
     """
     check_tensor("J", J)
