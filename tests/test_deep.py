@@ -322,8 +322,9 @@ def test_a_gradient_of_a_row_depends_on_no_other_row():
 
 # --- bad input
 
-NO_STATES = [torch.zeros(2, 3, dtype=f64), torch.zeros(2, 4), [0, 1, 0, 1], None, torch.tensor(1.0, dtype=f64),
-             torch.zeros(0, 4, dtype=f64), torch.full((2, 4), math.nan, dtype=f64)]
+NO_STATES = [torch.zeros(2, 3, dtype=f64), torch.zeros(2, 4), [0, 1, 0, 1], None,
+             torch.tensor(1.0, dtype=f64), torch.zeros(0, 4, dtype=f64),
+             torch.full((2, 4), math.nan, dtype=f64)]
 
 
 @pytest.mark.parametrize("kind", [DBN, DBM])
@@ -382,7 +383,8 @@ def test_bad_parts_of_a_deep_gradient():
         with pytest.raises(TypeError, match="dbm must be a DBM"): deep_gradient(other, v)
     mu, lam = torch.zeros(6, dtype=f64), torch.zeros(3, dtype=f64)
     for offsets in (5, (mu,), mu):
-        with pytest.raises(TypeError, match="offsets must be two"): deep_gradient(dbm, v, offsets=offsets)
+        with pytest.raises(TypeError, match="offsets must be two"):
+            deep_gradient(dbm, v, offsets=offsets)
     with pytest.raises(ValueError, match="offset must"): deep_gradient(dbm, v, offsets=(lam, mu))
     for W in ([dbm.W[0]], list(dbm.W)[::-1]):
         with pytest.raises(ValueError, match="W must hold"): dbm.joined(W)

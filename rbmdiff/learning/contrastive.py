@@ -260,7 +260,7 @@ def deep_gradient(dbm: DBM, v: Tensor, k: int = 1, chains: Tensor | None = None,
     Source: Salakhutdinov and Hinton (2009).
     """
     check_count("k", k)
-    if not isinstance(dbm, DBM): raise TypeError(f"dbm must be a DBM, got {type(dbm).__name__}")
+    if not hasattr(dbm, "mean_field"): raise TypeError(f"dbm must be a DBM, got {type(dbm).__name__}")
     dbm.check_states(v)
     if offsets is not None and not (isinstance(offsets, (tuple, list)) and len(offsets) == 2):
         raise TypeError(f"offsets must be two tensors, of even and odd layers, got {offsets!r:.60}")
