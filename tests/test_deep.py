@@ -11,6 +11,7 @@ from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.units import states
 from rbmdiff.learning.contrastive import deep_gradient, exact_gradient
 from rbmdiff.learning.partition import ais
+import rbmdiff.models.deep as module
 from rbmdiff.models.deep import DBM, DBN, ceilings, doubled, transposed, with_prior
 from rbmdiff.models.rbm import RBM
 from rbmdiff.sampling.gibbs import conditionals
@@ -270,6 +271,36 @@ def test_sums_and_slopes_of_single_precision_are_those_of_double():
             torch.testing.assert_close(x, y.float())
 
 
+def test_transposed_exchanges_the_units():
+    rbm = RBM(3, 2, "spin", "bernoulli", generator=0)
+    v, h = states(3, "spin", dtype=f32), states(2, dtype=f32)
+    other = transposed(rbm)
+    assert (str(other.visible), str(other.hidden)) == ("bernoulli", "spin")
+    torch.testing.assert_close(other.energy(h, v[:, None]), rbm.energy(v[:, None], h))
+
+
+def test_twenty_bits_are_listed(monkeypatch):
+    monkeypatch.setattr(module, "states", lambda *a, **k: "all")
+    assert module._listed(machine(3, 20), "") == "all"
+
+
+def test_two_steps_are_one_after_the_other():
+    dbm, v, chains, stream = deep(), states(4)[:3], states(6)[:20], seeded()
+    found, last = deep_gradient(dbm, v, 2, chains, seeded())
+    one = deep_gradient(dbm, v, 1, chains, stream)[1]
+    wanted, other = deep_gradient(dbm, v, 1, one, stream)
+    assert torch.equal(last, other)
+    for name in found: assert torch.equal(found[name], wanted[name])
+
+
+def test_the_pass_down_draws_from_the_stream():
+    net = belief([8, 2, 2], scale=0)
+    net.layers[1].b.fill_(100.0)                      # the layer between is one in every draw
+    assert not torch.equal(net.sample(9, generator=1), net.sample(9, generator=2))
+    v = states(3)
+    assert belief([3, 2]).up(v, 0) is not v
+
+
 # --- files, dtypes, devices, shapes
 
 @pytest.mark.parametrize("net", [deep([3, 2, 2], "spin"), belief([3, 2, 2], "gaussian", "spin", 0.3)])
@@ -382,9 +413,8 @@ def test_bad_parts_of_a_deep_gradient():
     for other in (belief(), dbm.as_rbm(), None):
         with pytest.raises(TypeError, match="dbm must be a DBM"): deep_gradient(other, v)
     mu, lam = torch.zeros(6, dtype=f64), torch.zeros(3, dtype=f64)
-    for offsets in (5, (mu,), mu):
-        with pytest.raises(TypeError, match="offsets must be two"):
-            deep_gradient(dbm, v, offsets=offsets)
+    for bad in (5, (mu,), mu):
+        with pytest.raises(TypeError, match="offsets must"): deep_gradient(dbm, v, offsets=bad)
     with pytest.raises(ValueError, match="offset must"): deep_gradient(dbm, v, offsets=(lam, mu))
     for W in ([dbm.W[0]], list(dbm.W)[::-1]):
         with pytest.raises(ValueError, match="W must hold"): dbm.joined(W)
