@@ -138,8 +138,9 @@ def first_order_bias(score: Score, x: Tensor) -> Tensor:
     check_tensor("x", x)
     if x.ndim == 0: raise ValueError("x must have shape [..., D], got []")
     asked = lambda y: check_answer("score", score(y), y).to(y.dtype)
-    s, pulled = cast(tuple, torch.func.vjp(asked, x))
+    s = asked(x.clone())                                      # its own checks see numbers here alone
     if not is_finite(s): raise ValueError("score must be finite at x, got NaN or infinity")
+    _, pulled = cast(tuple, torch.func.vjp(asked, x))
     axes = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     slopes = [pulled(axis.expand(x.shape))[0][..., i] for i, axis in enumerate(axes)]
     return (2 * torch.stack(slopes).sum(0) + s.square().sum(-1)) / 4  # [eq-langevin-bias]
