@@ -71,6 +71,12 @@ def test_any_batch_shape_and_dtype(name, shape, dtype, device):
     assert torch.equal(y, RUNS[name](x, 3)) and not torch.equal(y, RUNS[name](x, 4))
 
 
+@pytest.mark.parametrize("name", RUNS)
+def test_no_device_tells_the_shape(name):
+    y = RUNS[name](torch.empty(3, 2, device="meta"))
+    assert y.shape == (3, 2) and y.is_meta
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_states_may_be_single_numbers_and_images(name):
     assert RUNS[name](torch.tensor(0.5), 1).shape == ()
@@ -322,6 +328,8 @@ WRONG = {
     "words": (lambda: annealed(down, X, ["a"], 1), TypeError, "^sigmas must be numbers, got list"),
     "nothing": (lambda: annealed(down, X, None, 1), TypeError, "^sigmas must be numbers, got NoneType"),
     "NaN level": (lambda: annealed(down, X, [math.nan, 1.0], 1), ValueError, "^sigmas must be finite"),
+    "levels without numbers": (lambda: annealed(down, X, torch.ones(2, device="meta"), 1), TypeError,
+                               "^sigmas must be numbers, got Tensor"),
     "relative step": (lambda: annealed(down, X, [2.0, 1.0], 1, 2.0), ValueError,
                       "^step must be finite and above 0 and below 2"),
     "levels rise": (lambda: geometric_levels(1.0, 2.0, 3), ValueError, "^first must be .* above 2.0"),
@@ -417,6 +425,12 @@ def test_a_chain_that_diverges_says_where(dtype):
     with pytest.raises(FloatingPointError, match=r"after step \d+ of 100: 50 at each level"):
         annealed(lambda x, sigma: steep(x), x, [2.0, 1.0], 50, 0.1, 1)
     assert mala(lambda x: -x.pow(4).sum(-1) / 4, x, 0.1, 50, 1).equal(x)   # refused, and honest
+
+
+def test_numbers_too_large_to_square():
+    with pytest.raises(FloatingPointError, match="after step 1 of 4: 2 at each level"):
+        annealed(lambda x, sigma: -x / sigma**2, X, [1e200, 1.0], 2, 0.1, 1)
+    assert level_variance(1e200, 0.1, 1) == math.inf
 
 
 def test_one_bad_answer_ends_the_run():

@@ -292,7 +292,7 @@ def test_checked_network_counts_and_passes_answers_on():
     (lambda x, t: x > 0, 0.5, TypeError, "got torch.bool"),
     (lambda x, t: x + 0j, 0.5, TypeError, "got torch.complex128"),
     (lambda x, t: x.to_sparse(), 0.5, TypeError, "got torch.float64, torch.sparse_coo"),
-    (lambda x, t: (x, x), 0.5, TypeError, "got tuple; a function can pick it"),
+    (lambda x, t: (x, x), 0.5, TypeError, "got tuple; a function around it"),
     (lambda x, t: x.mul_(2), 0.5, ValueError, "must not change x or t in place"),
     (lambda x, t: x * t.mul_(1000), 0.5, ValueError, "must not change x or t in place"),
     (lambda x, t: 1.0, 0.5, TypeError, "teacher must return a torch.Tensor, got float"),

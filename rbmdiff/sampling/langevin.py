@@ -55,7 +55,7 @@ def _last(states: Iterator[Tensor], steps: int, why: str) -> Tensor:
     fine: Tensor | int = 0
     x = torch.empty(0)
     for x in islice(states, steps):
-        whole = is_finite(x) if x.is_cpu else x.isfinite().all()
+        whole = is_finite(x) if x.is_cpu or x.is_meta else x.isfinite().all()
         fine = fine + whole
         if whole is False: break
     if int(fine) == steps: return x
@@ -138,8 +138,9 @@ def first_order_bias(score: Score, x: Tensor) -> Tensor:
     check_tensor("x", x)
     if x.ndim == 0: raise ValueError("x must have shape [..., D], got []")
     asked = lambda y: check_answer("score", score(y), y).to(y.dtype)
-    s, pulled = cast(tuple, torch.func.vjp(asked, x))
+    s = asked(x.clone())                                      # its own checks see numbers here alone
     if not is_finite(s): raise ValueError("score must be finite at x, got NaN or infinity")
+    _, pulled = cast(tuple, torch.func.vjp(asked, x))
     axes = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     slopes = [pulled(axis.expand(x.shape))[0][..., i] for i, axis in enumerate(axes)]
     return (2 * torch.stack(slopes).sum(0) + s.square().sum(-1)) / 4  # [eq-langevin-bias]
@@ -313,7 +314,7 @@ def geometric_levels(first: float, last: float, n: int) -> Tensor:
 def _levels(sigmas: Tensor | Sequence[float], x: Tensor) -> list[tuple[float, Tensor]]:
     """Each level as a number, and as a tensor like `x`. TypeError or ValueError."""
     try:
-        levels = torch.as_tensor(sigmas, dtype=torch.float64)
+        levels = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"sigmas must be numbers, got {type(sigmas).__name__}") from None
     check_tensor("sigmas", levels)
@@ -335,7 +336,7 @@ def annealed(score: Score, x: Tensor, sigmas: Tensor | Sequence[float], steps: i
     """
     def states(x: Tensor) -> Iterator[Tensor]:
         for sigma, level in levels:  # [eq-langevin-annealed]
-            walk = _overdamped(score, x, step * sigma**2, generator, None, level)
+            walk = _overdamped(score, x, step * sigma * sigma, generator, None, level)
             for state in islice(walk, steps):
                 x = state
                 yield x
@@ -346,7 +347,7 @@ def annealed(score: Score, x: Tensor, sigmas: Tensor | Sequence[float], steps: i
     why = f"{steps} at each level; is score(x, sigma) that of the noised data?"
     x = _last(states(x), steps * len(levels), why)
     sigma, level = levels[-1]
-    return x + sigma**2 * _asked(score, x, level) if denoise else x
+    return x + sigma * sigma * _asked(score, x, level) if denoise else x
 
 # %% ../../nbs/sampling/langevin.ipynb #efbc1854
 def level_variance(ratio: float, step: float, steps: int) -> float:
@@ -361,4 +362,4 @@ def level_variance(ratio: float, step: float, steps: int) -> float:
     check_number("step", step, above=0, below=2)
     check_count("steps", steps)
     kept = (1 - step) ** (2 * steps)
-    return ratio**2 * kept + (1 - kept) / (1 - step / 2)  # [eq-langevin-level]
+    return ratio * ratio * kept + (1 - kept) / (1 - step / 2)  # [eq-langevin-level]
