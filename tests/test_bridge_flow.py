@@ -140,6 +140,14 @@ def test_inverse_far_away_and_between_far_clouds(scale):
     assert worst(found, x) < 1e-7 * scale and worst(log_back, -log_det) < 1e-6
 
 
+def test_states_whose_squares_overflow_are_undone():
+    """Far outside of all data a step is linear; lengths of such states are infinite."""
+    for network in (memory_predictor(numbers(5, 3), VP), lambda x, t: 0.5 * x):
+        flow, x = DDIMFlow(network, VP, GRID), 1e200 * numbers(2, 3)
+        back = flow.forward(flow.inverse(x)[0])[0]
+        assert worst(back / x, torch.ones(2, 3, dtype=F64)) < 1e-9
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_devices(device):
     law = mixture().to(device)
@@ -183,6 +191,17 @@ def test_a_step_with_two_folds_has_a_positive_determinant_and_is_refused():
     bad = as_eps(Turn([[-9.0, 0.0], [0.0, -9.0]]), VP, "x0")
     with pytest.raises(ValueError, match="stretches a direction by -"):
         DDIMFlow(bad, VP, grid).forward(numbers(2, 2))
+
+
+@pytest.mark.parametrize("stretch, passes", [(0.01, True), (-0.01, False), (-1e-9, False)])
+def test_the_least_stretch_must_be_positive_and_not_nearly(stretch, passes):
+    grid = torch.tensor([0.9, 0.2], dtype=F64)
+    r = VP.sigma(grid[1]) / VP.sigma(grid[0])
+    slope = ((stretch - r) / (VP.alpha(grid[1]) - VP.alpha(grid[0]) * r)).item()
+    flow = DDIMFlow(as_eps(Turn([[0.5, 0.0], [0.0, slope]]), VP, "x0"), VP, grid)
+    if passes: assert flow.forward(numbers(2, 2))[1].isfinite().all()
+    else:
+        with pytest.raises(ValueError, match="stretches a direction by -"): flow.forward(numbers(2, 2))
 
 
 def test_a_turn_that_is_no_fold_passes():
@@ -403,6 +422,11 @@ def test_bad_lattices():
     with pytest.raises(ValueError, match="right must"): lattice_predictor(s[1], *s[1:], VP)
     with pytest.raises(ValueError, match="x must have shape"):
         lattice_predictor(*s, VP)(numbers(2, 6), 0.5)
+    for bad, error in ((None, TypeError), (x.numpy(), TypeError), (x.long(), TypeError),
+                       (x.half(), TypeError), (x * math.nan, ValueError), (x[:0], ValueError),
+                       (x.to("meta"), ValueError), (x[0, 0, 0], ValueError)):
+        with pytest.raises(error, match="x must"): lattice_predictor(*s, VP)(bad, 0.5)
+    with pytest.raises(ValueError, match="sigma must be positive"): lattice_predictor(*s, VP)(x, 0.0)
     with pytest.raises(ValueError, match="sigma must be positive"): lattice_log_prob(*s, x, 1.0, 0.0)
     with pytest.raises(TypeError, match="x must be torch.float64"): lattice_log_prob(*s, x.float(), 1, 1)
     for bad in (numbers(2, 6), numbers(6)):

@@ -116,7 +116,7 @@ class DDIMFlow:
             miss, last = y - found, gap
             move = torch.linalg.solve_ex(J, miss.flatten(1).double())[0]  # [eq-ddimflow-inverse]
             gap, scale = _size(miss), _size(self.rows[i][0] * x) + _size(y)
-            rounding = (gap > last / 2) & (move.norm(dim=1) <= near)
+            rounding = (gap > last / 2) & (_size(move) <= near)
             done = rounding | (gap <= 2**10 * eps * scale)
             if bool(done.all()): return x, J
             move = torch.where(done[:, None], 0, move).view_as(x).to(x)
@@ -217,8 +217,8 @@ def denoiser_jacobian(predict: Predict, schedule: Schedule, x: Tensor, t: Tensor
 
 # %% ../../nbs/bridge/flow.ipynb #1ec0599c
 def _size(x: Tensor) -> Tensor:
-    """Length [B] of states `x` [B, ...], in float64."""
-    return x.flatten(1).double().norm(dim=1)
+    """The largest number [B] of states `x` [B, ...] in float64: squares of large ones would overflow."""
+    return x.flatten(1).double().abs().amax(1)
 
 # %% ../../nbs/bridge/flow.ipynb #305e5515
 def thinned_posterior(rbm: RBM, x: Tensor, p: float) -> RBM:
@@ -250,8 +250,10 @@ def thinned_log_prob(rbm: RBM, x: Tensor, p: float) -> Tensor:
 
 # %% ../../nbs/bridge/flow.ipynb #ff7cfc05
 def _spins(x: Tensor, field: Tensor) -> Tensor:
-    """`x` [..., R, C] in float64. ValueError unless it has the sites of the `field` [..., R, C]."""
-    if x.ndim > 1 and x.shape[-2:] == field.shape[-2:]: return x.double()
+    """`x` [..., R, C] in float64. TypeError or ValueError unless it fits the `field` [..., R, C]."""
+    check_tensor("x", x)
+    if x.device != field.device: raise ValueError(f"x must be on {field.device}, got {x.device}")
+    if x.shape[-2:] == field.shape[-2:]: return x.double()
     raise ValueError(f"x must have shape {[..., *field.shape[-2:]]}, got {list(x.shape)}"
                      .replace("Ellipsis", "..."))
 
@@ -269,7 +271,9 @@ def lattice_predictor(right: Tensor, down: Tensor, field: Tensor, schedule: Sche
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
         y = _spins(x, h)
-        tilt = expand(schedule.alpha(t) / schedule.sigma(t) ** 2, y)
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        check_levels(alpha, sigma)
+        tilt = expand(alpha / sigma**2, y)
         return means(across, along, h + tilt * y).to(x.dtype)  # [eq-ddimflow-lattice]
     return as_eps(predict, schedule, "x0")
 
