@@ -43,9 +43,9 @@ class DDIMFlow:
     def __init__(self, predict: Predict, schedule: Schedule, grid: Tensor):
         check_schedule(schedule)
         self.schedule = schedule
-        self.grid = check_grid(grid)
+        self.grid = check_grid(grid).detach()
         self.network = CheckedNetwork(predict, schedule=schedule)
-        alpha, sigma = schedule.alpha(self.grid).detach(), schedule.sigma(self.grid).detach()
+        alpha, sigma = schedule.alpha(self.grid), schedule.sigma(self.grid)
         keep = sigma[1:] / sigma[:-1]
         new = alpha[1:] - alpha[:-1] * keep  # [eq-ddimflow-step]
         X, P = conversion(alpha[:-1], sigma[:-1], self.network.kind, "x0")
