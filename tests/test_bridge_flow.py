@@ -140,6 +140,12 @@ def test_inverse_far_away_and_between_far_clouds(scale):
     assert worst(found, x) < 1e-7 * scale and worst(log_back, -log_det) < 1e-6
 
 
+def test_thousands_of_states_at_once():
+    z = numbers(5000, 2)
+    M = denoiser_jacobian(mixture(2).predictor(VP), VP, z, 0.5)
+    assert worst(M[-3:], denoiser_jacobian(mixture(2).predictor(VP), VP, z[-3:], 0.5)) < 1e-12
+
+
 @pytest.mark.parametrize("unit", (1e-9, 1e9))
 def test_inverse_in_other_units(unit):
     schedule = Geometric(0.1 * unit, 5 * unit)
@@ -252,6 +258,7 @@ def test_a_state_that_is_not_reached_is_an_error():
     (lambda x, t: x[:, :1], "predict must return shape"), (lambda x, t: None, "predict must return"),
     (lambda x, t: x.detach(), "predict must be differentiable in x"),
     (lambda x, t: torch.ones_like(x).requires_grad_(), "predict must depend on x"),
+    (lambda x, t: (x - x.detach()).abs().sqrt() + x, "predict must have finite slopes in x"),
     (lambda x, t: x.mul_(2), "in-place|in place|inplace")])
 def test_bad_answers(answer, words):
     z = numbers(2, 3)
