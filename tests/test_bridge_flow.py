@@ -140,6 +140,33 @@ def test_inverse_far_away_and_between_far_clouds(scale):
     assert worst(found, x) < 1e-7 * scale and worst(log_back, -log_det) < 1e-6
 
 
+def test_thousands_of_states_at_once():
+    z = numbers(5000, 2)
+    M = denoiser_jacobian(mixture(2).predictor(VP), VP, z, 0.5)
+    assert worst(M[-3:], denoiser_jacobian(mixture(2).predictor(VP), VP, z[-3:], 0.5)) < 1e-12
+
+
+@pytest.mark.parametrize("unit", (1e-9, 1e9))
+def test_inverse_in_other_units(unit):
+    schedule = Geometric(0.1 * unit, 5 * unit)
+    points = 30 * unit * torch.tensor([[-1.0, 0], [1, 0]], dtype=F64)
+    grid = schedule.t_of_rho(unit * torch.tensor([5.0, 1.0, 0.2], dtype=F64))
+    flow = DDIMFlow(memory_predictor(points, schedule), schedule, grid)
+    x = 30 * unit * torch.tensor([[0.0, 0.3], [1e-3, 0], [0.5, 2], [40, -30], [-1, 0]], dtype=F64)
+    assert worst(flow.forward(flow.inverse(x)[0])[0], x) < 1e-6 * unit
+
+
+def test_states_that_have_arrived_wait_and_cost_nothing():
+    """In single precision a state arrives long before more moves would stop to change it."""
+    calls = []
+    bits = lambda x, t: calls.append(1) or torch.tanh(x / VE.sigma(t) ** 2)
+    flow = DDIMFlow(as_eps(bits, VE, "x0"), VE, VE.t_of_rho(torch.tensor([0.5, 0.2], dtype=F64)))
+    x = torch.linspace(-3, 3, 200, dtype=F32)[:, None]
+    alone = torch.cat([flow.inverse(row)[0] for row in x.split(1)])
+    calls.clear()
+    assert worst(flow.inverse(x)[0], alone) < 1e-5 and len(calls) < 30
+
+
 def test_states_whose_squares_overflow_are_undone():
     """Far outside of all data a step is linear; lengths of such states are infinite."""
     for network in (memory_predictor(numbers(5, 3), VP), lambda x, t: 0.5 * x):
@@ -231,6 +258,7 @@ def test_a_state_that_is_not_reached_is_an_error():
     (lambda x, t: x[:, :1], "predict must return shape"), (lambda x, t: None, "predict must return"),
     (lambda x, t: x.detach(), "predict must be differentiable in x"),
     (lambda x, t: torch.ones_like(x).requires_grad_(), "predict must depend on x"),
+    (lambda x, t: (x - x.detach()).abs().sqrt() + x, "predict must have finite slopes in x"),
     (lambda x, t: x.mul_(2), "in-place|in place|inplace")])
 def test_bad_answers(answer, words):
     z = numbers(2, 3)
@@ -260,6 +288,20 @@ def test_modules_are_asked_in_evaluation_mode_and_get_their_mode_back():
 def test_bad_flows(change, error, words):
     good = {"predict": mixture().predictor(VP), "schedule": VP, "grid": GRID}
     with pytest.raises(error, match=words): DDIMFlow(**good | change)
+
+
+def test_a_step_that_keeps_nothing_is_refused():
+    class Clean(LinearBeta):
+        def sigma(self, t): return super().sigma(t) * (torch.as_tensor(t) > 0.3)
+
+    schedule = Clean()
+    with pytest.raises(ValueError, match="cannot be undone"):
+        DDIMFlow(as_eps(Turn([[0.5]]), schedule, "x0"), schedule, torch.tensor([0.9, 0.2], dtype=F64))
+
+
+def test_a_grid_that_wants_a_gradient_gives_numbers():
+    flow = flow_of(grid=GRID.clone().requires_grad_())
+    assert not flow.log_prob(numbers(2, 3)).requires_grad
 
 
 def test_bad_states():

@@ -25,6 +25,7 @@ from rbmdiff.foundations.core import (
     check_number,
     check_tensor,
     in_transform,
+    is_finite,
     without_graph,
 )
 from ..models.ising import log_partition, means
@@ -43,9 +44,9 @@ class DDIMFlow:
     def __init__(self, predict: Predict, schedule: Schedule, grid: Tensor):
         check_schedule(schedule)
         self.schedule = schedule
-        self.grid = check_grid(grid)
+        self.grid = check_grid(grid).detach()
         self.network = CheckedNetwork(predict, schedule=schedule)
-        alpha, sigma = schedule.alpha(self.grid).detach(), schedule.sigma(self.grid).detach()
+        alpha, sigma = schedule.alpha(self.grid), schedule.sigma(self.grid)
         keep = sigma[1:] / sigma[:-1]
         new = alpha[1:] - alpha[:-1] * keep  # [eq-ddimflow-step]
         X, P = conversion(alpha[:-1], sigma[:-1], self.network.kind, "x0")
@@ -86,7 +87,6 @@ class DDIMFlow:
         for i in range(len(self.rows)):
             x, J = self._layer(x, i)
             log_det += self._log_det(J, i)  # [eq-ddimflow-density]
-        self.network.settle()
         return x, log_det.to(z.dtype)
 
     # %% ../../nbs/bridge/flow.ipynb #1ec0599c
@@ -141,7 +141,6 @@ class DDIMFlow:
         for i in reversed(range(len(self.rows))):
             z, J = self._undo(z, i, most)
             log_det -= self._log_det(J, i)  # [eq-ddimflow-density]
-        self.network.settle()
         return z, log_det.to(x.dtype)
 
     # %% ../../nbs/bridge/flow.ipynb #b9a7a17c
@@ -177,6 +176,8 @@ def _slopes(network: CheckedNetwork, x: Tensor, t: Tensor | float) -> tuple[Tens
     units = torch.eye(n, dtype=x.dtype, device=x.device).view(n, 1, *x.shape[1:])
     parts = units.expand(n, *x.shape).split(max(1, 4096 // len(x)))
     rows = torch.cat([pulled_back(answer, x, part) for part in parts])
+    network.settle()
+    if not is_finite(rows): raise ValueError(f"{network.name} must have finite slopes in x")
     return answer.detach(), rows.flatten(2).transpose(0, 1)
 
 # %% ../../nbs/bridge/flow.ipynb #dded5321
@@ -211,7 +212,6 @@ def denoiser_jacobian(predict: Predict, schedule: Schedule, x: Tensor, t: Tensor
     if not bool((X.isfinite() & P.isfinite()).all()):
         raise ValueError("t must be a time at which alpha, and sigma, are not 0")
     slopes = _slopes(network, x, t)[1]
-    network.settle()
     unit = torch.eye(slopes.shape[-1], dtype=x.dtype, device=x.device)
     return expand(X, slopes) * unit + expand(P, slopes) * slopes  # [eq-ddimflow-jacobian]
 
