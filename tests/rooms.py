@@ -557,6 +557,7 @@ NO_CALL = {
     "langevin.level_variance": "takes numbers alone",
     "flow.Step": "a container", "flow.Step.push": "of a subclass", "flow.Step.pull": "of a subclass",
     "flow.Step.check_parameters": "a check", "flow.Planar.check_parameters": "a check",
+    "flow.Radial.check_parameters": "a check",
     "flow.Flow.check_parameters": "a check", "flow.Inverse.check_parameters": "a check",
     "flow.Flow": "a container", "flow.Inverse": "a container", "flow.Residual": "a container",
     "deep.DBN.grown": "a network with numbers of its own", "deep.DBM.precise": "a machine in float64",

@@ -151,6 +151,7 @@ def test_simple_loss_visits_every_level_equally():
 def test_training_finds_the_best_linear_network():
     """Noise c x, without a time: on N(0, I) the best c is the mean sigma, its loss 3 (1 - c²)."""
     network = torch.nn.Linear(3, 3, **F64)
+    network.load_state_dict({"weight": -torch.eye(3, **F64), "bias": torch.zeros(3, **F64)})   # far off
     network.forward = lambda x, t: torch.nn.functional.linear(x, network.weight, network.bias)
     state = TrainState(network, torch.optim.Adam(network.parameters(), 0.05), rng())
     records = list(train(state, torch.randn(500, 3, generator=rng(1), **F64),

@@ -257,7 +257,7 @@ def _spins(x: Tensor, field: Tensor) -> Tensor:
     raise ValueError(f"x must have shape {[..., *field.shape[-2:]]}, got {list(x.shape)}"
                      .replace("Ellipsis", "..."))
 
-
+# %% ../../nbs/bridge/flow.ipynb #5ee536b0
 def lattice_predictor(right: Tensor, down: Tensor, field: Tensor, schedule: Schedule) -> Predict:
     """The exact denoiser of a lattice as a network: predict(x, t) -> eps, for every solver
     [eq-ddimflow-lattice].

@@ -185,7 +185,7 @@ def _products(eps: Tensor, x: Tensor, vectors: Tensor) -> Tensor:
         parts.append((vJ * v).flatten(2).sum(2, dtype=torch.float64))  # [eq-likelihood-hutchinson]
     return torch.cat(parts).T
 
-
+# %% ../../nbs/diffusion/likelihood.ipynb #a5c7f845
 def pulled_back(eps: Tensor, x: Tensor, vectors: Tensor) -> Tensor:
     """v (d eps / d x) [P, B, ...] for `vectors` [P, B, ...], of an `eps` with a graph from `x` [B, ...].
 

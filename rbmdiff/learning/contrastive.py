@@ -10,6 +10,7 @@ __all__ = ['Gradients', 'energy_gradient', 'weighted_statistics', 'exact_gradien
 
 # %% ../../nbs/learning/contrastive.ipynb #a5b704fb
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -246,6 +247,15 @@ def _by_layer(dbm: DBM, gradients: Gradients) -> Gradients:
     named = {f"W.{l}": x for l, x in enumerate(_layered(dbm, gradients))}
     return named | {f"b.{l}": sides[l % 2][l // 2] for l in range(len(dbm.sizes))}
 
+
+def _check_deep(dbm: Any, v: Tensor, offsets: Any) -> None:
+    """Refuse what is no deep machine, no states of one, or no two offsets."""
+    if not hasattr(dbm, "mean_field"): raise TypeError(f"dbm must be a DBM, got {type(dbm).__name__}")
+    dbm.check_states(v)
+    if offsets is not None and not (isinstance(offsets, (tuple, list)) and len(offsets) == 2):
+        raise TypeError(f"offsets must be two tensors, of even and odd layers, got {offsets!r:.60}")
+
+
 # %% ../../nbs/learning/contrastive.ipynb #dee9c0a2
 @without_graph()
 def deep_gradient(dbm: DBM, v: Tensor, k: int = 1, chains: Tensor | None = None,
@@ -260,10 +270,7 @@ def deep_gradient(dbm: DBM, v: Tensor, k: int = 1, chains: Tensor | None = None,
     Source: Salakhutdinov and Hinton (2009).
     """
     check_count("k", k)
-    if not hasattr(dbm, "mean_field"): raise TypeError(f"dbm must be a DBM, got {type(dbm).__name__}")
-    dbm.check_states(v)
-    if offsets is not None and not (isinstance(offsets, (tuple, list)) and len(offsets) == 2):
-        raise TypeError(f"offsets must be two tensors, of even and odd layers, got {offsets!r:.60}")
+    _check_deep(dbm, v, offsets)
     check_machine(rbm := dbm.as_rbm(), chains=chains)
     data = dbm.mean_field(_rows(v, None), steps)  # [eq-contrastive-deep]
     if chains is not None: chains = _rows(chains, None)

@@ -376,6 +376,7 @@ class DBM(Stored):
             even = m.visible.mean(y)  # [eq-deep-mean-field]
         return even, y
 
+    # %% ../../nbs/models/deep.ipynb #922cfad9
     def mean_field(self, v: Tensor, steps: int = 50) -> Tensor:
         """The even layers [..., n], `v` [..., D] itself and then the means of the others, after `steps`
         updates of the odd and the even layers in turns [eq-deep-mean-field].

@@ -154,7 +154,7 @@ class Flow(Step):
         for step in cast("Sequence[Step]", self.steps):
             step.check_parameters()
 
-    # %% ../../nbs/models/flow.ipynb #f10ad000
+    # %% ../../nbs/models/flow.ipynb #6eed50c6
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """What `save` wrote, on the CPU, if all steps are planar, radial, coupling or autoregressive,
@@ -226,12 +226,13 @@ class Planar(Step):
         bent = torch.logaddexp(along, torch.zeros_like(along)) - 1  # [eq-flow-planar]
         return self.u + (bent - along) * _over_square(self.w), bent, along  # [eq-flow-planar]
 
+    # %% ../../nbs/models/flow.ipynb #d8c4dde0
     def check_parameters(self) -> None:
         """Raise ValueError if a parameter is NaN or infinite, or w = 0."""
         if not bool(self.w.detach().any()): raise ValueError("Planar must have w other than 0, got 0")
         Step.check_parameters(self)
 
-    # %% ../../nbs/models/flow.ipynb #de8b9b18
+    # %% ../../nbs/models/flow.ipynb #c4043f13
     @classmethod
     @without_graph()
     def of(cls, u: Tensor, w: Tensor, b: float = 0.0) -> Self:
@@ -284,6 +285,9 @@ def _log_growth(a: Tensor, along: Tensor) -> Tensor:
     log_softplus = torch.where(along > -40, softplus.log(), along)
     return torch.logaddexp(2 * log_tanh, 2 * log_sech + log_softplus)  # [eq-flow-planar]
 
+# %% ../../nbs/models/flow.ipynb #de8b9b18
+#| export
+
 # %% ../../nbs/models/flow.ipynb #7ee81e12
 class Radial(Step):
     """Away from a `centre` [d] or towards it, most strongly near it [eq-flow-radial].
@@ -326,6 +330,7 @@ class Radial(Step):
         growth, log_det = self._growth(r)
         return self.centre + away / growth[..., None], -log_det
 
+    # %% ../../nbs/models/flow.ipynb #ec5002d7
     def check_parameters(self) -> None:
         """Raise ValueError if a parameter is NaN or infinite, or alpha or k is no number above 0."""
         Step.check_parameters(self)
@@ -571,6 +576,7 @@ class Residual(Step):
         raise ValueError(f"field must return shape {list(z.shape)} and {z.dtype} like z, "
                          f"got {list(v.shape)} and {v.dtype}")
 
+    # %% ../../nbs/models/flow.ipynb #6cba9896
     @without_graph()
     def pull(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z [..., d] of `x` [..., d] and log |det dz/dx| [...], where z <- x - h v(z) comes to rest.
