@@ -123,7 +123,7 @@ class Autoregressive(Stored):
         return v
 
 # %% ../../nbs/models/autoregressive.ipynb #a63c9691
-def _empty(dim: int, generator: Stream, dtype: torch.dtype | None,
+def _blank(dim: int, generator: Stream, dtype: torch.dtype | None,
            device: torch.device | str | None) -> tuple[Tensor, Any]:
     """Zeros [dim], and the one stream that draws the weights. Raises TypeError or ValueError."""
     if dtype is not None: check_dtype(dtype)
@@ -148,7 +148,7 @@ class NADE(Autoregressive):
                  dtype: torch.dtype | None = None, device: torch.device | str | None = None):
         super().__init__(dim, unit, order)
         check_count("hidden", hidden)
-        b, stream = _empty(dim, generator, dtype, device)
+        b, stream = _blank(dim, generator, dtype, device)
         self.W = Parameter(0.01 * normal((dim, hidden), b, stream))
         self.V = Parameter(0.01 * normal((dim, hidden), b, stream))
         self.b = Parameter(b)
@@ -268,7 +268,7 @@ class MaskedMLP(Module):
         super().__init__()
         check_function("activation", activation)
         shown = masks(dim, hidden, order, outputs)
-        b, stream = _empty(dim * outputs, generator, dtype, device)
+        b, stream = _blank(dim * outputs, generator, dtype, device)
         self.dim, self.outputs, self.activation = dim, outputs, activation
         for k, mask in enumerate(shown):
             self.register_buffer(f"mask{k}", mask.to(b), persistent=False)

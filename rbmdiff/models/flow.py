@@ -26,8 +26,6 @@ from rbmdiff.foundations.core import (
     as_generator,
     bisected,
     check_count,
-    check_device,
-    check_dtype,
     check_function,
     check_number,
     check_tensor,
@@ -40,6 +38,7 @@ from rbmdiff.foundations.core import (
     without_graph,
 )
 from ..foundations.kernels import affine
+from .autoregressive import _blank
 
 # %% ../../nbs/models/flow.ipynb #3cbd697f
 class Step(Stored):
@@ -185,17 +184,6 @@ def _log_normal(z: Tensor) -> Tensor:
     """Log density [...] of the standard normal law at `z` [..., d]."""
     return -(z.square() + math.log(2 * math.pi)).sum(-1) / 2
 
-# %% ../../nbs/models/flow.ipynb #c493df06
-def _blank(dim: int, generator: Stream, dtype: Any, device: Any) -> tuple[Tensor, Any]:
-    """Zeros [dim] and one stream for weights. TypeError or ValueError for bad arguments."""
-    check_count("dim", dim)
-    if dtype is not None: check_dtype(dtype)
-    check_device("device", device)
-    zeros = torch.zeros(dim, dtype=dtype, device=device)
-    stream = as_generator(generator, zeros)
-    if isinstance(stream, tuple): raise TypeError("generator must be one stream for all weights")
-    return zeros, stream
-
 # %% ../../nbs/models/flow.ipynb #ae9aba4b
 class Planar(Step):
     """x = z + u' tanh(w . z + b), where u' is `u`, moved so that it can be undone [eq-flow-planar].
@@ -284,9 +272,6 @@ def _log_growth(a: Tensor, along: Tensor) -> Tensor:
     softplus = torch.logaddexp(along.clamp(min=-40), torch.zeros_like(along))
     log_softplus = torch.where(along > -40, softplus.log(), along)
     return torch.logaddexp(2 * log_tanh, 2 * log_sech + log_softplus)  # [eq-flow-planar]
-
-# %% ../../nbs/models/flow.ipynb #de8b9b18
-#| export
 
 # %% ../../nbs/models/flow.ipynb #7ee81e12
 class Radial(Step):
