@@ -1,6 +1,7 @@
 """Flows against laws that are known: planar flows and the ring, and three families on noised bits.
 
-    python benchmarks/flow.py [--out FILE] [--threads 1] [--seeds 5] [--steps 3000] [--bits-steps 1200]
+    python benchmarks/flow.py [--part NAME ...] [--out FILE] [--threads 1] [--seeds 5] [--steps 3000]
+                              [--bits-steps 1200]
 
 `planar`: flows of K planar steps, trained on draws of their own (Adam at 0.01, falling to 0; the
 energy is scaled up from 0.01 to 1 over the first half), in the form of the library and with u and w
@@ -10,9 +11,13 @@ importance weights.
 
 `bits`: x = v + 0.35 noise, v from a machine of 6 x 4 bits; flows are trained on fresh draws (Adam
 at 0.003, falling to 0) and `kl` is KL(exact | flow) over one set of draws that none of them saw.
-All families see the same draws. Steps, rates and widths are those that were tried first; nothing
-was tuned.
+All families see the same draws. Steps, rates and widths are those that were tried first. `small start`
+are our families with hidden weights that are uniform in ± 1 / sqrt(inputs) at first, a sixth of the
+variance of ours or less; theirs start so too. `seconds` are those of one training on one thread.
+
+Parts are `planar` and the names of families, by default all; each replaces what FILE has of it.
 """
+import json
 import math
 import time
 
@@ -121,10 +126,29 @@ def halves(k: int) -> Tensor:
     return torch.arange(DIM) % 2 == k % 2
 
 
+def small(steps: list, generator: torch.Generator) -> Flow:
+    """The flow of `steps` with hidden weights uniform in ± 1 / sqrt(inputs)."""
+    for step in steps:
+        for w in step.network.weights[:-2]:
+            w.data.uniform_(-1, 1, generator=generator).div_(len(w) ** 0.5)
+    return Flow(steps)
+
+
+def autoregressive(generator: torch.Generator) -> list[MaskedAutoregressive]:
+    """Five steps."""
+    return [MaskedAutoregressive(DIM, order=orders(k), generator=generator) for k in range(5)]
+
+
+def coupling(generator: torch.Generator) -> list[Coupling]:
+    """Six steps."""
+    return [Coupling(DIM, kept=halves(k), generator=generator) for k in range(6)]
+
+
 FAMILIES = {
-    "autoregressive": lambda g: Flow(
-        [MaskedAutoregressive(DIM, order=orders(k), generator=g) for k in range(5)]),
-    "coupling": lambda g: Flow([Coupling(DIM, kept=halves(k), generator=g) for k in range(6)]),
+    "autoregressive": lambda g: Flow(autoregressive(g)),
+    "coupling": lambda g: Flow(coupling(g)),
+    "autoregressive, small start": lambda g: small(autoregressive(g), g),
+    "coupling, small start": lambda g: small(coupling(g), g),
     "zuko autoregressive": lambda g: zuko.flows.MAF(DIM, transforms=5, hidden_features=(64, 64)),
     "zuko coupling": lambda g: zuko.flows.RealNVP(DIM, transforms=6, hidden_features=(64, 64)),
     "zuko spline": lambda g: zuko.flows.NSF(DIM, transforms=3, hidden_features=(64, 64)),
@@ -149,10 +173,10 @@ def bits(name: str, seeds: int, steps: int, x: Tensor, exact: Tensor) -> dict:
         g = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)                                    # zuko draws its weights from there
         flow = FAMILIES[name](torch.Generator().manual_seed(seed))
-        start = time.perf_counter()
+        start = time.process_time()
         descend(lambda i: -log_density(flow, noised(RBM46, 512, g).float()).mean(),
                 list(flow.parameters()), steps, 0.003)
-        seconds += time.perf_counter() - start
+        seconds += time.process_time() - start
         with torch.no_grad(): gap = exact - log_density(flow, x.float()).double()
         kls.append(gap.mean().item())
         spread.append(Estimate.of(gap).stderr)
@@ -167,29 +191,37 @@ RBM46 = machine()
 
 def main():
     parser = arguments(__doc__, RESULTS / "flow.json", threads=1)
+    parts = ["planar", *FAMILIES]
+    parser.add_argument("--part", choices=parts, nargs="*", default=parts,
+                        help="what to do (default: all)")
     parser.add_argument("--seeds", type=int, default=5, help="flows of each kind (default 5)")
     parser.add_argument("--steps", type=int, default=3000, help="of planar flows (default 3000)")
     parser.add_argument("--bits-steps", type=int, default=1200, help="on noised bits (default 1200)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    result = header("KL in nats", "zuko") | {"device": "cpu", "threads": options.threads,
-                                             "seeds": options.seeds, "steps": options.steps}
+    known = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    result = header("KL in nats", "zuko") | {"command": "python benchmarks/flow.py", "device": "cpu",
+                                             "threads": options.threads, "seeds": options.seeds,
+                                             "steps": options.steps}
     x = noised(RBM46, 20_000, torch.Generator().manual_seed(10_000))
     exact = log_prob(RBM46, x, 1.0, NOISE)
     mean = Estimate.of(exact)
-    result |= {"planar": [], "bits": {
+    families = {row["family"]: row for row in known.get("bits", {}).get("families", [])}
+    result |= {"planar": known.get("planar", []), "bits": {
         "steps": options.bits_steps, "sigma": NOISE, "draws": len(x), "exact": mean.value,
         "exact_stderr": mean.stderr, "families": []}}
-    for layers in LAYERS:
+    if "planar" in options.part: result["planar"] = []
+    for layers in LAYERS if "planar" in options.part else ():
         for unit in (False, True):
             start = time.perf_counter()
             result["planar"].append(planar(layers, options.seeds, options.steps, unit))
             write(options.out, result)
             print(f"{time.perf_counter() - start:.0f} s", result["planar"][-1], flush=True)
     for name in FAMILIES:
-        result["bits"]["families"].append(bits(name, options.seeds, options.bits_steps, x, exact))
+        if name in options.part: families[name] = bits(name, options.seeds, options.bits_steps, x, exact)
+        result["bits"]["families"] = [families[kind] for kind in FAMILIES if kind in families]
         write(options.out, result)
-        print(result["bits"]["families"][-1], flush=True)
+        if name in options.part: print(families[name], flush=True)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ Test log-likelihood in nats per example, in the user's units: independent normal
 covariance, mixtures of normals whose number is chosen on a part of the training data, and machines of
 the default run for three seeds. Whole numbers are spread over their cells by uniform noise.
 
-    python benchmarks/gaussian.py --mnist ../shared/data/mnist
+    python benchmarks/gaussian.py --mnist DIR
 
-Without `--mnist` the images are left out. Stores benchmarks/results/gaussian.json.
+DIR holds the four files of MNIST; without it the images are left out. Stores
+benchmarks/results/gaussian.json.
 """
 from pathlib import Path
 import tempfile

@@ -33,16 +33,15 @@ from rbmdiff.bridge.recovery import (
     flip,
     flip_recovery_loss,
     path_loss,
-    probability_flow_loss,
     readout_loss,
     recovery_gradient,
     recovery_loss,
-    score_entropy_loss,
 )
 from rbmdiff.bridge.tilted import flip_posterior, posterior
 from rbmdiff.foundations.data import base_rate, binarize, digits, independent_log_prob
 from rbmdiff.foundations.train import ascend
 from rbmdiff.learning.contrastive import cd_gradient, exact_gradient
+from rbmdiff.learning.score_matching import probability_flow_loss, score_entropy_loss
 from rbmdiff.models.rbm import RBM
 from record import RESULTS, arguments, command, versions, write
 

@@ -23,7 +23,8 @@ import time
 from record import RESULTS, arguments, versions, write
 
 # visible, hidden, batch
-SIZES = ((784, 500, 100), (784, 1024, 512), (64, 128, 128))
+SIZES = ((784, 500, 100), (784, 1024, 512), (64, 128, 128), (20, 16, 10), (64, 64, 10), (64, 64, 100),
+         (256, 128, 128))
 RATE = 1e-3
 parser = arguments(__doc__, RESULTS / "speed.json", threads=os.cpu_count())
 parser.add_argument("--rounds", type=int, default=15)

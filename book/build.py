@@ -86,15 +86,21 @@ def stop_on(problems: list[str]) -> None:
 
 def execute_all(notebooks: dict[str, dict]) -> dict[str, dict]:
     """Outputs and seconds of every chapter, as many at once as there are cores."""
+    # in the form of the book before the threads start: Python 3.11 counts the depth of a syntax tree for
+    # all threads at once, so that two that read code at the same time can fail
+    pages = [nbformat.from_dict(for_book(nb)) for nb in notebooks.values()]
     with ThreadPoolExecutor(min(os.cpu_count(), 8)) as pool:
-        return dict(zip(notebooks, pool.map(execute, notebooks, notebooks.values())))
+        return dict(zip(notebooks, pool.map(execute, notebooks, notebooks.values(), pages)))
 
 
-def execute(chapter: str, nb: dict) -> dict:
-    """Outputs and seconds of one chapter, from the last run if nothing that they rest on has changed."""
+def execute(chapter: str, nb: dict, node: nbformat.NotebookNode) -> dict:
+    """Outputs and seconds of one chapter, from the last run if nothing that they rest on has changed.
+
+    `node` is the chapter in the form of the book; its outputs are replaced.
+    """
     stored, key = BUILD / f"executed/{chapter}.json", code_key(nb)
     if stored.is_file() and (last := json.loads(stored.read_text("utf8")))["key"] == key: return last
-    node, start, error = nbformat.from_dict(for_book(nb)), time.perf_counter(), ""
+    start, error = time.perf_counter(), ""
     folder = {"metadata": {"path": str((ROOT / "nbs" / chapter).parent)}}
     client = NotebookClient(node, kernel_name="python3", timeout=600,
                             skip_cells_with_tag="skip-execution", resources=folder)

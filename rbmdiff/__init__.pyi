@@ -45,6 +45,7 @@ from .learning.contrastive import cd_gradient as cd_gradient, exact_gradient as 
 from .learning.partition import ais as ais, reverse_ais as reverse_ais
 from .models.deep import DBM as DBM, DBN as DBN
 from .models.rbm import RBM as RBM
+from .practice.estimator import RBMClassifier as RBMClassifier, RBMTransformer as RBMTransformer
 from .sampling.gibbs import gibbs as gibbs
 
 __version__: str

@@ -1,4 +1,5 @@
-// What does not fit on a page, as a list of texts "kind: place". Folded parts are opened first.
+// What does not fit on a page at each of the `widths` of a job, as pairs [width, "kind: place"]. Folded
+// parts are opened first; the page is loaded once and then made narrower.
 "use strict";
 
 const SCROLLERS = "pre, mjx-container[display], .pst-scrollable-table-container, .result-table, .chapter-map > div";
@@ -23,6 +24,10 @@ const ready = async (view) => {
   const images = [...page.querySelectorAll("img")];
   for (const image of images) image.loading = "eager";
   await Promise.all(images.filter((i) => i.src).map((image) => image.decode().catch(() => {})));
+};
+
+const resized = async (view, width) => {
+  view.frameElement.style.width = `${width}px`;
   view.dispatchEvent(new view.Event("resize"));
   await settled();
 };
@@ -47,9 +52,8 @@ const bar = (element) => {
   return element.offsetHeight - element.clientHeight - borders >= 4;
 };
 
-async function ask(view, job) {
-  await ready(view);
-  const page = view.document, found = [];
+const unfit = (page) => {
+  const found = [];
   const article = page.querySelector("article") || page.body;
   const edge = article.getBoundingClientRect().right;
   for (const element of article.querySelectorAll(SCROLLERS)) {
@@ -67,5 +71,15 @@ async function ask(view, job) {
   }
   const root = page.documentElement;
   if (root.scrollWidth > root.clientWidth + 1) found.push(`page: ${root.scrollWidth}>${root.clientWidth}`);
+  return found;
+};
+
+async function ask(view, job) {
+  const found = [];
+  await ready(view);
+  for (const width of job.widths) {
+    await resized(view, width);
+    for (const text of unfit(view.document)) found.push([width, text]);
+  }
   return found;
 }

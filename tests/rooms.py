@@ -3,7 +3,7 @@
 A call takes a machine, states [B, D] of it and a stream, and returns a tensor. A new public function
 needs a call here, or a place in `NO_CALL` with the reason.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
@@ -19,9 +19,12 @@ from torch import Tensor
 from machines import machine
 from rbmdiff.bridge import (
     comparison,
+    completion,
+    discrete,
     flow as ddim_flow,
     gumbel,
     limit,
+    masked as masks_,
     meanfield,
     memory,
     recovery,
@@ -32,9 +35,9 @@ from rbmdiff.diffusion.schedule import LinearBeta
 from rbmdiff.foundations import core
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.units import as_unit
-from rbmdiff.learning import contrastive, partition
+from rbmdiff.learning import contrastive, gradients, partition, score_matching, tap
 from rbmdiff.models import autoregressive, boltzmann, deep, energy, flow, hopfield, ising, rbm
-from rbmdiff.sampling import clusters, diagnostics, gibbs, langevin, means, metropolis
+from rbmdiff.sampling import clusters, diagnostics, gibbs, langevin, means, metropolis, tempering
 
 B, D, H = 3, 4, 3
 VP = LinearBeta()
@@ -91,6 +94,12 @@ def pair(y: tuple[Tensor, ...]) -> Tensor: return torch.cat([x.flatten() for x i
 
 
 def walked(y: tuple[Tensor, Tensor]) -> Tensor: return y[0] + y[1][..., None]
+
+
+def fair(x: Tensor) -> Tensor: return x.sum(-1) * 0 - D * 0.6931471805599453
+
+
+def half_exp(y: Tensor) -> Tensor: return (y / 2).exp()
 
 
 def minus(f: Callable) -> Callable: return lambda x: -f(x)
@@ -161,7 +170,7 @@ def step(kind: type, v: Tensor) -> Any: return made(kind, v.dtype)
 def planar_flow(v: Tensor) -> flow.Flow: return flow.Flow([step(flow.Planar, v), step(flow.Radial, v)])
 
 
-def first(step: Any) -> Tensor: return step.network[0].weight.detach()
+def first(step: Any) -> Tensor: return step.network.weights[0].detach()
 
 
 def small(v: Tensor) -> Any: return step(flow.MaskedAutoregressive, v)
@@ -189,6 +198,20 @@ def stacked(m: Any) -> deep.DBM:
     return dbm
 
 
+def warmer(m: Any) -> list[Any]:
+    """A ladder of two machines: half of the couplings, and all."""
+    return [m.sharing(W=0.5 * m.W), m]
+
+
+def completer(m: Any) -> Callable: return lambda x, mask: masks_.completed_mean(m, x, mask)
+
+
+def hidden(v: Tensor) -> Tensor: return HELD.expand(v.shape)
+
+
+def each_W(machines: list[Any]) -> Tensor: return torch.stack([m.W for m in machines])
+
+
 def table(m: Any) -> Tensor: return torch.linspace(-1, 1, 2**H, dtype=m.W.dtype).log_softmax(0)
 
 
@@ -212,6 +235,7 @@ def masked(v: Tensor) -> Any: return MADES[v.dtype]
 
 
 KEPT = Estimate(3.0, 0.1, 10)
+FAMILY = torch.tensor([0, 0, 2])
 c = Call
 CALLS: dict[str, Call] = {
     "rbm.RBM": c(lambda m, v, g: rbm.RBM(D, H, generator=g, dtype=v.dtype).W, draws=True),
@@ -305,7 +329,12 @@ CALLS: dict[str, Call] = {
     "autoregressive.Autoregressive.sample": c(lambda m, v, g: masked(v).sample(len(v), g), draws=True),
     "autoregressive.MaskedMLP": c(lambda m, v, g: autoregressive.MaskedMLP(
         D, H, generator=g, dtype=v.dtype).weights[0], draws=True),
-    "autoregressive.MaskedMLP.masked": c(lambda m, v: masked(v).network.masked()[0], "numbers"),
+    "autoregressive.MaskedLayers": c(lambda m, v, g: autoregressive.MaskedLayers(
+        [torch.ones(D, H), torch.ones(H, 2), torch.ones(D, 2)], 2, generator=g,
+        dtype=v.dtype).weights[0], draws=True),
+    "autoregressive.MaskedLayers.forward": c(
+        lambda m, v: autoregressive.MaskedLayers.forward(masked(v).network, v), "numbers"),
+    "autoregressive.MaskedLayers.masked": c(lambda m, v: masked(v).network.masked()[0], "numbers"),
     "autoregressive.MaskedMLP.forward": c(lambda m, v: masked(v).network(v), "numbers"),
     "hopfield.recall": c(lambda m, v: hopfield.recall(m.J, v, m.b), "any"),
     "hopfield.together": c(lambda m, v: hopfield.together(m.J, v, m.b), "any"),
@@ -396,6 +425,25 @@ CALLS: dict[str, Call] = {
         minus(m.free_energy), v, 0.1, 2, g, score=m.score), "real", True),
     "langevin.annealed": c(lambda m, v, g: langevin.annealed(
         lambda x, sigma: m.score(x) / (1 + sigma), v, (2.0, 1.0), 2, 0.1, g), "real", True),
+    "tempering.at_temperatures": c(lambda m, v: each_W(tempering.at_temperatures(m, [0.0, 0.5, 1.0]))),
+    "tempering.ladder_chain": c(lambda m, v, g: [*islice(
+        tempering.ladder_chain(warmer(m), v, g), 2)][-1][0][-1], draws=True),
+    "tempering.parallel": c(lambda m, v, g: tempering.parallel(warmer(m), v, 2, g)[-1], draws=True),
+    "tempering.swap_chance": c(lambda m, v: tempering.swap_chance(*warmer(m), v, v.flip(0))),
+    "tempering.round_trip_rate": c(
+        lambda m, v: tempering.round_trip_rate(v.flatten().sigmoid()), "numbers"),
+    "tempering.precise_free_energy": c(lambda m, v: tempering.precise_free_energy(m, v)),
+    "tempering.log_mass": c(lambda m, v: torch.tensor(tempering.log_mass(m, v))),
+    "tempering.check_mass": c(lambda m, v: torch.tensor(tempering.check_mass(m, v, KEPT))),
+    "tempering.bennett": c(
+        lambda m, v: value(tempering.bennett(warmer(m), torch.stack([v.flip(0), v])))),
+    "tempering.integrate": c(
+        lambda m, v: value(tempering.integrate(warmer(m), torch.stack([v.flip(0), v])))),
+    "tempering.population_chain": c(lambda m, v, g: [*tempering.population_chain(
+        warmer(m), 4, 1, g)][-1].states, draws=True),
+    "tempering.population_annealing": c(lambda m, v, g: tempering.population_annealing(
+        warmer(m), 4, 1, g).states, draws=True),
+    "tempering.thinned": c(lambda m, v, g: tempering.thinned(warmer(m), 4, 0.3, 1, g)[1], draws=True),
     "metropolis.net_flow": c(lambda m, v: metropolis.net_flow(*stirred(v)), "numbers"),
     "metropolis.acceptance": c(lambda m, v: metropolis.acceptance(v), "numbers"),
     "metropolis.hastings_matrix": c(
@@ -418,6 +466,23 @@ CALLS: dict[str, Call] = {
     "means.mean": c(lambda m, v, g: means.mean(m.tilt(0 * v.detach()), "gibbs", 3, 2, generator=g),
                     draws=True),
     "means.approximate": c(lambda m, v: pair(means.approximate(m, steps=3)), "any"),
+    "score_matching.explicit_loss": c(
+        lambda m, v: score_matching.explicit_loss(m.score, v, (-9, 9)), "real"),
+    "score_matching.sliced_loss": c(
+        lambda m, v, g: score_matching.sliced_loss(m.score, v, 2, g), "real", True),
+    "score_matching.probe_variance": c(lambda m, v: score_matching.probe_variance(
+        v[:, :, None] * v[:, None].sin(), "sphere"), "numbers"),
+    "score_matching.sandwich": c(lambda m, v: score_matching.sandwich(
+        lambda t: (v - t).square().sum(-1), v.mean(0), known(v)[:B] * 2**D / B), "numbers"),
+    "score_matching.flip_loss": c(lambda m, v: score_matching.flip_loss(m, v, half_exp)),
+    "score_matching.pseudo_likelihood": c(lambda m, v: score_matching.pseudo_likelihood(m, v)),
+    "score_matching.ratio_matching": c(lambda m, v: score_matching.ratio_matching(m, v)),
+    "score_matching.probability_flow_loss": c(
+        lambda m, v: score_matching.probability_flow_loss(m, v)),
+    "score_matching.score_entropy_loss": c(lambda m, v: score_matching.score_entropy_loss(m, v)),
+    "score_matching.concrete_score_loss": c(lambda m, v: score_matching.concrete_score_loss(m, v)),
+    "score_matching.noise_contrastive_loss": c(lambda m, v: score_matching.noise_contrastive_loss(
+        m, v, torch.stack([1 - v, v.flip(0)]), fair, 1.5)),
     "contrastive.energy_gradient": c(lambda m, v: each(contrastive.energy_gradient(
         lambda x: m.free_energy(x) + m.sharing(b=B0).free_energy(x), {"b": B0}, v, v.flip(0)))),
     "contrastive.weighted_statistics": c(lambda m, v: each(contrastive.weighted_statistics(
@@ -428,11 +493,25 @@ CALLS: dict[str, Call] = {
                                  draws=True),
     "contrastive.centred": c(lambda m, v: each(contrastive.centred(
         {"W": m.W, "b": m.b, "c": m.c}, v[0], on(v)[1]))),
+    "tap.expansion": c(lambda m, v: tap.expansion(m, v, m.hidden_field(v), 3)),
+    "tap.log_partition": c(lambda m, v: tap.log_partition(m, 3, strict=False).log_Z),
+    "tap.tap_gradient": c(lambda m, v: each(tap.tap_gradient(m, v, order=3)[0])),
+    "gradients.two_sided_gradient": c(
+        lambda m, v, g: gradients.two_sided_gradient(m, v, {"chains": v}, g)[1]["chains"], draws=True),
+    "gradients.fast_gradient": c(lambda m, v, g: gradients.fast_gradient(
+        m, v, {"chains": v, "fast.b": m.b.detach()}, g)[1]["chains"], draws=True),
+    "gradients.tempered_gradient": c(
+        lambda m, v, g: gradients.tempered_gradient(m, v, {"chains": v}, g)[1]["chains"], draws=True),
+    "gradients.start_population": c(lambda m, v, g: gradients.start_population(m, len(v), g)["chains"],
+                                    draws=True),
+    "gradients.population_gradient": c(
+        lambda m, v, g: gradients.population_gradient(m, v, {"chains": v}, g)[1]["chains"], draws=True),
+    "gradients.population_log_z": c(lambda m, v: value(gradients.population_log_z(
+        m, {"chains": v, "log_weights": v[:, 0].double(), "energies": v[:, 0], "family": FAMILY}))),
     "partition.default_base": c(lambda m, v: partition.default_base(m)),
     "partition.ais": c(lambda m, v, g: partition.ais(m, len(v), 5, g).log_weights, draws=True),
     "partition.reverse_ais": c(
         lambda m, v, g: partition.reverse_ais(m, v, 5, g).log_weights, draws=True),
-    "partition.log_mass": c(lambda m, v: torch.tensor(partition.log_mass(m, v))),
     "partition.log_likelihood": c(lambda m, v: value(partition.log_likelihood(m, v, KEPT))),
     "partition.free_energy_gap": c(
         lambda m, v: torch.tensor(partition.free_energy_gap(m, v, v.flip(1)))),
@@ -459,7 +538,6 @@ CALLS: dict[str, Call] = {
     "limit.score_matching_gradient": c(lambda m, v: each(limit.score_matching_gradient(m, v)), "real"),
     "limit.langevin_cd_gradient": c(lambda m, v: each(limit.langevin_cd_gradient(m, v, 0.1)), "real"),
     "limit.gaussian_cd_gradient": c(lambda m, v: each(limit.gaussian_cd_gradient(m, v)), "real"),
-    "limit.pseudo_log_likelihood": c(lambda m, v: limit.pseudo_log_likelihood(m, v)),
     "limit.site_cd_gradient": c(lambda m, v: each(limit.site_cd_gradient(m, v))),
     "meanfield.smoothed_logit": c(lambda m, v: meanfield.smoothed_logit(v, 1, 0.5)),
     "meanfield.batch_logits": c(
@@ -504,6 +582,31 @@ CALLS: dict[str, Call] = {
     "flow.lattice_log_prob": c(lambda m, v: ddim_flow.lattice_log_prob(*noised(v), 0.6, 0.8), "numbers"),
     "flow.thinned_posterior": c(lambda m, v: ddim_flow.thinned_posterior(counting(m), v, 0.3).c),
     "flow.thinned_log_prob": c(lambda m, v: ddim_flow.thinned_log_prob(counting(m), v, 0.3)),
+    "discrete.flip_chance": c(lambda m, v: discrete.flip_chance(v.exp()), "numbers"),
+    "discrete.log_prob": c(lambda m, v: discrete.log_prob(m, v, 0.4)),
+    "discrete.denoise": c(
+        lambda m, v, g: discrete.denoise(m, v, 0.4, "gibbs", 3, 2, generator=g), draws=True),
+    "discrete.ratios": c(
+        lambda m, v, g: discrete.ratios(m, v, 0.4, "gibbs", 3, 2, generator=g), draws=True),
+    "discrete.mean_ratios": c(lambda m, v: discrete.mean_ratios(m.visible_mean(on(v)), v, 0.4)),
+    "discrete.score_entropy": c(
+        lambda m, v: discrete.score_entropy(m.visible_mean(on(v)), v, v.flip(0), 0.4)),
+    "discrete.consistent_entropy": c(
+        lambda m, v: discrete.consistent_entropy(m.visible_mean(on(v)), 0.4)),
+    "discrete.path_loss": c(lambda m, v, g: discrete.path_loss(
+        lambda x, t: discrete.denoise(m, x, t), v, 2, generator=g), draws=True),
+    "discrete.leap_chance": c(lambda m, v: discrete.leap_chance(m.visible_mean(on(v)), v, 0.4, 0.1)),
+    "discrete.sample": c(lambda m, v, g: discrete.sample(
+        lambda x, t: discrete.denoise(m, x, t), v, LATE.to(v), "thinning", generator=g), draws=True),
+    "masked.completed_mean": c(lambda m, v: masks_.completed_mean(m, v, HIDE)),
+    "masked.order_log_prob": c(lambda m, v: masks_.order_log_prob(completer(m), v, [2, 0, 3, 1])),
+    "masked.completion_loss": c(
+        lambda m, v, g: masks_.completion_loss(completer(m), v, generator=g), draws=True),
+    "masked.fill": c(lambda m, v, g: masks_.fill(completer(m), v, hidden(v), 2, generator=g),
+                     draws=True),
+    "masked.chain_bound": c(lambda m, v, g: masks_.chain_bound(warmer(m), v, 0.2, g), draws=True),
+    "masked.chain_sample": c(
+        lambda m, v, g: masks_.chain_sample(warmer(m), v, 0.2, 2, g), draws=True),
     "recovery.denoising_loss": c(
         lambda m, v, g: recovery.denoising_loss(m, v, 0.6, 0.8, generator=g), draws=True),
     "recovery.path_loss": c(lambda m, v, g: recovery.path_loss(m, v, g), draws=True),
@@ -511,11 +614,19 @@ CALLS: dict[str, Call] = {
     "recovery.flip": c(lambda m, v, g: recovery.flip(v, 0.3, generator=g), draws=True),
     "recovery.flip_recovery_loss": c(
         lambda m, v, g: recovery.flip_recovery_loss(m, v, 0.3, g), draws=True),
-    "recovery.probability_flow_loss": c(lambda m, v: recovery.probability_flow_loss(m, v)),
-    "recovery.score_entropy_loss": c(lambda m, v: recovery.score_entropy_loss(m, v)),
     "recovery.recovery_gradient": c(lambda m, v, g: each(recovery.recovery_gradient(
         m, v, tilted.flip_posterior(m, v.detach(), 0.2), 2, g)), draws=True),
     "recovery.readout_loss": c(lambda m, v, g: recovery.readout_loss(m, v, 0.6, 0.8, g), draws=True),
+    "completion.log_marginal": c(lambda m, v: completion.log_marginal(m, v, HELD)),
+    "completion.complete": c(lambda m, v, g: completion.complete(m, v, HELD, generator=g), draws=True),
+    "completion.denoise": c(lambda m, v, g: completion.denoise(
+        m, v, HELD, v - 0.3, 0.6, 0.8, "gibbs", 3, 2, generator=g), draws=True),
+    "completion.predictor": c(lambda m, v, g: asked(completion.predictor(
+        m, ROWS[1].to(v), HELD, VP, "gibbs", steps=3, generator=g), v), "numbers", True),
+    "completion.log_likelihood": c(
+        lambda m, v: completion.log_likelihood(m, ROWS[1].to(v), HELD, v, 0.6, 0.8), "numbers"),
+    "completion.product_log_likelihood": c(
+        lambda m, v: completion.product_log_likelihood(m, ROWS[1].to(v), HELD, v, 0.6, 0.8), "numbers"),
     "score.taylor_log_ratios": c(lambda m, v: score.taylor_log_ratios(m, v)),
     "score.channel_kernel": c(lambda m, v: score.channel_kernel(*chances(v)), "numbers"),
     "score.channel_information": c(lambda m, v: score.channel_information(*chances(v)), "numbers"),
@@ -537,6 +648,8 @@ CALLS: dict[str, Call] = {
     "tilted.WarmGibbs": c(
         lambda m, v, g: asked(tilted.WarmGibbs(m, VP, steps=2, generator=g), v), "numbers", True),
 }
+LATE = torch.tensor([3.0, 0.5])
+HIDE = torch.tensor([[True, False, True, False], [False, True, True, False], [True, True, True, True]])
 B0 = torch.zeros(D, dtype=torch.float64, requires_grad=True)
 ROWS = torch.tensor([[0., 1, 0, 1], [1, 1, 0, 0], [0, 0, 1, 1]], dtype=torch.float64)
 NO_CALL = {
@@ -545,38 +658,46 @@ NO_CALL = {
     "rbm.RBM.extra_repr": "text", "rbm.check_kind": "a check", "rbm.check_machine": "a check",
     "gibbs.check_start": "a check", "diagnostics.check_kernel": "a check",
     "boltzmann.Boltzmann": "a container", "boltzmann.Boltzmann.extra_repr": "text",
-    "boltzmann.check_boltzmann": "a check", "energy.grid": "takes numbers alone",
+    "boltzmann.check_boltzmann": "a check", "boltzmann.Boltzmann.check_states": "a check",
+    "energy.grid": "takes numbers alone",
     "metropolis.normal_walk": "takes numbers alone", "ising.neighbours": "takes numbers alone",
+    "ising.check_lattice": "a check",
     "autoregressive.Autoregressive": "what NADE and MADE share",
     "autoregressive.Autoregressive.fields": "a subclass gives them",
-    "autoregressive.Autoregressive.check_parameters": "a check", "autoregressive.check_order": "a check",
     "autoregressive.masks": "takes numbers alone",
     "ising.lattice": "takes numbers alone", "ising.halves": "takes numbers alone",
     "hopfield.error_rate": "takes numbers alone",
-    "langevin.geometric_levels": "takes numbers alone",
+    "langevin.check_levels": "a check", "langevin.geometric_levels": "takes numbers alone",
     "langevin.level_variance": "takes numbers alone",
     "flow.Step": "a container", "flow.Step.push": "of a subclass", "flow.Step.pull": "of a subclass",
-    "flow.Step.check_parameters": "a check", "flow.Planar.check_parameters": "a check",
-    "flow.Radial.check_parameters": "a check",
+    "flow.Planar.check_parameters": "a check",
+    "flow.Radial.check_parameters": "a check", "flow.Residual.save": "an error",
     "flow.Flow.check_parameters": "a check", "flow.Inverse.check_parameters": "a check",
     "flow.Flow": "a container", "flow.Inverse": "a container", "flow.Residual": "a container",
     "deep.DBN.grown": "a network with numbers of its own", "deep.DBM.precise": "a machine in float64",
     "deep.DBM.check_states": "a check",
     "ising.as_rbm": "a machine of couplings", "means.check_listable": "a check",
-    "tilted.check_levels": "a check",
+    "means.check_spread": "a check", "tap.Extremum": "a result",
+    "tilted.check_levels": "a check", "masked.check_mask": "a check", "tilted.as_chances": "a check",
+    "discrete.FlipDenoiser": "a network", "discrete.FlipDenoiser.forward": "a network",
+    "discrete.check_means": "a check", "discrete.check_fields": "a check",
+    "discrete.check_rows": "a check",
+    "masked.MaskDenoiser": "a network", "masked.MaskDenoiser.forward": "a network",
     "flow.DDIMFlow": "takes a network",
     "memory.as_rbm": "a machine of patterns", "memory.flip_beta": "takes numbers alone",
-    "partition.temperatures": "takes numbers alone", "partition.LogZ": "a result",
+    "partition.temperatures": "takes numbers alone",
+    "tempering.even_ladder": "takes a function", "tempering.round_trips": "takes walkers",
     "partition.bracket": "takes estimates alone", "comparison.BinaryBound": "a result",
     "comparison.BinaryDenoiser": "a network", "comparison.BinaryDenoiser.denoise": "a network",
     "comparison.BinaryDenoiser.forward": "a network", "meanfield.TimedRBM": "a network",
 }
 
 
-def public() -> dict[str, Callable]:
-    """Public functions of the rooms, and methods of their classes, by module and name."""
+def public(*rooms: str, special: tuple[str, ...] = ()) -> dict[str, Callable]:
+    """Public functions of the rooms, and methods of their classes with some `special` ones, by module
+    and name."""
     found = {}
-    for room in ROOMS:
+    for room in rooms or ROOMS:
         home = importlib.import_module(f"rbmdiff.{room}")
         for part in pkgutil.iter_modules(home.__path__):
             module = importlib.import_module(f"rbmdiff.{room}.{part.name}")
@@ -586,5 +707,13 @@ def public() -> dict[str, Callable]:
                 found[f"{part.name}.{name}"] = thing
                 if not inspect.isclass(thing): continue
                 found |= {f"{part.name}.{name}.{method}": f for method, f in vars(thing).items()
-                          if inspect.isfunction(f) and not method.startswith("_")}
+                          if inspect.isfunction(f) and (method[0] != "_" or method in special)}
     return found
+
+
+def parameters(function: Callable) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a function by name, none where they cannot be known."""
+    try:
+        return inspect.signature(function).parameters
+    except ValueError:
+        return {}

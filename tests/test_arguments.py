@@ -2,20 +2,19 @@
 says which one it cannot use.
 """
 from functools import partial
-import importlib
 import inspect
-import pkgutil
 
 import pytest
 import torch
 from torch import nn
 
-import rbmdiff
 from rbmdiff import RBM
 from rbmdiff.diffusion import weights
+from rbmdiff.diffusion.conditional import Measurement
 from rbmdiff.diffusion.elbo import AdaptiveLevels
 from rbmdiff.diffusion.oracle import gaussian
 from rbmdiff.diffusion.schedule import LinearBeta, time_grid
+from rooms import ROOMS, parameters, public
 
 
 class Plain(nn.Module):
@@ -39,7 +38,11 @@ VALUES = {
     "patterns": X, "steps": 30, "order": 2, "kind": "x0", "weight": weights.flat, "shape": (3, 2),
     "step": lambda x, i: x, "n_visible": 2, "n_hidden": 3, "n": 2, "low": 0.0, "high": 1.0,
     "rows": 3, "columns": 3, "dim": 2, "channels": 1, "sizes": [2, 3, 2], "hidden": 3,
-    "right": X[:, :1], "down": X[:2], "field": X,
+    "A": torch.eye(2)[:1], "y": torch.ones(1), "sigma_y": 0.5, "known": X, "labels": 0,
+    "mask": torch.tensor([True, False]), "classifier": lambda x, t: x,
+    "measurement": Measurement(torch.eye(2)[:1], torch.ones(1), 0.5),
+    "right": X[:, :1], "down": X[:2], "field": X, "shown": [torch.ones(2, 3)],
+    "score": lambda x, sigma: -x,
 }
 """A good value for every argument that these functions need."""
 OWNERS = {"Mixture": BELL, "AdaptiveLevels": AdaptiveLevels(LinearBeta())}
@@ -47,33 +50,15 @@ OWNERS = {"Mixture": BELL, "AdaptiveLevels": AdaptiveLevels(LinearBeta())}
 
 def takers(argument):
     """Public functions and classes of all rooms with a parameter of this name."""
-    found = {}
-    for part in pkgutil.walk_packages(rbmdiff.__path__, "rbmdiff."):
-        module = importlib.import_module(part.name)
-        for name in getattr(module, "__all__", ()):
-            thing = getattr(module, name)
-            if getattr(thing, "__module__", None) != module.__name__ or not callable(thing): continue
-            members = [(name, thing)]
-            if inspect.isclass(thing):
-                members += [(f"{name}.{method}", f) for method, f in vars(thing).items()
-                            if inspect.isfunction(f) and (method[0] != "_" or method == "__call__")]
-            for label, function in members:
-                if argument in _parameters(function): found[f"{part.name[8:]}.{label}"] = function
-    return found
-
-
-def _parameters(function):
-    try:
-        return inspect.signature(function).parameters
-    except ValueError:
-        return {}
+    every = public("foundations", "diffusion", "practice", *ROOMS, special=("__call__",))
+    return {label: function for label, function in every.items() if argument in parameters(function)}
 
 
 def call(function, argument, value):
     """`function` with `value` for `argument` and good values for all that it needs besides."""
     owner = function.__qualname__.rpartition(".")[0]
-    if owner and "self" in _parameters(function): function = partial(function, OWNERS[owner])
-    needed = [name for name, p in _parameters(function).items()
+    if owner and "self" in parameters(function): function = partial(function, OWNERS[owner])
+    needed = [name for name, p in parameters(function).items()
               if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     given = {name: VALUES[name] for name in needed if name != argument}
     result = function(**given, **{argument: value})
@@ -83,22 +68,22 @@ def call(function, argument, value):
 def with_default(argument, *but):
     """Takers of an argument that need not be given."""
     return {name: f for name, f in takers(argument).items()
-            if name not in but and _parameters(f)[argument].default is not inspect.Parameter.empty}
+            if name not in but and parameters(f)[argument].default is not inspect.Parameter.empty}
 
 
-SCHEDULES = {name: f for name, f in takers("schedule").items() if name != "foundations.train.TrainState"}
-DTYPES = with_default("dtype", "foundations.data.Scale.apply")
-DEVICES = with_default("device", "practice.runs.evaluate")
+SCHEDULES = {name: f for name, f in takers("schedule").items() if name != "train.TrainState"}
+DTYPES = with_default("dtype", "data.Scale.apply")
+DEVICES = with_default("device", "runs.evaluate")
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_what_is_no_schedule_is_named(name):
     function = SCHEDULES[name]
-    wanted = _parameters(function)["schedule"].annotation
+    wanted = parameters(function)["schedule"].annotation
     for bad in (LinearBeta, 3.0, "cosine", *[None] * ("None" not in str(wanted))):
         with pytest.raises(TypeError, match="schedule must be a schedule, such as LinearBeta"):
             call(function, "schedule", bad)
-    if name != "diffusion.schedule.check_schedule": call(function, "schedule", LinearBeta())
+    if name != "schedule.check_schedule": call(function, "schedule", LinearBeta())
 
 
 @pytest.mark.parametrize("name", DTYPES)

@@ -8,8 +8,16 @@ import torch
 from torch.func import functional_call, jacrev, vmap
 
 from machines import machine, seeded
+from rbmdiff.foundations.core import check_order
 from rbmdiff.foundations.units import Potts, states
-from rbmdiff.models.autoregressive import MADE, NADE, Autoregressive, MaskedMLP, check_order, masks
+from rbmdiff.models.autoregressive import (
+    MADE,
+    NADE,
+    Autoregressive,
+    MaskedLayers,
+    MaskedMLP,
+    masks,
+)
 
 f32, f64 = torch.float32, torch.float64
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -142,6 +150,7 @@ def test_unrolled_is_the_first_round_of_mean_field(visible, order):
         one = rest.visible_mean(rest.hidden_mean(torch.zeros(len(S), 5 - k, dtype=f64)))
         own = (~mask).nonzero()[:, 0].tolist().index(d)
         assert (m.means(S)[:, d] - one[:, own]).abs().max() < 1e-14
+    assert m.order.tolist() == (order or [0, 1, 2, 3, 4])
     assert m.W.requires_grad and not m.W.data_ptr() == rbm.W.data_ptr()
 
 
@@ -160,6 +169,7 @@ def test_masks_cut_every_path_backwards(hidden, order, outputs):
     found, place = masks(5, hidden, order, outputs), check_order(5, order).argsort()
     before = (place[:, None] < place).repeat_interleave(outputs, 1)
     assert torch.equal(found[-1], before) and all(m.dtype == torch.bool for m in found)
+    assert all(m.any(1).all() for m in found[1:-1])                       # no hidden unit is unheard
     reach = torch.eye(5)
     for mask in found[:-1]: reach = reach @ mask.float()
     if len(found) > 1: assert not bool(((reach > 0) & ~before).any())
@@ -248,11 +258,19 @@ WRONG = {
     "no units": (lambda: NADE(0, 4), ValueError, "^dim must be at least 1"),
     "no hidden units": (lambda: NADE(3, 0), ValueError, "^hidden must be at least 1"),
     "two layers": (lambda: NADE(3, (4, 5)), TypeError, "^hidden must be an int"),
-    "an empty layer": (lambda: MADE(3, (4, 0)), ValueError, "^hidden must be at least 1"),
+    "an empty layer": (lambda: MADE(3, (4, 0)), ValueError, r"^hidden\[1\] must be at least"),
     "text as layer": (lambda: MADE(3, "4"), TypeError, "^hidden must be an int or a sequence"),
     "half a layer": (lambda: MADE(3, 4.5), TypeError, "^hidden must be an int or a sequence"),
     "no outputs": (lambda: MaskedMLP(3, 4, 0), ValueError, "^outputs must be at least 1"),
     "no activation": (lambda: MaskedMLP(3, 4, activation=3), TypeError, "^activation must be"),
+    "no masks": (lambda: MaskedLayers([]), TypeError, "^shown must be tensors"),
+    "a mask as list": (lambda: MaskedLayers([[1.0]]), TypeError, "^shown must be tensors"),
+    "masks that do not meet":
+        (lambda: MaskedLayers([torch.ones(2, 3), torch.ones(4, 2), torch.ones(2, 2)]), ValueError,
+         r"^shown must fit .* \[\(2, 3\), \(4, 2\), \(2, 2\)\]"),
+    "other ends": (lambda: MaskedLayers([torch.ones(2, 3), torch.ones(2, 2)]), ValueError, "^shown"),
+    "outputs in halves": (lambda: MaskedLayers([torch.ones(2, 3)], 2), ValueError, "and 2 outputs"),
+    "a negative deviation": (lambda: MaskedLayers([torch.ones(2, 3)], last=-1), ValueError, "^last"),
     "real units": (lambda: MADE(3, 4, "gaussian"), ValueError, "^unit must be a number"),
     "colours": (lambda: NADE(3, 4, Potts(3)), ValueError, "^unit must be a number"),
     "no unit": (lambda: NADE(3, 4, "bit"), ValueError, "^unit must be one of"),

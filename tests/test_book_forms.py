@@ -145,6 +145,19 @@ def test_half_of_the_code_is_folded():
     assert shown < 0.6 * all_lines
 
 
+def pictures_without_words(nb):
+    """Ids of the cells that end in a figure and say neither what it shows nor how it looks."""
+    ends = [c for c in nb["cells"] if c["cell_type"] == "code" and source(c).rstrip().endswith("\nfig")]
+    kept = [(c["id"], c["metadata"].get("mystnb", {})) for c in ends]
+    return [name for name, m in kept if not (m.get("figure", {}).get("caption") and m.get("image"))]
+
+
+def test_every_picture_has_words_before_it_is_drawn():
+    assert [name for nb in BOOKS.values() for name in pictures_without_words(nb)] == []
+    cell = {"cell_type": "code", "id": "c1", "metadata": {}, "source": "fig, ax = figure()\nfig\n"}
+    assert pictures_without_words({"cells": [cell]}) == ["c1"]
+
+
 def test_exercises_have_the_number_of_the_chapter_and_a_class():
     text = (":::{admonition} Exercise 2\nAs in Exercise 1.\n:::\n\n"
             ":::{admonition} Solution 2\n:class: dropdown\n"

@@ -1,4 +1,5 @@
 """What every chapter has, and the limits of its cells (CONTRIBUTING, "What a chapter is")."""
+import ast
 import json
 import re
 
@@ -61,6 +62,15 @@ def test_cells_are_short(page):
         code = lines[lines.index("---", 1) + 1:] if lines[0] == "---" else lines
         assert len(code) <= 25 or only_imports("\n".join(code)), f"{len(code)} lines: {code[:3]}"
         assert max(map(len, lines)) <= 105, max(lines, key=len)
+
+
+def test_no_cell_ends_in_a_string(page):
+    """The notebook would show it as a result."""
+    for source in cells(page, "code"):
+        code = source.split("\n---\n", 1)[1] if source.startswith("---\n") else source
+        last = ast.parse(code).body[-1:]
+        assert not last or not isinstance(getattr(last[0], "value", None), ast.Constant) \
+            or not isinstance(last[0], ast.Expr), ast.unparse(last[0])
 
 
 def test_checks_name_their_equations_and_assert(page):

@@ -3,6 +3,7 @@ import gzip
 import json
 import os
 from pathlib import Path
+import re
 import resource
 import shutil
 import signal
@@ -20,6 +21,7 @@ import torch
 import rbmdiff
 from rbmdiff.foundations.core import read_tensors, write_tensors
 from rbmdiff.foundations.data import base_rate, independent_log_prob, load, write_idx
+from rbmdiff.foundations.train import spaced
 from rbmdiff.models.rbm import RBM
 from rbmdiff.practice import runs
 from rbmdiff.practice.cli import main, parser
@@ -542,6 +544,8 @@ WRONG = {
     "average of one": ("train digits --out x --average 1", "--average"),
     "negative decay": ("train digits --out x --weight-decay -1", "--weight-decay"),
     "threshold of one": ("train digits --out x --threshold 1", "--threshold"),
+    "one checkpoint": ("train digits --out x --checkpoints 1", "--checkpoints"),
+    "all checkpoints": ("train digits --out x --checkpoints all", "--checkpoints"),
     "negative seed": ("train digits --out x --seed -1", "--seed"),
     "no samples": ("sample run --n 0", "--n"),
     "one annealed chain": ("evaluate run --chains 1", "--chains"),
@@ -761,6 +765,43 @@ def test_a_run_is_prolonged(place, capsys):
     _, meta = read_tensors("run/checkpoint.safetensors", "training state")
     assert meta["groups"][0]["lr"] == 0 and meta["epoch"] == 5
     call(capsys, "train --resume --out run --epochs 5 --quiet")
+
+
+def kept(run):
+    """The counts of updates at which a run kept its machine."""
+    tensors, _ = read_tensors(Path(run) / "checkpoint.safetensors", "training state")
+    return sorted({int(name.split(".")[1]) for name in tensors if name.startswith("kept.")})
+
+
+def test_a_run_keeps_machines_along_the_way_and_is_judged_by_them(place, capsys, monkeypatch):
+    line = "train bits.npy --out way --hidden 3 --epochs 8 --batch-size 9 --quiet --checkpoints"
+    call(capsys, f"{line} 6")
+    assert kept("way") == spaced(48, 6)[:-1] == [0, 1, 4, 9, 21] and kept("run") == []
+    assert "--checkpoints 7 is not what the run has, 6" in call(
+        capsys, "train --out way --resume --checkpoints 7", 1).err
+    call(capsys, "train --out way --resume --epochs 30 --quiet")
+    assert kept("way") == sorted({*kept("way"), *spaced(48, 6)[:-1]}) and max(kept("way")) > 21
+    assert "checkpoints" not in call(capsys, "evaluate way").out
+    monkeypatch.setattr("rbmdiff.practice.runs.EXACT", 1)
+    out = call(capsys, "evaluate way --chains 50 --temperatures 100 --steps 50").out
+    with torch.no_grad(): truth = RBM.load("way/model.safetensors").double().log_partition().item()
+    z = results("way")["log_z"]["checkpoints"]
+    assert abs(z["value"] - truth) < 4 * z["stderr"] and z["stderr"] < 0.05 and z["n"] == 500
+    found = results("way")
+    assert found["notes"] == [] and len(found["interval"]["test"]) == 2
+    seen = found["log_likelihood"]["test"]["checkpoints"]["value"]
+    assert f"log Z {z['value']:.2f} ± {z['stderr']:.2f}, checkpoints, " in out
+    assert re.search(rf"test log-likelihood {seen:.2f} ± .* nats per example, checkpoints \(6 exam", out)
+    assert out.count("test log-likelihood") == 2 and out.count(", AIS and reverse AIS (6 exam") == 1
+
+
+def test_a_run_of_before_there_were_checkpoints_goes_on(place, capsys):
+    content = json.loads(Path("run/run.json").read_text())
+    del content["options"]["checkpoints"]
+    Path("run/run.json").write_text(json.dumps(content))
+    call(capsys, "train --out run --resume --epochs 3 --quiet")
+    assert json.loads(Path("run/run.json").read_text())["options"]["checkpoints"] == 0
+    call(capsys, "evaluate run --quiet")
 
 
 def test_a_run_is_used_before_its_end(place, capsys, monkeypatch):

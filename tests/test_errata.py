@@ -37,6 +37,7 @@ from rbmdiff.foundations.data import binarize, digits
 from rbmdiff.foundations.kernels import draw_bits
 from rbmdiff.foundations.units import states
 from rbmdiff.learning.contrastive import exact_gradient, expected_cd_gradient
+from rbmdiff.learning.score_matching import explicit_loss
 from rbmdiff.models.boltzmann import Boltzmann, couplings
 from rbmdiff.models.deep import DBM
 from rbmdiff.models.energy import grid, log_partition, log_probs, tempered
@@ -1023,3 +1024,22 @@ def test_else_stay(entry):
     # every second step at rest: bits that always flip would never settle
     tv = lambda K: (stationary((K + torch.eye(64, dtype=f64)) / 2) - p).abs().sum() / 2
     entry(0.0, tv(moves / moves.sum(1, keepdim=True)), tv(moves + stay))
+
+
+def test_divergence(entry):
+    cov = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=f64)
+    law = torch.distributions.MultivariateNormal(torch.zeros(2, dtype=f64), cov)
+    score = torch.func.grad(lambda x: law.log_prob(x).sum())
+    root = 2**0.5 * torch.linalg.cholesky(cov).T
+    x = torch.cat([root, -root])                                 # four points with this covariance
+    every = lambda s: torch.func.vjp(s, x)[1](torch.ones_like(x))[0].sum(1) + s(x).square().sum(1) / 2
+
+    def best(loss):
+        """The K of s = -K x with the least mean loss, which is quadratic."""
+        mean = lambda K: loss(lambda x: -x @ K.view(2, 2).T).mean()
+        zero = torch.zeros(4, dtype=f64)
+        slope = torch.func.grad(mean)
+        return torch.linalg.solve(torch.func.jacrev(slope)(zero), -slope(zero)).view(2, 2)
+
+    entry(-torch.stack([score(e) for e in torch.eye(2, dtype=f64)], 1), best(every),
+          best(lambda s: explicit_loss(s, x)))

@@ -192,6 +192,53 @@ def test_what_does_not_suit_the_kernel_takes_the_plain_way_and_is_not_overwritte
 
 
 @needs_numba
+@needs_numba
+@pytest.mark.parametrize("change", [
+    {"W": torch.zeros(3, 3)}, {"b": torch.zeros(5)}, {"c": torch.zeros(4)},
+    {"c": torch.zeros(3).double()}, {"v": torch.zeros(0, 4)}, {"v": torch.zeros(2, 5)},
+    {"v": torch.zeros(4)}, {"v": torch.ones(2, 4) / 2}, {"v": torch.zeros(2, 4, device="meta")},
+    {"chains": torch.zeros(1025, 4)}, {"chains": -torch.ones(2, 4)},
+    {"chains": torch.ones(2, 4).double()}, {"chains": torch.full((2, 4), math.nan)}])
+def test_what_does_not_suit_gives_no_small_gradient(change):
+    given = {"W": torch.zeros(4, 3), "b": torch.zeros(4), "c": torch.zeros(3), "v": torch.ones(2, 4),
+             "chains": torch.zeros(2, 4)}
+    with torch.no_grad():
+        assert kernels.small_gradient(**given) is not None
+        assert kernels.small_gradient(**given | change) is None
+    assert kernels.small_gradient(**given) is None                       # a derivative may be taken
+
+
+@needs_numba
+def test_machine_code_is_read_from_disk_by_the_next_process(tmp_path):
+    code = ("import numba, torch, rbmdiff.foundations.kernels as k\n"
+            "hits, plain = [], numba.cfunc\n"
+            "def counted(*a, **o):\n"
+            "    def made(f):\n"
+            "        code = plain(*a, **o)(f)\n"
+            "        hits.append(code.cache_hits)\n"
+            "        return code\n"
+            "    return made\n"
+            "numba.cfunc = counted\n"
+            "torch.set_grad_enabled(False)\n"
+            "k.draw_bits(torch.zeros(100, 100), torch.zeros(100))\n"
+            "x = torch.zeros(2, 2)\n"
+            "k.small_gradient(x, x[0], x[0], x, x)\n"
+            "print(*hits)\n")
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    run = lambda: subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True,
+                                 text=True, check=True).stdout.strip()
+    first, files = run(), sorted(tmp_path.rglob("*.nbc"))
+    assert (first, run()) == ("0 0", "1 1")
+    assert len(files) == 2 and sorted(tmp_path.rglob("*.nbc")) == files
+
+
+def test_without_a_place_to_keep_it_machine_code_is_made_all_the_same():
+    def compiler(**options):
+        if options: raise RuntimeError("cannot cache function: no locator available")
+        return "code"
+    assert kernels._kept(compiler) == "code"
+
+
 def test_python_threads_draw_at_once():
     def one(seed):
         with torch.no_grad(): return draw_bits(torch.zeros(256, 256), torch.zeros(256), 0, seeded(seed))

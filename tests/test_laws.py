@@ -3,6 +3,7 @@ transforms, bad machines, and whatever belongs to the caller.
 """
 import inspect
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -20,14 +21,17 @@ f32, f64 = torch.float32, torch.float64
 DRAWS = [name for name, call in CALLS.items() if call.draws]
 ONE_STREAM = ("rbm.RBM", "deep.DBN", "deep.DBM", "flow.Planar", "flow.Radial",     # weights are no batch
               "flow.Coupling", "flow.MaskedAutoregressive", "autoregressive.NADE",
-              "autoregressive.MADE", "autoregressive.MaskedMLP")
+              "autoregressive.MADE", "autoregressive.MaskedMLP", "autoregressive.MaskedLayers",
+              "tempering.population_chain", "tempering.population_annealing",      # one crowd
+              "tempering.thinned", "gradients.start_population", "gradients.population_gradient")
 
 
 def test_every_public_function_is_called():
     found = public()
     assert found.keys() == CALLS.keys() | NO_CALL.keys()
     takes = {name for name, f in found.items() if "generator" in inspect.signature(f).parameters}
-    assert takes <= {*DRAWS} and {*DRAWS} - takes == {"tilted.score", "tilted.machine_predictor"}
+    by_options = {"tilted.score", "tilted.machine_predictor", "completion.predictor"}
+    assert takes <= {*DRAWS} and {*DRAWS} - takes == by_options
 
 
 # --- streams
@@ -173,7 +177,9 @@ def test_what_the_caller_owns_is_his(name):
 # --- transforms
 
 NOT_MAPPED = {
-    **dict.fromkeys(("diagnostics.chain_estimate", "diagnostics.drift", "partition.log_mass",
+    **dict.fromkeys(("diagnostics.chain_estimate", "diagnostics.drift", "tempering.log_mass",
+                     "tempering.check_mass", "tempering.bennett", "tempering.integrate",
+                     "gradients.population_log_z",
                      "partition.log_likelihood", "partition.free_energy_gap",
                      "comparison.paired_difference", "clusters.binder"), "gives numbers of Python"),
     **dict.fromkeys(("boltzmann.Boltzmann.edge_rbm", "boltzmann.Boltzmann.gaussian_rbm",
@@ -262,6 +268,56 @@ def test_a_parameter_that_is_no_number_is_named(name):
     if torch.equal(y, call(m, v, 5)): return             # does not look at W
     with torch.no_grad(): m.W[0, 0] = math.nan
     with pytest.raises(ValueError, match=r"rbm must have finite parameters, .* \['W'\]"): call(m, v, 5)
+
+
+# --- what is left out by mistake
+
+def place(name, f):
+    """The module or the class in which a public function stands."""
+    module = sys.modules[f.__module__]
+    return getattr(module, name.split(".")[1]) if name.count(".") == 2 else module
+
+
+class Stop(Exception):
+    """The function has been asked."""
+
+
+def without(f, argument):
+    """`f` with None for one tensor; Stop after it, so that the callers of `f` do not go on."""
+    def asked(*args, **kwargs):
+        given = inspect.signature(f).bind(*args, **kwargs)
+        if not isinstance(given.arguments.get(argument), Tensor): raise Stop
+        given.arguments[argument] = None
+        with pytest.raises((TypeError, ValueError), match=rf"\b{argument}\b"):
+            y = f(*given.args, **given.kwargs)
+            if inspect.isgenerator(y): next(y)
+        raise Stop
+    return asked
+
+
+INNER = {
+    "rbm.RBM.hidden_field": "one product, in every step of every chain",
+    "rbm.RBM.visible_field": "one product, in every step of every chain",
+    "contrastive.weighted_statistics": "says that it is unchecked",
+    "autoregressive.NADE.fields": "`log_prob` and `sample` check",
+    "autoregressive.MADE.fields": "`log_prob` and `sample` check",
+    "autoregressive.MaskedLayers.forward": "whoever holds the layers checks",
+} | {f"flow.{step}.{way}": "`Flow.forward` and `Flow.inverse` check" for way in ("push", "pull")
+     for step in ("Step", "Planar", "Radial", "Coupling", "MaskedAutoregressive", "Inverse", "Residual",
+                  "Flow")}
+"""Steps inside of others that look at the states, with the reason."""
+FUNCTIONS = {name: f for name, f in public().items()
+             if name in CALLS.keys() - INNER and not inspect.isclass(f)}
+NEEDED = [(name, argument) for name, f in FUNCTIONS.items()
+          for argument, p in inspect.signature(f).parameters.items()
+          if p.annotation in (Tensor, "Tensor")]
+
+
+@pytest.mark.parametrize("name, argument", NEEDED)
+def test_a_tensor_left_out_is_named(name, argument, monkeypatch):
+    f = FUNCTIONS[name]
+    monkeypatch.setattr(place(name, f), f.__name__, without(f, argument))
+    with pytest.raises(Stop): CALLS[name](*subject(CALLS[name].of), 5)
 
 
 # --- habits: each wrong argument is named

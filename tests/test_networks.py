@@ -12,15 +12,17 @@ import pytest
 import torch
 
 from rbmdiff.diffusion.ddpm import linear_chain
+from rbmdiff.diffusion.deis import deis
 from rbmdiff.diffusion.networks import (
     MLP,
     Fourier,
+    Labelled,
     Preconditioned,
     UNet,
     as_eps,
     bounded_time,
 )
-from rbmdiff.diffusion.objective import denoising_loss, denoising_step
+from rbmdiff.diffusion.objective import denoising_loss, denoising_step, native
 from rbmdiff.diffusion.oracle import Mixture, gaussian
 from rbmdiff.diffusion.schedule import (
     Betas,
@@ -35,6 +37,7 @@ from rbmdiff.diffusion.schedule import (
     SubVP,
     convert,
     diffuse,
+    time_grid,
 )
 from rbmdiff.foundations.core import write_tensors
 from rbmdiff.foundations.data import swiss_roll
@@ -442,3 +445,99 @@ def test_networks_are_traced_without_a_break(network, shape):
     torch.testing.assert_close(torch.export.export(net, (x, t)).module()(x, t), wanted)
     one_by_one = torch.func.vmap(lambda z: net(z[None], t)[0])(x)
     torch.testing.assert_close(one_by_one, wanted)
+
+
+LABELLED = [(lambda **o: MLP(2, 16, 2, labels=3, generator=0, **o), (4, 2)),
+            (lambda **o: UNet(1, (8, 16), labels=3, generator=0, **o), (4, 1, 8, 8))]
+
+
+def shaken(network):
+    """The network with weights that have moved, the last layer's too."""
+    for p in network.requires_grad_(False).parameters():
+        p.add_(0.2 * torch.randn(p.shape, dtype=p.dtype, generator=gen(p.numel())))
+    return network
+
+
+@pytest.mark.parametrize("make,shape", LABELLED)
+def test_a_label_a_row_and_none(make, shape):
+    net, x, t = shaken(make(dtype=torch.float64)), torch.randn(shape, dtype=torch.float64), 0.3
+    y = torch.tensor([2, -1, 0, 2])
+    rows = torch.cat([net(x[i:i + 1], t, int(k)) for i, k in enumerate(y)])
+    close = dict(rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(net(x, t, y), rows, **close)
+    small = y.clamp(min=0)
+    assert torch.equal(net(x, t, small.to(torch.uint8)), net(x, t, small))
+    torch.testing.assert_close(net(x, t, -1), net(x, t), **close)
+    assert all((net(x, t, k) - net(x, t)).abs().max() > 1e-3 for k in range(3))
+
+
+@pytest.mark.parametrize("make,shape", LABELLED)
+@pytest.mark.parametrize("y,error,match", [
+    (3, ValueError, "y must hold labels below 3"), (-2, ValueError, "y must hold labels below 3"),
+    (0.0, TypeError, "y must be whole numbers"), (torch.ones(4).bool(), TypeError, "y must be whole"),
+    (torch.tensor([0, 1]), ValueError, "y must be a scalar or have shape"),
+    (torch.zeros(4, 1, dtype=torch.long), ValueError, "y must be a scalar or have shape")])
+def test_labels_that_are_refused(make, shape, y, error, match):
+    with pytest.raises(error, match=match): make()(torch.zeros(shape), 0.5, y)
+
+
+def test_a_network_without_labels_takes_none():
+    net, x = MLP(2, 16), torch.zeros(4, 2)
+    assert torch.equal(net(x, 0.5, -1), net(x, 0.5))
+    with pytest.raises(ValueError, match="y must hold labels below 0"): net(x, 0.5, 0)
+    with pytest.raises(ValueError, match="labels must be at least 0"): MLP(2, labels=-1)
+    with pytest.raises(TypeError, match="labels must be an int"): UNet(1, labels=2.5)
+    with pytest.raises(TypeError, match="network must be a function of x, t and y"): Labelled(3, 0)
+    assert MLP(2, 16, generator=4).state_dict().keys() == MLP(2, 16, labels=0).state_dict().keys()
+
+
+@pytest.mark.parametrize("make,shape", LABELLED)
+def test_a_labelled_model_in_one_file_and_in_a_solver(make, shape, tmp_path):
+    """What solvers see natively is the velocity, with the label; a file keeps the number of labels."""
+    model = Preconditioned(shaken(make(dtype=torch.float64)), FlowMatching(), 0.7)
+    model.save(tmp_path / "m.safetensors")
+    again = Preconditioned.load(tmp_path / "m.safetensors")
+    x = torch.randn(shape, dtype=torch.float64, generator=gen())
+    grid = time_grid(model.schedule, 6, 0.02)
+    ends = [deis(Labelled(m, y), m.schedule, x, grid) for m in (model, again) for y in (1, 2)]
+    assert torch.equal(ends[0], ends[2]) and torch.equal(ends[1], ends[3])
+    assert not torch.allclose(ends[0], ends[1])
+    told = Labelled(model, torch.tensor([1, 2, 1, 2]))
+    mixed = deis(told, model.schedule, x, grid)
+    torch.testing.assert_close(mixed[::2], ends[0][::2], rtol=1e-10, atol=1e-10)
+    assert torch.equal(told.native(x, 0.5), model.native(x, 0.5, told.y))
+    assert native(told, model.schedule) == (told.native, "v")
+
+
+def test_a_step_with_labels_leaves_some_out():
+    """Chances 0, 1 and 0.3: what the model is told, counted; control in the counts themselves."""
+    seen = []
+
+    class Told(torch.nn.Linear):
+        def forward(self, x, t, y=None):
+            seen.append(y)
+            return super().forward(x)
+    y = torch.arange(1000) % 3
+    for chance in (0.0, 1.0, 0.3):
+        model = Told(2, 2)
+        state = TrainState(model, torch.optim.SGD(model.parameters(), 0.1), 0)
+        labels = y.to(torch.uint8)                  # bytes, which have no -1
+        denoising_step(LinearBeta(), unlabelled=chance)(state, (torch.zeros(1000, 2), labels))
+        left = (seen[-1] == -1).double().mean().item()
+        assert abs(left - chance) <= 4 * (chance * (1 - chance) / 1000) ** 0.5
+        assert torch.equal(seen[-1][seen[-1] >= 0], y[seen[-1] >= 0])
+    denoising_step(LinearBeta())(state, torch.zeros(10, 2))
+    assert seen[-1] is None
+    with pytest.raises(ValueError, match="data must be x0 or a pair"):
+        denoising_step(LinearBeta())(state, (y, y, y))
+    with pytest.raises(ValueError, match="unlabelled must be"):
+        denoising_step(LinearBeta(), unlabelled=2)
+
+
+def test_a_foreign_network_is_told_its_labels():
+    """Times in thousandths, an object with `.sample`, labels under another name."""
+    def foreign(x, t, class_labels):
+        return SimpleNamespace(sample=x * t / 1000 + class_labels[:, None])
+    told = Labelled(lambda x, t, y: foreign(x, 1000 * t, class_labels=y).sample, torch.tensor([1, 2]))
+    x = torch.ones(2, 3)
+    assert told(x, 0.5)[:, 0].tolist() == [1.5, 2.5]

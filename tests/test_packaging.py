@@ -57,8 +57,8 @@ def empty(tmp_path_factory):
     venv.create(folder / "env", with_pip=True)
     wheel, = folder.glob("*.whl")
     shutil.rmtree(source)
-    run(folder / "env/bin/pip", "install", "--quiet", "--disable-pip-version-check", wheel,
-        env=ENVIRONMENT)
+    run(folder / "env/bin/pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check",
+        wheel, env=ENVIRONMENT)
     return folder
 
 

@@ -20,12 +20,12 @@ from rbmdiff.learning.partition import (
     default_base,
     free_energy_gap,
     log_likelihood,
-    log_mass,
     reverse_ais,
     temperatures,
 )
 from rbmdiff.models import rbm
 from rbmdiff.models.rbm import RBM
+from rbmdiff.sampling.tempering import log_mass
 
 KINDS = [(v, h) for v in ("bernoulli", "spin", "gaussian") for h in ("bernoulli", "spin")]
 PATH = torch.tensor([0.0, 0.3, 0.6, 1.0], dtype=torch.float64)

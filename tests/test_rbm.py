@@ -1005,7 +1005,7 @@ def test_check_machine_accepts_what_has_the_parts():
     class Stranger(RBM):
         pass
     Stranger.__module__ = "__main__"
-    check_machine(Stranger(4, 3), "binary", own=True, v=torch.zeros(2, 4), chains=None)
+    check_machine(Stranger(4, 3), "binary", own=True, v=torch.zeros(2, 4))
     check_machine(RBM(4, 3).tilt(torch.zeros(2, 4)), batch=True)
     check_machine(RBM(6, 3, Potts(3)), "finite")
 

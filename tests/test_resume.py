@@ -24,7 +24,7 @@ KILLS = int(os.environ.get("RBMDIFF_KILLS", "20"))
 # the last kill leaves room, for a killer that gets no processor
 EPOCHS, LAST, SEED = 8 * KILLS, 6 * KILLS, 2024
 TRAIN = (f"train digits --out RUN --hidden 8 --epochs {EPOCHS} --batch-size 50 --look 50 "
-         "--binarize stochastic --quiet")
+         "--binarize stochastic --checkpoints 16 --quiet")
 LAUNCHER = """
 import json, os, sys
 from rbmdiff.practice.cli import main

@@ -351,6 +351,7 @@ def test_moves_are_bounded_and_usual_ones_are_not():
 @pytest.mark.parametrize("given, words", [
     ({}, "data must be given"), ({"data": "digits", "speed": 3}, "got speed"),
     ({"data": "digits", "visible": "quark"}, "quark"),
+    ({"data": "digits", "checkpoints": 1}, "checkpoints must be at least 2"),
     ({"data": "digits", "method": "cd", "chains": 3},
      "--chains has no effect with method cd")])
 def test_bad_options(given, words):

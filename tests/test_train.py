@@ -1,5 +1,6 @@
 """The training loop: batches, averages, checkpoints that leave no trace, and files that must be
 refused."""
+from itertools import pairwise
 import math
 
 from hypothesis import given, settings, strategies as st
@@ -15,6 +16,7 @@ from rbmdiff.foundations.train import (
     linear_decay,
     progress_bar,
     sgd,
+    spaced,
     train,
 )
 
@@ -405,3 +407,19 @@ def test_resume_on_cuda(tmp_path, optimizer):
     with pytest.raises(ValueError, match="random.state"):
         new(optimizer, dtype=torch.float32).load(tmp_path / "c")
     with pytest.raises(ValueError, match="data"): next(train(whole, x.cpu(), noisy, 9, 8))
+
+
+def test_spaced_counts_are_dense_at_first_and_end_at_the_last():
+    for updates, n in ((1, 2), (5, 64), (2500, 64), (10**6, 33)):
+        counts = spaced(updates, n)
+        assert counts[0] == 0 and counts[-1] == updates and len(counts) <= min(n, updates + 1)
+        assert counts == sorted(set(counts))
+        gaps = [b - a for a, b in pairwise(counts)]
+        ratio = (updates + 1) ** (1 / (n - 1))
+        assert all(gap <= max(1, (ratio - 1) * (a + 1) + 1) for gap, a in zip(gaps, counts))
+    assert spaced(3, 64) == [0, 1, 2, 3] and spaced(99, 3) == [0, 9, 99]
+
+
+@pytest.mark.parametrize("updates, n, words", [(0, 4, "updates must"), (9, 1, "n must")])
+def test_bad_spaces(updates, n, words):
+    with pytest.raises(ValueError, match=words): spaced(updates, n)

@@ -28,7 +28,7 @@ from rbmdiff.foundations.core import (
     is_finite,
     without_graph,
 )
-from ..models.ising import log_partition, means
+from ..models.ising import check_lattice, log_partition, means
 from ..models.rbm import RBM, check_machine
 
 # %% ../../nbs/bridge/flow.ipynb #adfe3b14
@@ -287,7 +287,7 @@ def lattice_log_prob(right: Tensor, down: Tensor, field: Tensor, x: Tensor, alph
     `ising.log_partition`, and so are the errors.
     """
     check_levels(alpha, sigma)
-    check_tensor("field", field)
+    check_lattice(right, down, field)
     check_tensor("x", x, like=field)
     across, along, h = (number.double() for number in (right, down, field))
     y = _spins(x, h)

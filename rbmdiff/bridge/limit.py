@@ -6,7 +6,7 @@ matching of an RBM in closed form, the limit of one Langevin step, pseudo-likeli
 
 # %% auto #0
 __all__ = ['score_matching_loss', 'score_matching_gradient', 'langevin_cd_gradient',
-           'gaussian_cd_gradient', 'pseudo_log_likelihood', 'site_cd_gradient']
+           'gaussian_cd_gradient', 'site_cd_gradient']
 
 # %% ../../nbs/bridge/limit.ipynb #fc3a6968
 from collections.abc import Callable
@@ -17,11 +17,15 @@ import torch
 from torch import Tensor
 
 from ..foundations.core import check_number, own_precision, without_graph
-from ..foundations.units import LIMIT, Bernoulli, Unit, bits_of, chunks
+from ..foundations.units import LIMIT, Unit, bits_of, chunks
 from ..learning.contrastive import Gradients, weighted_statistics
-from ..models.rbm import RBM, Kind, check_kind, check_machine, flip_log_ratios
+from ..learning.score_matching import pseudo_likelihood
+from ..models.rbm import RBM, Kind, check_kind, check_machine
 
 # %% ../../nbs/bridge/limit.ipynb #4fbe8011
+_FOR_BITS = "learning.score_matching.pseudo_likelihood or learning.contrastive.cd_gradient"
+
+
 def _check(rbm: RBM, kind: Kind, instead: str, v: Tensor, own: bool = False) -> None:
     """`rbm` must have visible units of a `kind`, else the error says what to use `instead`; `v` are its
     states; a batch of machines passes unless parameters of its `own` are needed."""
@@ -50,7 +54,7 @@ def score_matching_loss(rbm: RBM, v: Tensor) -> Tensor:
     data. In units of 1/v^2, not nats. Raises TypeError or ValueError for a bad tensor, or visible units
     that are not Gaussian. Source: Hyvärinen (2005).
     """
-    _check(rbm, "gaussian", "pseudo_log_likelihood or learning.contrastive.cd_gradient", v)
+    _check(rbm, "gaussian", _FOR_BITS, v)
     squared = cast(Tensor, rbm.sigma) ** 2
     curvature = (rbm.W / squared[:, None]).square().sum(0)
     slope = rbm.hidden.variance(rbm.hidden_field(v))
@@ -66,7 +70,7 @@ def score_matching_gradient(rbm: RBM, v: Tensor) -> Gradients:
     By autograd, whether or not parameters require gradients. Raises the errors of the loss, and
     ValueError for a tilted machine.
     """
-    _check(rbm, "gaussian", "pseudo_log_likelihood or learning.contrastive.cd_gradient", v, own=True)
+    _check(rbm, "gaussian", _FOR_BITS, v, own=True)
     return _ascent(rbm, lambda m: -score_matching_loss(m, v).mean())
 
 # %% ../../nbs/bridge/limit.ipynb #23682267
@@ -153,17 +157,6 @@ def gaussian_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
         total = {name: total[name] + part[name] for name in total}
     return total
 
-# %% ../../nbs/bridge/limit.ipynb #2b877504
-def pseudo_log_likelihood(rbm: RBM, v: Tensor) -> Tensor:
-    """Sum over units of log p(v_i | all others) [...] at states `v` [..., D] of units of two levels,
-    nats [eq-limit-pseudo].
-
-    Differentiable; takes D H numbers of memory a state. Raises TypeError or ValueError for bad states or
-    other visible units. Source: Besag (1975).
-    """
-    _check(rbm, "binary", "score_matching_loss, if they are real numbers", v)
-    return -Bernoulli().log_norm(flip_log_ratios(rbm, v)).sum(-1)  # [eq-limit-pseudo]
-
 # %% ../../nbs/bridge/limit.ipynb #340d947f
 @without_graph()
 @own_precision
@@ -171,9 +164,9 @@ def site_cd_gradient(rbm: RBM, v: Tensor) -> Gradients:
     """Exact mean update of contrastive divergence with one random unit redrawn, states `v` [..., D]
     [eq-limit-site].
 
-    Uphill; the gradient of the mean of `pseudo_log_likelihood`, divided by D. By autograd, whether or
+    Uphill; the gradient of the mean of minus `pseudo_likelihood`, divided by D. By autograd, whether or
     not parameters require gradients. Raises TypeError or ValueError for bad states, a tilted machine or
     units of other than two levels.
     """
     _check(rbm, "binary", "score_matching_loss, if they are real numbers", v, own=True)
-    return _ascent(rbm, lambda m: pseudo_log_likelihood(m, v).mean() / len(rbm.W))  # [eq-limit-site]
+    return _ascent(rbm, lambda m: -pseudo_likelihood(m, v).mean() / len(rbm.W))  # [eq-limit-site]

@@ -165,6 +165,7 @@ def sample_logits(rbm: RBM | Network, schedule: Schedule, noise: Tensor, steps: 
     `rbm` is a machine or a score network (a, t); the times are quadratic. Raises TypeError or ValueError
     for bad arguments, or if the network returns NaN. Source: Paquet III, eq. 32.
     """
+    check_tensor("noise", noise)
     predict = as_eps(_as_network(rbm), schedule, "score")
     grid = time_grid(schedule, steps, t_min, kind="quadratic")
     return euler_maruyama(predict, schedule, noise, grid, generator=generator)  # [eq-meanfield-reverse]

@@ -6,7 +6,7 @@ and what they reach on the digits.
 
 # %% auto #0
 __all__ = ['denoising_loss', 'path_loss', 'recovery_loss', 'flip', 'flip_recovery_loss',
-           'probability_flow_loss', 'score_entropy_loss', 'recovery_gradient', 'readout_loss']
+           'recovery_gradient', 'readout_loss']
 
 # %% ../../nbs/bridge/recovery.ipynb #cdcf5e73
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .tilted import check_levels, denoise, flip_posterior, posterior
+from .tilted import as_chances, check_levels, denoise, flip_posterior, posterior
 from ..diffusion.elbo import low_discrepancy
 from ..diffusion.schedule import noised as noise_added
 from rbmdiff.foundations.core import (
@@ -23,14 +23,13 @@ from rbmdiff.foundations.core import (
     check_choice,
     check_count,
     check_function,
-    check_number,
     check_tensor,
     uniform,
     without_graph,
 )
 from ..foundations.units import Unit, as_unit
 from ..learning.contrastive import Gradients, weighted_statistics
-from ..models.rbm import RBM, Kind, check_machine, flip_log_ratios
+from ..models.rbm import RBM, Kind, check_machine
 from ..sampling.gibbs import gibbs
 from ..sampling.means import Method
 
@@ -102,8 +101,9 @@ def recovery_loss(rbm: RBM, v: Tensor, alpha: Tensor | float, sigma: Tensor | fl
     return -posterior(rbm, x, alpha, sigma).log_prob(v)  # [eq-recovery-loss]
 
 # %% ../../nbs/bridge/recovery.ipynb #9fbb6fdb
-def flip(v: Tensor, p: float, unit: Unit | str = "bernoulli", generator: Stream = None) -> Tensor:
-    """States `v` [..., D] of units of two levels, each flipped with probability `p`.
+def flip(v: Tensor, p: Tensor | float, unit: Unit | str = "bernoulli",
+         generator: Stream = None) -> Tensor:
+    """States `v` [..., D] of units of two levels, each flipped with probability `p`, a number or [B].
 
     A sequence of generators has one a row, along axis -2. Raises TypeError or ValueError for other
     units, values that are no states, or p outside (0, 1).
@@ -112,9 +112,8 @@ def flip(v: Tensor, p: float, unit: Unit | str = "bernoulli", generator: Stream 
     if len(unit.levels or ()) != 2: raise ValueError(f"unit must be one of two levels, got {unit}")
     check_tensor("v", v)
     unit.check("v", v)
-    check_number("p", p, above=0, below=1)
     u = uniform(v.shape, v, as_generator(generator, v), -2)
-    return torch.where(u < p, sum(unit.levels) - v, v)
+    return torch.where(u < as_chances(p, v).to(v), sum(unit.levels) - v, v)
 
 
 def flip_recovery_loss(rbm: RBM, v: Tensor, p: float, generator: Stream = None) -> Tensor:
@@ -126,26 +125,6 @@ def flip_recovery_loss(rbm: RBM, v: Tensor, p: float, generator: Stream = None) 
     _check(rbm, v, "binary")
     flipped = flip(v, p, rbm.visible, as_generator(generator, v))
     return -flip_posterior(rbm, flipped, p).log_prob(v)  # [eq-recovery-loss]
-
-# %% ../../nbs/bridge/recovery.ipynb #408b4d02
-def probability_flow_loss(rbm: RBM, v: Tensor) -> Tensor:
-    """Sum over units of sqrt(r_i), r_i = p(unit i flipped) / p(v), [...] at states `v` [..., D]
-    [eq-recovery-sharp].
-
-    No partition function; differentiable. Errors as `flip_log_ratios`. Source: Sohl-Dickstein et al.
-    (2011).
-    """
-    return torch.exp(flip_log_ratios(rbm, v) / 2).sum(-1)  # [eq-recovery-sharp]
-
-
-def score_entropy_loss(rbm: RBM, v: Tensor) -> Tensor:
-    """Sum over units of r_i + log r_i, r_i = p(unit i flipped) / p(v), [...] at states `v` [..., D]
-    [eq-recovery-rare].
-
-    No partition function; differentiable. Errors as `flip_log_ratios`. Source: Lou et al. (2024).
-    """
-    r = flip_log_ratios(rbm, v)
-    return (torch.exp(r) + r).sum(-1)  # [eq-recovery-rare]
 
 # %% ../../nbs/bridge/recovery.ipynb #7d11b4db
 @without_graph()

@@ -1,9 +1,11 @@
 from . import (
+    conditional as conditional,
     ddpm as ddpm,
     deis as deis,
     elbo as elbo,
     likelihood as likelihood,
     matrix as matrix,
+    ncsn as ncsn,
     networks as networks,
     objective as objective,
     oracle as oracle,

@@ -10,7 +10,7 @@ __all__ = ['Predict', 'norm_squared', 'conditional_score', 'empirical_score', 'i
            'denoising_step', 'Bound']
 
 # %% ../../nbs/diffusion/objective.ipynb #d7483b17
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import getclosurevars
@@ -133,8 +133,8 @@ def noise_weight(kind: Prediction, alpha: Tensor, sigma: Tensor) -> Tensor:
     return (alpha / sigma) ** 2  # [eq-objective-weights]
 
 # %% ../../nbs/diffusion/objective.ipynb #0f1febe5
+# What a network is to a method: predict(x, t) -> like `x` [B, ...], `t` a scalar or [B].
 Predict = Callable[[Tensor, Tensor], Tensor]
-"""What a network is to a method: predict(x, t) -> like `x` [B, ...], `t` a scalar or [B]."""
 
 # %% ../../nbs/diffusion/objective.ipynb #f529a6bf
 class CheckedNetwork:
@@ -203,9 +203,11 @@ class CheckedNetwork:
             self._refuse(self.nfe, t)
 
     def _refuse(self, call: int, t: Tensor) -> None:
-        """ValueError with the number of the call and its times, one or the first and the last."""
+        """ValueError with the number of the call and its times, one or the first and the last; a mask
+        has none."""
         ends = " to ".join(dict.fromkeys(f"{float(end):g}" for end in t.aminmax()))
-        raise ValueError(f"{self.name} returned NaN or infinity in call {call}, at t = {ends}")
+        place = "" if t.dtype == torch.bool else f", at t = {ends}"
+        raise ValueError(f"{self.name} returned NaN or infinity in call {call}{place}")
 
     # %% ../../nbs/diffusion/objective.ipynb #8a81cd0a
     def settle(self) -> None:
@@ -333,21 +335,35 @@ def uniform_times(n: int, generator: Stream = None, t_min: float = 1e-3) -> Tens
     u = uniform((n,), like, as_generator(generator, like))
     return t_min + (1 - t_min) * u  # [eq-objective-total]
 
+# %% ../../nbs/diffusion/objective.ipynb #c77d762b
+def _told(state: TrainState, batch: Tensor | Sequence[Tensor],
+          unlabelled: float) -> tuple[Tensor, Predict]:
+    """Data and network of a batch; of a pair, the network told its labels, some of them left out."""
+    if isinstance(batch, Tensor): return batch, state.model
+    if len(batch) != 2: raise ValueError(f"data must be x0 or a pair of x0 and labels, got {len(batch)}")
+    x0, y = batch
+    drop = torch.rand(len(y), generator=state.generator, device=y.device) < unlabelled
+    y = torch.where(drop, -1, y.long() if y.dtype == torch.uint8 else y)
+    return x0, lambda x, t: state.model(x, t, y)
+
 # %% ../../nbs/diffusion/objective.ipynb #02849309
 def denoising_step(schedule: Schedule, kind: Prediction = "eps",
                    times: Callable[[int, torch.Generator], Tensor] = uniform_times,
-                   weight: Callable[[Tensor], Tensor] | None = None) -> Step:
+                   weight: Callable[[Tensor], Tensor] | None = None, unlabelled: float = 0.1) -> Step:
     """A step for `foundations.train.train`: gradient of the mean denoising loss [eq-objective-total].
 
-    `times(n, generator)` gives the times [n], `weight(t)` their weights [n] (None: one). The step
-    reports "loss", in squared noise summed over dimensions. Raises ValueError for an unknown kind.
+    `times(n, generator)` gives the times [n], `weight(t)` their weights [n] (None: one). Of a batch (x0,
+    y) of data and labels, labels are -1 with the chance `unlabelled`, and the model is asked (x, t, y).
+    The step reports "loss", in squared noise summed over dimensions. TypeError or ValueError.
     """
     check_schedule(schedule)
     check_choice("kind", kind, get_args(Prediction))
+    check_number("unlabelled", unlabelled, least=0, most=1)
 
-    def step(state: TrainState, batch: Tensor) -> dict[str, Tensor | float]:
-        t = times(len(batch), state.generator)
-        loss = denoising_loss(state.model, schedule, batch, t, kind, state.generator)
+    def step(state: TrainState, batch: Tensor | Sequence[Tensor]) -> dict[str, Tensor | float]:
+        x0, network = _told(state, batch, unlabelled)
+        t = times(len(x0), state.generator)
+        loss = denoising_loss(network, schedule, x0, t, kind, state.generator)
         if weight is not None: loss = weight(t).to(loss) * loss  # [eq-objective-total]
         loss.mean().backward()  # [eq-objective-total]
         return {"loss": loss.detach().mean()}

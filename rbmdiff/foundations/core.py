@@ -6,16 +6,17 @@ arguments, and files that are whole.
 
 # %% auto #0
 __all__ = ['Stream', 'AUTOCAST', 'is_traced', 'in_transform', 'holds', 'logit', 'log_mean_exp',
-           'bisected', 'as_generator', 'whole', 'stream_device', 'uniform', 'normal', 'Estimate',
-           'check_tensor', 'is_finite', 'check_batch', 'check_count', 'check_number', 'check_choice',
-           'check_function', 'check_answer', 'check_dtype', 'check_device', 'wants_gradient',
-           'refuse_gradients', 'without_graph', 'recomputed', 'own_precision', 'as_path', 'replace_file',
-           'write_tensors', 'read_tensors', 'Stored']
+           'bisected', 'as_generator', 'whole', 'stream_device', 'uniform', 'normal', 'Estimate', 'LogZ',
+           'check_estimate', 'check_tensor', 'is_finite', 'check_batch', 'check_count', 'check_number',
+           'check_sizes', 'check_order', 'check_choice', 'check_function', 'check_answer', 'check_dtype',
+           'check_device', 'wants_gradient', 'refuse_gradients', 'without_graph', 'recomputed',
+           'own_precision', 'systematic', 'as_path', 'replace_file', 'write_tensors', 'read_tensors',
+           'Stored']
 
 # %% ../../nbs/foundations/core.ipynb #cbcc98ab
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 import json
 import math
@@ -192,6 +193,47 @@ class Estimate:
 
     __repr__ = __str__
 
+# %% ../../nbs/foundations/core.ipynb #79ef83ee
+@dataclass(frozen=True, repr=False)
+class LogZ(Estimate):
+    """An estimate of log Z in nats, with log-weights [n] (float64) and last states [n, D] of its chains.
+
+    The error bar is at most one nat, by construction: too small where `ess` is a small part of `n`.
+    """
+    log_weights: Tensor = field(repr=False, compare=False)
+    states: Tensor = field(repr=False, compare=False)
+
+    @classmethod
+    def from_weights(cls, log_weights: Tensor, states: Tensor, sign: int = 1) -> "LogZ":
+        """From E[w] = Z [eq-partition-estimate] or, `sign` -1, E[1/w] = 1/Z [eq-partition-reverse]."""
+        log_w = sign * log_weights
+        w = torch.exp(log_w - log_w.max())
+        value = sign * log_mean_exp(log_w).item()  # [eq-partition-estimate] [eq-partition-reverse]
+        stderr = w.std().item() / w.mean().item() / math.sqrt(len(w))  # [eq-partition-estimate]
+        return cls(value, stderr, len(w), log_weights, states)
+
+    @property
+    def ess(self) -> float:
+        """Effective number of chains, from 1 to n [eq-partition-estimate]."""
+        return self.n / (1 + (self.n - 1) * self.stderr**2)  # [eq-partition-estimate]
+
+    # %% ../../nbs/foundations/core.ipynb #c67b1463
+    @classmethod
+    def from_families(cls, log_weights: Tensor, family: Tensor, states: Tensor) -> "LogZ":
+        """From E[w] = Z of members [n] that were copied: `family` [n] is the number of the first member
+        that each descends from, and the error is that between families [eq-tempering-families]."""
+        n = len(log_weights)
+        share = torch.zeros_like(log_weights).index_add(0, family, log_weights.softmax(0))
+        variance = n / (n - 1) * (share.square().sum() - 1 / n)  # [eq-tempering-families]
+        stderr = variance.clamp(min=0).sqrt().item()
+        return cls(log_mean_exp(log_weights).item(), stderr, n, log_weights, states)
+
+# %% ../../nbs/foundations/core.ipynb #260ade83
+def check_estimate(name: str, x: Any) -> None:
+    """`x` must be an estimate, of whatever class. Raises TypeError."""
+    if all(hasattr(x, part) for part in ("value", "stderr", "n")): return
+    raise TypeError(f"{name} must be an Estimate, got {type(x).__name__}")
+
 # %% ../../nbs/foundations/core.ipynb #6b606f3c
 def check_tensor(name: str, x: Tensor, width: int | None = None, like: Tensor | None = None) -> None:
     """`x` must be a finite, non-empty float32 or float64 tensor [..., width], like `like`.
@@ -251,6 +293,36 @@ def check_number(name: str, x: float, *, least: float | None = None, above: floa
     given = [text for text, _ in wanted if not text.endswith("None")]
     if math.isfinite(x) and all(fits for _, fits in wanted): return
     raise ValueError(f"{name} must be {' and '.join(['finite', *given])}, got {x}")
+
+# %% ../../nbs/foundations/core.ipynb #decfea49
+def check_sizes(name: str, sizes: Any, least: int = 0) -> list[int]:
+    """`sizes` of layers as a list of at least `least` counts; one count stands for a list of it, unless
+    `least` is more. Raises TypeError or ValueError.
+    """
+    if least < 2 and whole(sizes) is not None: sizes = [sizes]
+    if isinstance(sizes, (str, bytes)) or not isinstance(sizes, Sequence):
+        one = "an int or " * (least < 2)
+        raise TypeError(f"{name} must be {one}a sequence of ints, got {_shape_of(sizes)}")
+    if len(sizes) < least: raise ValueError(f"{name} must hold at least {least} layers, got {sizes}")
+    for i, size in enumerate(sizes):
+        check_count(f"{name}[{i}]", size)
+    return [int(size) for size in sizes]
+
+# %% ../../nbs/foundations/core.ipynb #0bf25f0e
+def check_order(dim: int, order: Any) -> Tensor:
+    """`order` [dim], a sequence or an array, as a tensor of whole numbers; None is 0, 1, ….
+
+    Raises TypeError or ValueError for something else than a permutation.
+    """
+    check_count("dim", dim)
+    if order is None: return torch.arange(dim)
+    if hasattr(order, "tolist"): order = order.tolist()
+    if isinstance(order, (str, bytes)) or not isinstance(order, Sequence):
+        raise TypeError(f"order must be a sequence of ints, got {type(order).__name__}")
+    numbers = [whole(k) for k in order]
+    if None in numbers: raise TypeError(f"order must hold ints, got {order[:5]}")
+    if sorted(numbers) == list(range(dim)): return torch.tensor(numbers)  # type: ignore[type-var]
+    raise ValueError(f"order must hold each of 0 to {dim - 1} once, got {numbers[:9]} of {len(numbers)}")
 
 # %% ../../nbs/foundations/core.ipynb #e27b90d3
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -379,6 +451,29 @@ def own_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
             return function(*args, **kwargs)
     return run
 
+# %% ../../nbs/foundations/core.ipynb #45692d03
+def systematic(log_weights: Tensor, n: int | None = None, generator: Stream = None) -> Tensor:
+    """Indices [n] of copies of N states with `log_weights` [N], rising; by default N copies
+    [eq-core-systematic].
+
+    Weights need no norm, and may be -inf. Takes one number, so one stream. Raises TypeError or
+    ValueError for other weights, all of them zero, no count or a sequence of streams. Source: Kitagawa
+    (1996).
+    """
+    if not isinstance(log_weights, Tensor) or not log_weights.is_floating_point():
+        raise TypeError(f"log_weights must be numbers [N], got {_shape_of(log_weights)}")
+    w = log_weights.double().softmax(-1)
+    if w.ndim != 1 or not bool(w.isfinite().all()):
+        raise ValueError(f"log_weights must be numbers [N], one above -inf, got {_shape_of(w)}")
+    n = len(w) if n is None else n
+    check_count("n", n)
+    generator = as_generator(generator, w)
+    if isinstance(generator, tuple): raise TypeError("generator must be one stream for all copies")
+    points = torch.arange(n, dtype=w.dtype, device=w.device) + uniform((1,), w, generator)
+    upto = w.cumsum(0)  # [eq-core-systematic]
+    below = (points / n).clamp(max=1 - 2**-53)               # u + k can round to n
+    return torch.searchsorted(upto / upto[-1], below, right=True)  # [eq-core-systematic]
+
 # %% ../../nbs/foundations/core.ipynb #4d294c81
 def as_path(path: str | Path) -> Path:
     """`path` as a Path. Raises TypeError for anything else than text or a path."""
@@ -461,3 +556,16 @@ class Stored(torch.nn.Module):
         except (KeyError, TypeError, RuntimeError, ValueError, StopIteration) as error:
             raise ValueError(f"path: {path} does not hold a complete {cls.__name__} ({error})") from None
         return model
+
+    # %% ../../nbs/foundations/core.ipynb #872e77ae
+    def check_parameters(self) -> None:
+        """Raise ValueError if a parameter is NaN or infinite."""
+        bad = [name for name, x in self.named_parameters() if not is_finite(x)]
+        if not bad: return
+        kind = type(self).__name__
+        raise ValueError(f"{kind} must have finite parameters, got NaN or infinity in {bad}")
+
+    def _sound(self, x: Tensor) -> Tensor:
+        """`x`, which was made of the parameters. ValueError if it is no number because they are none."""
+        if not is_finite(x): self.check_parameters()
+        return x

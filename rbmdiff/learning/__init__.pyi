@@ -1,1 +1,7 @@
-from . import contrastive as contrastive, partition as partition
+from . import (
+    contrastive as contrastive,
+    gradients as gradients,
+    partition as partition,
+    score_matching as score_matching,
+    tap as tap,
+)

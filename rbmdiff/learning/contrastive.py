@@ -9,8 +9,8 @@ __all__ = ['Gradients', 'energy_gradient', 'weighted_statistics', 'exact_gradien
            'expected_cd_gradient', 'cd_gradient', 'centred', 'deep_gradient']
 
 # %% ../../nbs/learning/contrastive.ipynb #a5b704fb
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,14 +25,14 @@ from rbmdiff.foundations.core import (
     own_precision,
     without_graph,
 )
-from ..foundations.kernels import affine
+from ..foundations.kernels import affine, small_gradient
 from ..foundations.units import bits_of, chunks, states
 from ..models.deep import DBM
 from ..models.rbm import RBM, check_machine
 from ..sampling.gibbs import conditionals
 
+# Gradient of the mean log-likelihood, uphill, in nats: one tensor for each parameter, by name.
 Gradients = dict[str, Tensor]
-"""Gradient of the mean log-likelihood, uphill, in nats: one tensor for each parameter, by name."""
 
 # %% ../../nbs/learning/contrastive.ipynb #bea9332a
 @without_graph()
@@ -79,6 +79,11 @@ def weighted_statistics(rbm: RBM, v: Tensor, h: Tensor, weights: Tensor,
     coupling = (rbm.W * sums["W"]).sum(1)
     sums["log_sigma"] = weights @ squares / sigma**2 - 2 * coupling  # [eq-contrastive-sigma]
     return sums
+
+
+def _check_chains(rbm: RBM, chains: Tensor | None) -> None:
+    """`chains`, if given, must be states [..., D]. TypeError or ValueError."""
+    if chains is not None: check_machine(rbm, chains=chains)
 
 # %% ../../nbs/learning/contrastive.ipynb #d8172e8d
 def _model_part(rbm: RBM, S: Tensor, log_Z: Tensor) -> Gradients:
@@ -129,7 +134,8 @@ def expected_cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None 
     Differentiable. Raises ValueError for units without a list of states, or more than 20 bits in both
     layers, other units counted as log2 of their states; other errors as `cd_gradient`.
     """
-    check_machine(rbm, "finite", own=True, v=v, chains=chains)
+    check_machine(rbm, "finite", own=True, v=v)
+    _check_chains(rbm, chains)
     check_count("k", k)
     D, H = rbm.W.shape
     bits = bits_of(D, rbm.visible) + bits_of(H, rbm.hidden)
@@ -185,6 +191,27 @@ def _rows(x: Tensor, dtype: torch.dtype | None) -> Tensor:
     if dtype is None and x.ndim == 2: return x
     return x.reshape(-1, x.shape[-1]).to(dtype or x.dtype)
 
+# %% ../../nbs/learning/contrastive.ipynb #0b7563c2
+def _lows(rbm: RBM) -> tuple[int, int] | None:
+    """The lower states of both layers if all units are plain bits or spins; a class derived from a
+    machine or a unit may have a law of its own."""
+    if type(rbm).__name__ != "RBM" or rbm.batch: return None
+    units = rbm.visible, rbm.hidden
+    if not {type(unit).__name__ for unit in units} <= {"Bernoulli", "Spin"}: return None
+    low, low_h = (int(min(unit.levels or ())) for unit in units)
+    return low, low_h
+
+
+def _in_one_call(rbm: RBM, v: Tensor, k: int, chains: Tensor | None,
+                 generator: Stream) -> tuple[Gradients, Tensor] | None:
+    """`cd_gradient` by `small_gradient`, None where that does not suit."""
+    lows = _lows(rbm)
+    if lows is None or type(v) is not Tensor or isinstance(generator, Sequence): return None
+    stream = cast(torch.Generator | None, as_generator(generator, v))
+    start = v if chains is None else chains
+    found = small_gradient(rbm.W, rbm.b, rbm.c, v, start, k, lows, stream)
+    return None if found is None else (dict(zip("Wbc", found)), found[3])
+
 # %% ../../nbs/learning/contrastive.ipynb #5f794a9f
 @without_graph()
 def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, generator: Stream = None,
@@ -194,12 +221,13 @@ def cd_gradient(rbm: RBM, v: Tensor, k: int = 1, chains: Tensor | None = None, g
 
     `k` block Gibbs steps from the data, or from `chains` [..., D] (PCD: those of the last call; any
     number of them). A sequence of generators has one for every chain. `products=torch.bfloat16` forms
-    matrix products in that format, for bits and spins. Whether a machine of two unbounded layers can be
-    normalised is not asked: see `rbm.check_normalisable`. Raises TypeError or ValueError for bad states,
-    `k` below 1, a tilted machine, or other `products`.
+    products in that format, for bits and spins. Whether a machine of two unbounded layers has a norm is
+    not asked: see `rbm.check_normalisable`. TypeError or ValueError for bad arguments, a tilted machine.
     """
-    check_machine(rbm, own=True, v=v, chains=chains)
     check_count("k", k)
+    if products is None and (found := _in_one_call(rbm, v, k, chains, generator)): return found
+    check_machine(rbm, own=True, v=v)
+    _check_chains(rbm, chains)
     machine = _rounded(rbm, products)
     start = v if chains is None else chains
     generator = as_generator(generator, v)
@@ -271,7 +299,7 @@ def deep_gradient(dbm: DBM, v: Tensor, k: int = 1, chains: Tensor | None = None,
     """
     check_count("k", k)
     _check_deep(dbm, v, offsets)
-    check_machine(rbm := dbm.as_rbm(), chains=chains)
+    _check_chains(rbm := dbm.as_rbm(), chains)
     data = dbm.mean_field(_rows(v, None), steps)  # [eq-contrastive-deep]
     if chains is not None: chains = _rows(chains, None)
     rows, means, last = _contrast(rbm, data, chains, k, as_generator(generator, v))

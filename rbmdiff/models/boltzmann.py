@@ -79,6 +79,12 @@ class Boltzmann(torch.nn.Module):
         self.register_buffer("J", J.clone())
         self.register_buffer("b", b.clone())
 
+    # %% ../../nbs/models/boltzmann.ipynb #6168d955
+    def check_states(self, x: Tensor, name: str = "x") -> None:
+        """`x` [..., N] must hold states, as many as machines or one for all. TypeError or ValueError."""
+        self._check(x, name)
+        self.unit.check(name, x)
+
     # %% ../../nbs/models/boltzmann.ipynb #ab49c9f4
     @property
     def batch(self) -> torch.Size:
@@ -90,13 +96,13 @@ class Boltzmann(torch.nn.Module):
         machines = f", a batch of {self.batch.numel()}" if self.batch else ""
         return f"{len(self.J) // self.unit.columns} {self.unit} units{machines}"
 
-    def _check(self, x: Tensor) -> None:
+    def _check(self, x: Tensor, name: str = "x") -> None:
         """`x` [..., N] must fit the machine, or each machine of a batch. TypeError or ValueError."""
-        check_tensor("x", x, len(self.J), like=self.J)
+        check_tensor(name, x, len(self.J), like=self.J)
         try:
             torch.broadcast_shapes(x.shape[:-1], self.batch)
         except RuntimeError:
-            raise ValueError(f"x must fit a batch of {self.batch.numel()} machines, "
+            raise ValueError(f"{name} must fit a batch of {self.batch.numel()} machines, "
                              f"got shape {list(x.shape)}") from None
 
     # %% ../../nbs/models/boltzmann.ipynb #5d28f7cb
@@ -310,7 +316,9 @@ class Boltzmann(torch.nn.Module):
         whose entries in `x` play no part. Raises TypeError or ValueError for bad states, a batch of
         machines, a bad mask, or more than 2^25 states.
         """
-        check_boltzmann(self, x if mask is None else None, batch=False)
+        check_boltzmann(self, batch=False)
+        if mask is None: self.check_states(x)
+        else: self._check_mask(x, mask)
         if x.ndim != 2: raise ValueError(f"x must have shape [n, {len(self.J)}], got {list(x.shape)}")
         (seen, seen_pairs), (mean, pairs) = self._clamped(x, mask), self.moments()
         owner = torch.arange(len(self.J), device=self.J.device) // self.unit.columns
@@ -385,16 +393,9 @@ def couplings(pairs: Tensor) -> Tensor:
     return J + J.T
 
 # %% ../../nbs/models/boltzmann.ipynb #6168d955
-def check_boltzmann(machine: Any, x: Tensor | None = None, batch: bool = True,
-                    name: str = "machine") -> None:
-    """`machine` must be a Boltzmann machine, one unless `batch`, and `x`, if given, states of it.
-
-    Raises TypeError or ValueError.
-    """
+def check_boltzmann(machine: Any, batch: bool = True) -> None:
+    """`machine` must be a Boltzmann machine, one unless `batch`. Raises TypeError or ValueError."""
     if not all(hasattr(machine, part) for part in ("J", "b", "unit", "clamp")):
-        raise TypeError(f"{name} must be a Boltzmann, got {type(machine).__name__}")
+        raise TypeError(f"machine must be a Boltzmann, got {type(machine).__name__}")
     if machine.batch and not batch:
-        raise ValueError(f"{name} must be one machine, got a batch of {machine.batch.numel()}")
-    if x is None: return
-    machine._check(x)
-    machine.unit.check("x", x)
+        raise ValueError(f"machine must be one machine, got a batch of {machine.batch.numel()}")

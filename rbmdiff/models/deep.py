@@ -24,9 +24,8 @@ from rbmdiff.foundations.core import (
     as_generator,
     check_choice,
     check_count,
-    check_device,
-    check_dtype,
     check_number,
+    check_sizes,
     check_tensor,
     normal,
     recomputed,
@@ -34,30 +33,10 @@ from rbmdiff.foundations.core import (
 )
 from ..foundations.kernels import affine
 from ..foundations.units import Unit, as_unit, bits_of, states
+from .autoregressive import _blank
 from .rbm import RBM, check_machine
 
-# %% ../../nbs/models/deep.ipynb #15849f16
-def _check_sizes(sizes: Sequence[int], least: int, dtype: torch.dtype | None,
-                 device: torch.device | str | None) -> list[int]:
-    """`sizes` as a list of at least so many counts; dtype and device. TypeError or ValueError."""
-    if dtype is not None: check_dtype(dtype)
-    check_device("device", device)
-    if isinstance(sizes, (str, bytes)) or not isinstance(sizes, Sequence):
-        raise TypeError(f"sizes must be a sequence of counts, got {type(sizes).__name__}")
-    if len(sizes) < least:
-        raise ValueError(f"sizes must hold at least {least} layers, got {list(sizes)}")
-    for i, n in enumerate(sizes):
-        check_count(f"sizes[{i}]", n)
-    return [int(n) for n in sizes]
-
 # %% ../../nbs/models/deep.ipynb #61b2545a
-def _check_rows(rbm: RBM, v: Tensor) -> None:
-    """`rbm` must be one machine, `v` [..., D] visible states of it. TypeError or ValueError."""
-    check_machine(rbm)
-    check_tensor("v", v, rbm.W.shape[0], like=rbm.W)
-    rbm.visible.check("v", v)
-
-
 def _listed(rbm: RBM, instead: str) -> Tensor:
     """All states [M, H] of the hidden layer, if it has at most 20 bits. ValueError."""
     H = rbm.W.shape[1]
@@ -81,7 +60,7 @@ def with_prior(rbm: RBM, v: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
     In nats, double precision, rounded at the end. Raises TypeError or ValueError for a bad tensor or no
     states, a `prior` of another length, or more than 20 hidden bits.
     """
-    _check_rows(rbm, v)
+    check_machine(rbm, v=v)
     m = rbm.precise()
     S = _listed(m, "DBN.sampled_bound")
     check_tensor("prior", prior, len(S))
@@ -111,8 +90,8 @@ class DBN(Stored):
                  hidden: Unit | str = "bernoulli", *, generator: Stream = None,
                  dtype: torch.dtype | None = None, device: torch.device | str | None = None):
         super().__init__()
-        self.sizes = _check_sizes(sizes, 2, dtype, device)
-        stream = as_generator(generator, torch.empty(0, device=device))
+        self.sizes = check_sizes("sizes", sizes, 2)
+        _, stream = _blank(1, generator, dtype, device)
         kinds = [as_unit("visible", visible), *[as_unit("hidden", hidden)] * (len(self.sizes) - 1)]
         self.layers = ModuleList(
             RBM(*n, *unit, generator=stream, dtype=dtype, device=device)
@@ -128,7 +107,7 @@ class DBN(Stored):
     # %% ../../nbs/models/deep.ipynb #bac89bff
     def _laws(self, v: Tensor, which: int) -> Tensor:
         """log p(v) [...] or, if `which` is 1, its bound, from the top down."""
-        _check_rows(self.layers[0], v)
+        check_machine(self.layers[0], v=v)
         layers = [rbm.precise() for rbm in self.layers]
         if len(layers) == 1: return self.layers[0].log_prob(v)
         tables = [_listed(rbm, "DBN.sampled_bound") for rbm in layers[:-1]]
@@ -164,7 +143,7 @@ class DBN(Stored):
         sequence of generators has one for every row of `v` [B, D]. Raises TypeError or ValueError for
         bad states or counts.
         """
-        _check_rows(self.layers[0], v)
+        check_machine(self.layers[0], v=v)
         check_number("log_z", log_z)
         check_count("draws", draws)
         generator = as_generator(generator, v)
@@ -217,7 +196,7 @@ class DBN(Stored):
 
         TypeError or ValueError for bad states.
         """
-        _check_rows(self.layers[0], v)
+        check_machine(self.layers[0], v=v)
         generator = as_generator(generator, v)
         x = v.clone()
         for rbm in list(self.layers)[:-1]:
@@ -240,7 +219,7 @@ def ceilings(rbm: RBM, v: Tensor, steps: int = 100) -> tuple[Tensor, Tensor]:
     `with_prior` tells what they are worth. Takes a table of N M numbers. Raises TypeError or ValueError
     for a bad tensor or count, no states, or more than 20 hidden bits.
     """
-    _check_rows(rbm, v)
+    check_machine(rbm, v=v)
     check_count("steps", steps)
     m = rbm.precise()
     S = _listed(m, "a smaller hidden layer")
@@ -266,14 +245,13 @@ class DBM(Stored):
                  generator: Stream = None, dtype: torch.dtype | None = None,
                  device: torch.device | str | None = None):
         super().__init__()
-        self.sizes = _check_sizes(sizes, 3, dtype, device)
+        self.sizes = check_sizes("sizes", sizes, 3)
         self.unit = as_unit("unit", unit)
         if self.unit.levels not in ((0, 1), (-1, 1)) or getattr(self.unit, "curvature", 0):
             raise ValueError(f"unit must be 'bernoulli' or 'spin', got {str(self.unit)!r}")
-        b = [torch.zeros(n, dtype=dtype, device=device) for n in self.sizes]
-        stream = as_generator(generator, b[0])
-        if isinstance(stream, tuple): raise TypeError("generator must be one stream for all weights")
-        W = [0.01 * normal(shape, b[0], stream) for shape in pairwise(self.sizes)]
+        like, stream = _blank(1, generator, dtype, device)
+        b = [like.new_zeros(n) for n in self.sizes]
+        W = [0.01 * normal(shape, like, stream) for shape in pairwise(self.sizes)]
         self.W = ParameterList(map(Parameter, W))
         self.b = ParameterList(map(Parameter, b))
         self._kind = RBM(1, 1, self.unit, self.unit, generator=0),        # a tuple holds no parameters
@@ -369,12 +347,11 @@ class DBM(Stored):
         """Means of the even hidden layers for `v` [N, D], and their fields [eq-deep-mean-field]."""
         check_count("steps", steps)
         m, even = self.clamped(v), self._start(v)
-        y = even
-        for _ in range(steps):
-            odd = m.hidden.mean(m.hidden_field(even))  # [eq-deep-mean-field]
-            y = m.visible_field(odd)
-            even = m.visible.mean(y)  # [eq-deep-mean-field]
-        return even, y
+        odd = lambda even: m.hidden.mean(m.hidden_field(even))  # [eq-deep-mean-field]
+        for _ in range(steps - 1):
+            even = m.visible.mean(m.visible_field(odd(even)))  # [eq-deep-mean-field]
+        y = m.visible_field(odd(even))
+        return m.visible.mean(y), y  # [eq-deep-mean-field]
 
     # %% ../../nbs/models/deep.ipynb #922cfad9
     def mean_field(self, v: Tensor, steps: int = 50) -> Tensor:

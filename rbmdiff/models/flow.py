@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 from torch.nn import Parameter
+from torch.nn.functional import silu
 
 from rbmdiff.foundations.core import (
     Stored,
@@ -28,17 +29,16 @@ from rbmdiff.foundations.core import (
     check_count,
     check_function,
     check_number,
+    check_order,
+    check_sizes,
     check_tensor,
     is_finite,
     is_traced,
     normal,
     read_tensors,
-    uniform,
-    whole,
     without_graph,
 )
-from ..foundations.kernels import affine
-from .autoregressive import _blank
+from .autoregressive import MaskedLayers, _blank, masks
 
 # %% ../../nbs/models/flow.ipynb #3cbd697f
 class Step(Stored):
@@ -81,13 +81,6 @@ class Step(Stored):
         if not any(part.isnan().any() for part in found): return found
         raise ValueError(f"{name} must be where {type(self).__name__} has a value, got NaN for numbers "
                          f"up to {y.abs().max():g}")
-
-    def check_parameters(self) -> None:
-        """Raise ValueError if a parameter is NaN or infinite."""
-        bad = [name for name, x in self.named_parameters() if not is_finite(x)]
-        if not bad: return
-        kind = type(self).__name__
-        raise ValueError(f"{kind} must have finite parameters, got NaN or infinity in {bad}")
 
 # %% ../../nbs/models/flow.ipynb #4625403b
 def _is_step(step: object) -> bool: return hasattr(step, "pull") and not isinstance(step, type)
@@ -161,14 +154,7 @@ class Flow(Step):
 
         Raises FileNotFoundError, or ValueError for a damaged or foreign file, or other steps.
         """
-        tensors, meta = read_tensors(path, cls.__name__)
-        dtype = next(iter(tensors.values()), torch.zeros(())).dtype
-        try:
-            flow = cls([_rebuilt(step, dtype) for step in meta["settings"]["steps"]])
-            flow.load_state_dict(tensors)
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise ValueError(f"path: {path} does not hold a flow of known steps ({error})") from None
-        return flow
+        return _loaded(cls, path)
 
 # %% ../../nbs/models/flow.ipynb #a3e30ed3
 def _through(maps: Iterable[Callable], y: Tensor) -> tuple[Tensor, Tensor]:
@@ -335,47 +321,15 @@ def ring_energy(x: Tensor) -> Tensor:
     left, right = (-((x[..., 0] - at) / 0.6).square() / 2 for at in (-2, 2))
     return ring - torch.logaddexp(left, right)  # [eq-flow-ring]
 
-# %% ../../nbs/models/flow.ipynb #06c3d0c1
-class _Masked(torch.nn.Module):
-    """A linear layer whose weights are zero where its `mask` [out, in] is."""
-    mask: Tensor
-
-    def __init__(self, mask: Tensor, zeros: Tensor, stream: Any, last: bool):
-        super().__init__()
-        weight = (2 * uniform(mask.shape, zeros, stream) - 1) / math.sqrt(mask.shape[1])
-        self.weight = Parameter(torch.zeros_like(weight) if last else weight)
-        self.bias = Parameter(weight.new_zeros(len(mask)))
-        self.register_buffer("mask", mask.to(zeros.device), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return affine(x, self.weight * self.mask, self.bias)
-
-
-def _network(masks: Sequence[Tensor], zeros: Tensor, stream: Any) -> torch.nn.Sequential:
-    """Layers with these `masks` and a smooth bend between any two; at first all outputs are 0."""
-    layers: list[torch.nn.Module] = []
-    for mask in masks:
-        layers += [_Masked(mask, zeros, stream, mask is masks[-1]), torch.nn.SiLU()]
-    return torch.nn.Sequential(*layers[:-1])
-
 # %% ../../nbs/models/flow.ipynb #e3f3a8a1
 MOST = math.log(1000)
 """The limit of the logarithm of a scale in one coupling or autoregressive step [eq-flow-coupling]."""
 
 
 def _shift_and_scale(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """t and s [..., n] from the outputs [..., 2 n] of a network, |s| < MOST [eq-flow-coupling]."""
-    t, a = numbers.chunk(2, -1)
+    """t and s [..., n] from the outputs [..., n, 2] of a network, |s| < MOST [eq-flow-coupling]."""
+    t, a = numbers.unbind(-1)
     return t, a / (1 + a.abs() / MOST)  # [eq-flow-coupling]
-
-
-def _widths(hidden: Sequence[int]) -> tuple[int, ...]:
-    """`hidden`, checked. TypeError or ValueError."""
-    if not isinstance(hidden, Sequence):
-        raise TypeError(f"hidden must be a sequence of widths, got {type(hidden).__name__}")
-    for n in hidden:
-        check_count("hidden", n)
-    return tuple(map(int, hidden))
 
 # %% ../../nbs/models/flow.ipynb #9b452422
 class Coupling(Step):
@@ -387,20 +341,21 @@ class Coupling(Step):
     order: Tensor
     back: Tensor
 
-    def __init__(self, dim: int, hidden: Sequence[int] = (64, 64),
+    def __init__(self, dim: int, hidden: int | Sequence[int] = (64, 64),
                  kept: Tensor | Sequence[bool] | None = None, *, generator: Stream = None,
                  dtype: torch.dtype | None = None, device: torch.device | str | None = None):
         super().__init__(dim)
-        zeros, stream = _blank(dim, generator, dtype, device)
         flags = _flags(kept, self.dim)
         self.n_kept = sum(flags)
-        self.settings |= {"hidden": _widths(hidden), "kept": flags}
-        order = torch.argsort(~torch.tensor(flags), stable=True).to(zeros.device)
+        self.settings |= {"hidden": check_sizes("hidden", hidden), "kept": flags}
+        sizes = self.n_kept, *self.settings["hidden"], 2 * (self.dim - self.n_kept)
+        pairs = [*pairwise(sizes)] + [(sizes[0], sizes[-1])] * (len(sizes) > 2)
+        shown = [torch.ones(pair) for pair in pairs]
+        self.network = MaskedLayers(shown, 2, silu, 0.0, generator=generator, dtype=dtype, device=device)
+        order = torch.argsort(~torch.tensor(flags), stable=True)
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("back", torch.argsort(order), persistent=False)
-        widths = self.n_kept, *self.settings["hidden"], 2 * (self.dim - self.n_kept)
-        masks = [torch.ones(m, n, dtype=torch.bool) for n, m in pairwise(widths)]
-        self.network = _network(masks, zeros, stream)
+        self.to(device)
 
     # %% ../../nbs/models/flow.ipynb #06232fa2
     def _parts(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -431,30 +386,6 @@ def _flags(kept: Tensor | Sequence[bool] | None, dim: int) -> list[bool]:
     if right and all(type(k) is bool for k in flags) and 0 < sum(flags) < dim: return [*flags]
     raise ValueError(f"kept must be bool of shape [{dim}], True for some and not for all, got {kept}")
 
-# %% ../../nbs/models/flow.ipynb #7ca60e12
-def _masked_mlp(dim: int, hidden: Sequence[int], out_per_dim: int, order: Tensor, zeros: Tensor,
-                stream: Any = None) -> torch.nn.Sequential:
-    """A network [..., dim] -> [..., out_per_dim * dim], blocks of `dim` outputs, whose outputs for an
-    entry depend on the entries before it in `order` [dim] alone [eq-flow-autoregressive].
-    """
-    place = torch.argsort(order)
-    last, masks = place, []
-    for width in hidden:
-        level = torch.arange(width) % max(dim - 1, 1)
-        masks.append(level[:, None] >= last)
-        last = level
-    masks.append(place.repeat(out_per_dim)[:, None] > last)  # [eq-flow-autoregressive]
-    return _network(masks, zeros, stream)
-
-
-def _as_order(order: Sequence[int] | Tensor | None, dim: int) -> list[int]:
-    """`order` as a list, by default as numbered. ValueError if it does not hold each number once."""
-    found = list(range(dim)) if order is None else order
-    listed = isinstance(found, Sequence) or getattr(found, "ndim", 0) == 1
-    found = [whole(k) for k in found] if listed else []
-    if len(found) == dim and {*found} == {*range(dim)}: return cast("list[int]", found)
-    raise ValueError(f"order must hold each of 0 to {dim - 1} once, got {order}")
-
 # %% ../../nbs/models/flow.ipynb #d984121b
 class MaskedAutoregressive(Step):
     """Each number is scaled and shifted as those before it in `order` say [eq-flow-autoregressive].
@@ -464,15 +395,15 @@ class MaskedAutoregressive(Step):
     """
     order: Tensor
 
-    def __init__(self, dim: int, hidden: Sequence[int] = (64, 64),
+    def __init__(self, dim: int, hidden: int | Sequence[int] = (64, 64),
                  order: Sequence[int] | Tensor | None = None, *, generator: Stream = None,
                  dtype: torch.dtype | None = None, device: torch.device | str | None = None):
         super().__init__(dim)
-        zeros, stream = _blank(dim, generator, dtype, device)
-        self.settings |= {"hidden": _widths(hidden), "order": _as_order(order, self.dim)}
-        ordered = torch.tensor(self.settings["order"])
-        self.register_buffer("order", ordered.to(zeros.device), persistent=False)
-        self.network = _masked_mlp(self.dim, self.settings["hidden"], 2, ordered, zeros, stream)
+        self.register_buffer("order", check_order(self.dim, order), persistent=False)
+        self.settings |= {"hidden": check_sizes("hidden", hidden), "order": self.order.tolist()}
+        shown = masks(self.dim, self.settings["hidden"], self.order, 2)  # [eq-flow-autoregressive]
+        self.network = MaskedLayers(shown, 2, silu, 0.0, generator=generator, dtype=dtype, device=device)
+        self.to(device)
 
     def pull(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z [..., d] of `x` [..., d] and log |det dz/dx| [...], unchecked [eq-flow-autoregressive]."""
@@ -517,6 +448,12 @@ class Inverse(Step):
         """Raise ValueError if a parameter is none that the step can use."""
         self.step.check_parameters()
 
+    # %% ../../nbs/models/flow.ipynb #f6d473b6
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """What `save` wrote, on the CPU, if the step is one of those of `Flow.load`; errors as there."""
+        return _loaded(cls, path)
+
 # %% ../../nbs/models/flow.ipynb #f10ad000
 _KINDS: dict[str, Callable[..., Step]] = {
     kind.__name__: kind for kind in (Planar, Radial, Coupling, MaskedAutoregressive)}
@@ -528,6 +465,20 @@ def _rebuilt(step: Sequence, dtype: torch.dtype) -> Step:
     if kind == "Flow": return Flow([_rebuilt(part, dtype) for part in settings["steps"]])
     if kind == "Inverse": return Inverse(_rebuilt(settings["step"], dtype))
     return _KINDS[kind](**settings, dtype=dtype)
+
+# %% ../../nbs/models/flow.ipynb #6eed50c6
+def _loaded(cls: type, path: str | Path) -> Any:
+    """The flow or the inverse that `save` wrote. Errors as `Flow.load`."""
+    tensors, meta = read_tensors(path, cls.__name__)
+    dtype = next(iter(tensors.values()), torch.zeros(())).dtype
+    try:
+        held = meta["settings"]
+        steps = [_rebuilt(step, dtype) for step in held.get("steps", [held.get("step")])]
+        made = cls(steps) if "steps" in held else cls(*steps)
+        made.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"path: {path} holds no {cls.__name__} of known steps ({error})") from None
+    return made
 
 # %% ../../nbs/models/flow.ipynb #ee954476
 class Residual(Step):
@@ -545,11 +496,15 @@ class Residual(Step):
 
     def push(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """x [..., d] of `z` [..., d] and log |det dx/dz| [...], unchecked [eq-flow-continuous]."""
-        v = self._velocity(z)
-        J = vmap(jacrev(self.field))(z.reshape(-1, self.dim))
+        asked = lambda z: (self._velocity(z),) * 2
+        J, v = vmap(jacrev(asked, has_aux=True))(z.reshape(-1, self.dim))
         grown = torch.eye(self.dim, dtype=z.dtype, device=z.device) + self.step * J
         log_det = torch.linalg.slogdet(grown)[1]  # [eq-flow-continuous]
-        return z + self.step * v, log_det.reshape(z.shape[:-1])  # [eq-flow-continuous]
+        return z + self.step * v.reshape(z.shape), log_det.reshape(z.shape[:-1])  # [eq-flow-continuous]
+
+    def save(self, path: str | Path) -> None:
+        """Raise TypeError: the field is a function, and no file makes it again."""
+        raise TypeError("Residual cannot be saved, since its field is a function: save its parameters")
 
     # %% ../../nbs/models/flow.ipynb #256d91dc
     def _velocity(self, z: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ __all__ = ['CRITICAL', 'recall', 'together', 'pair_energy', 'free_energy', 'rela
            'modern_energy', 'modern_update', 'as_rbm']
 
 # %% ../../nbs/models/hopfield.ipynb #8befad1e
+from collections.abc import Sequence
 import math
 
 import torch
@@ -19,6 +20,7 @@ from rbmdiff.foundations.core import (
     bisected,
     check_count,
     check_number,
+    check_order,
     check_tensor,
     holds,
     is_traced,
@@ -65,13 +67,6 @@ def _thresholds(x: Tensor, held: Tensor | None) -> Tensor:
     if not holds(~held | (x != 0)): raise ValueError("held must be False where x is 0")
     return torch.where(held, -math.inf * x, t)
 
-
-def _check_order(order: Tensor, n: int) -> None:
-    """`order` must hold the numbers 0 to n - 1, each once. ValueError."""
-    right = isinstance(order, Tensor) and order.dtype == torch.long and order.shape == (n,)
-    if right and bool((order.sort().values == torch.arange(n, device=order.device)).all()): return
-    raise ValueError(f"order must hold each of 0 to {n - 1} once, as torch.randperm({n}) does")
-
 # %% ../../nbs/models/hopfield.ipynb #8708f618
 def _passed(J: Tensor, b: Tensor, t: Tensor, x: Tensor, block: int = 64) -> Tensor:
     """States [N, R], a unit a row, after each unit in order took the sign of its field
@@ -93,7 +88,7 @@ def _passed(J: Tensor, b: Tensor, t: Tensor, x: Tensor, block: int = 64) -> Tens
 @without_graph()
 @own_precision
 def recall(J: Tensor, x: Tensor, b: Tensor | None = None, held: Tensor | None = None,
-           sweeps: int = 100, order: Tensor | None = None) -> Tensor:
+           sweeps: int = 100, order: Sequence[int] | Tensor | None = None) -> Tensor:
     """Where the states `x` [..., N] come to rest: one unit after the other takes the sign of its field
     [eq-hopfield-descent].
 
@@ -105,8 +100,7 @@ def recall(J: Tensor, x: Tensor, b: Tensor | None = None, held: Tensor | None = 
     machine = _machine(J, b)
     check_tensor("x", x, len(J), like=J)
     check_count("sweeps", sweeps)
-    if order is None: order = torch.arange(len(J), device=J.device)
-    _check_order(order, len(J))
+    order = check_order(len(J), order).to(J.device)
     J, b = machine.J[order][:, order], machine.b[order]
     state, t = (y.reshape(-1, len(J)).T[order].contiguous() for y in (x, _thresholds(x, held)))
     for _ in range(sweeps):

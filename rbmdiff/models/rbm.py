@@ -144,11 +144,6 @@ class RBM(Stored):
                          f"[{sigma.min():g}, {sigma.max():g}]: leave out columns that are constant, "
                          "standardise the others, or lower the learning rate")
 
-    def _sound(self, x: Tensor) -> Tensor:
-        """`x`, which was made of the parameters. ValueError if it is no number because they are none."""
-        if not is_finite(x): self.check_parameters()
-        return x
-
     # %% ../../nbs/models/rbm.ipynb #ad8452d6
     def precise(self) -> Self:
         """The same machine with its numbers in float64, differentiable; itself, if they are float64."""
@@ -556,11 +551,10 @@ def check_kind(name: str, unit: Unit, kind: Kind) -> None:
 
 # %% ../../nbs/models/rbm.ipynb #23cd1994
 def check_machine(rbm: Any, kind: Kind | None = None, own: bool = False, batch: bool = False,
-                  name: str = "rbm", **states: Tensor | None) -> None:
+                  name: str = "rbm", **states: Tensor) -> None:
     """`rbm` must be a machine, one unless `batch`, with visible units of a `kind` and its `own` numbers.
 
-    `states` are visible states by the name of their argument; None is passed over. Raises TypeError or
-    ValueError.
+    `states` are visible states by the name of their argument. Raises TypeError or ValueError.
     """
     needed = "free_energy", "hidden_field", "sharing"
     if not all(hasattr(type(rbm), part) for part in needed):
@@ -572,7 +566,6 @@ def check_machine(rbm: Any, kind: Kind | None = None, own: bool = False, batch: 
     if kind: check_kind(name, rbm.visible, kind)
     W = rbm.W
     for label, x in states.items():
-        if x is None: continue
         check_tensor(label, x, W.shape[0], like=W)
         rbm.visible.check(label, x)
 

@@ -1,1 +1,1 @@
-from . import cli as cli, runs as runs
+from . import cli as cli, estimator as estimator, runs as runs

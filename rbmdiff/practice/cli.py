@@ -93,6 +93,8 @@ def _add_learning(add: Callable) -> None:
     add("--average", type=_PART, metavar="X",
         help="decay of the running average of the weights, 0 for none (0.999; digits, real units 0.99)")
     add("--centre", action=argparse.BooleanOptionalAction, help="centred gradient (yes)")
+    add("--checkpoints", type=_number(int, 2), metavar="N",
+        help="keep N machines at most along the way, a second way to log Z for evaluate (none)")
     add("--look", type=_COUNT, metavar="N", help="refresh samples.png every N epochs (5)")
 
 # %% ../../nbs/practice/cli.ipynb #5f91da53
@@ -150,7 +152,8 @@ def _add_evaluate(add: Callable) -> None:
     add("run", metavar="RUN", help="folder of a run")
     add("data", nargs="?", help=f"other data than the run's own test set: {_DATA}")
     add("--chains", type=_number(int, 2), metavar="N",
-        help="annealed chains of a machine too large for exact sums (100)")
+        help="annealed chains of a machine too large for exact sums (100), a tenth of the crowd along "
+             "the checkpoints of a run")
     add("--temperatures", type=_COUNT, metavar="N", help="steps of their annealing (1000)")
     add("--steps", type=_COUNT, metavar="N", help="their Gibbs steps before reversing (1000)")
     add("--seed", type=_SEED, metavar="N", help="seed of their random numbers (0)")
@@ -213,10 +216,12 @@ def _print_report(results: dict) -> None:
         print(f"independent units {e['value']:.2f}{_bar(e['stderr'])}, nats per example, {_of(name, e)}")
     for name, by_method in results["log_likelihood"].items():
         ends = results["interval"].get(name)
-        for method, e in list(by_method.items())[: 1 if ends else None]:
-            value = f"between {ends[0]:.2f} and {ends[1]:.2f}" if ends else f"{e['value']:.2f}"
+        for method, e in by_method.items():
+            if ends and method == "reverse AIS": continue
+            both = ends and method == "AIS"
+            value = f"between {ends[0]:.2f} and {ends[1]:.2f}" if both else f"{e['value']:.2f}"
             errors = _bar(e["stderr_examples"]) + _bar(e["stderr_log_z"] or None, " (log Z)")
-            how = "AIS and reverse AIS" if ends else method
+            how = "AIS and reverse AIS" if both else method
             print(f"{name} log-likelihood {value}{errors}, nats per example, {_of(how, e)}")
     for note in results["notes"]:
         print(note)

@@ -12,7 +12,7 @@ __all__ = ['Method', 'OPTIONS', 'FILES', 'FORMAT', 'EXACT', 'new_machine', 'cont
            'save_samples', 'is_small', 'log_partitions', 'report', 'independent', 'evaluate']
 
 # %% ../../nbs/practice/runs.ipynb #cac49b35
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -64,6 +64,7 @@ from rbmdiff.foundations.train import (
     ascend,
     linear_decay,
     sgd,
+    spaced,
     train,
 )
 
@@ -71,10 +72,12 @@ from rbmdiff.foundations.train import (
 from ..foundations.plot import heat_map, image_grid
 from ..foundations.units import LIMIT, Unit, as_unit, bits_of, check_layer
 from ..learning.contrastive import Gradients, cd_gradient, centred, exact_gradient
+from ..learning.gradients import Rule
 from ..learning.partition import ais, bracket, free_energy_gap, log_likelihood, reverse_ais
 from ..models.rbm import RBM
 from ..sampling.gibbs import gibbs
 from ..sampling.means import start_chains
+from ..sampling.tempering import population_annealing
 
 # %% ../../nbs/practice/runs.ipynb #fa6a29ff
 @torch.no_grad()
@@ -99,19 +102,21 @@ def new_machine(data: Tensor, n_hidden: int, visible: Unit | str = "bernoulli",
     return rbm
 
 # %% ../../nbs/practice/runs.ipynb #b08fd56e
+# Where the model's share of a gradient comes from: persistent chains, short chains, or all states.
 Method = Literal["pcd", "cd", "exact"]
-"""Where the model's share of a gradient comes from: persistent chains, short chains, or all states."""
 
 # %% ../../nbs/practice/runs.ipynb #b0042257
-def contrastive_step(k: int = 1, method: Method = "pcd", centre: bool | Tensor = True,
+def contrastive_step(k: int = 1, method: Method | Rule = "pcd", centre: bool | Tensor = True,
                      chains: int = 100) -> Step:
     """A step of `foundations.train.train` up the likelihood of a machine, by `k` Gibbs steps an update.
 
-    `chains` is the number of persistent ones. A centred gradient takes the means of the layers over the
-    first batch of every epoch, or over the states [n, D] given as `centre`. Keeps chains [chains, D],
+    `chains` is the number of persistent ones; `method` may be a rule, such as those of
+    `learning.gradients`, which has its own `k`. A centred gradient takes the means of the layers over
+    the first batch of every epoch, or over the states [n, D] given as `centre`. Keeps chains [n, D],
     mean_v [D] and mean_h [H] in `state.carry`. Raises TypeError or ValueError for bad arguments.
     """
-    check_choice("method", method, get_args(Method))
+    if not callable(method): check_choice("method", method, get_args(Method))
+    elif k != 1: raise ValueError(f"k must be 1 for a rule, which has its own, got {k}")
     check_count("k", k)
     check_count("chains", chains)
     seen = -1
@@ -127,14 +132,18 @@ def contrastive_step(k: int = 1, method: Method = "pcd", centre: bool | Tensor =
     return step
 
 # %% ../../nbs/practice/runs.ipynb #636b8434
-def _gradient(state: TrainState, v: Tensor, k: int, method: Method, chains: int) -> dict[str, Tensor]:
+def _gradient(state: TrainState, v: Tensor, k: int, method: Method | Rule, chains: int) -> Gradients:
     """The gradient of `method` for a batch `v` [B, D]; persistent chains begin as independent units."""
     rbm = _machine(state)
     if method == "exact": return exact_gradient(rbm, v)
     if method == "cd": return cd_gradient(rbm, v, k, None, state.generator)[0]
     if "chains" not in state.carry:
         state.carry["chains"] = start_chains(rbm, chains, generator=state.generator).detach()
-    gradients, state.carry["chains"] = cd_gradient(rbm, v, k, state.carry["chains"], state.generator)
+    if callable(method): gradients, kept = method(rbm, v, state.carry, state.generator)
+    else:
+        gradients, last = cd_gradient(rbm, v, k, state.carry["chains"], state.generator)
+        kept = {"chains": last}
+    state.carry |= kept
     return gradients
 
 # %% ../../nbs/practice/runs.ipynb #636b8435
@@ -175,21 +184,21 @@ def refresh_means(state: TrainState, v: Tensor) -> None:
 # %% ../../nbs/practice/runs.ipynb #edcd2f30
 def fit(folder: str | Path, state: TrainState, data: Data, held_out: Tensor, step: Step | None = None,
         epochs: int = 20, batch_size: int = 100, look: int = 5, progress: bool | None = None,
-        scale: Scale | None = None, shape: tuple[int, int] | None = None) -> Iterator[int]:
+        scale: Scale | None = None, shape: tuple[int, int] | None = None,
+        checkpoints: int | Collection[int] = 0) -> Iterator[int]:
     """Train the machine of `state` until `epochs` epochs; yield the number of each when it is saved.
 
     `data` are states [N, D], or a function of a generator that draws them for every epoch; `held_out`
     [M, D] are for the log. `folder` gets log, checkpoints, a picture every `look` epochs (of `shape` h,
-    w), and the averaged machine, for data before `scale`. BlockingIOError for a folder in use,
-    FileExistsError for one that is further, FloatingPointError for parameters not finite, OSError.
+    w), and the averaged machine, for data before `scale`; `checkpoints` as in `train`. BlockingIOError
+    for a folder in use, FileExistsError for one that is further, FloatingPointError, OSError.
     """
-    folder = Path(folder)
+    folder, step = Path(folder), step or contrastive_step()
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         _open_folder(folder, state, epochs)
-        v = data(torch.Generator(held_out.device).manual_seed(0)) if callable(data) else data
-        v, held_out = some(v, 1000), some(held_out, 1000)
-        for record in train(state, data, step or contrastive_step(), epochs, batch_size, progress):
+        v, held_out = _looks(data, held_out)
+        for record in train(state, data, step, epochs, batch_size, progress, checkpoints):
             record.scalars |= proxies(_machine(state), v, held_out)
             _append_log(folder / "log.jsonl", record)
             state.save(folder / "checkpoint.safetensors")
@@ -324,6 +333,12 @@ def _save_preview(folder: Path, state: TrainState, scale: Scale | None,
         warnings.warn(f"samples.png is not drawn: {reason}", RunWarning, stacklevel=3)
 
 
+def _looks(data: Data, held_out: Tensor) -> tuple[Tensor, Tensor]:
+    """At most a thousand states of the data, and of those held out, for the log."""
+    v = data(torch.Generator(held_out.device).manual_seed(0)) if callable(data) else data
+    return some(v, 1000), some(held_out, 1000)
+
+
 class RunWarning(UserWarning):
     """Something about a run that its user should know."""
 
@@ -353,7 +368,7 @@ OPTIONS = {
     "hidden": 500, "visible": "bernoulli", "binarize": "threshold", "threshold": 0.5,
     "data_folder": None, "method": "pcd", "k": 1, "chains": 100, "centre": True, "epochs": 20,
     "batch_size": 100, "lr": 0.3, "momentum": 0.0, "weight_decay": 1e-4, "average": 0.999, "look": 5,
-    "seed": 0, "device": "cpu", "dtype": "float32"}
+    "checkpoints": 0, "seed": 0, "device": "cpu", "dtype": "float32"}
 """Defaults of a run, for data other than those that have their own."""
 
 _NAMED = {"mnist": {"binarize": "stochastic", "hidden": 500},
@@ -361,8 +376,8 @@ _NAMED = {"mnist": {"binarize": "stochastic", "hidden": 500},
 """Other defaults of data sets that have a name."""
 
 
+# Defaults of units with a width.
 _REAL = {"hidden": 10, "batch_size": 50, "lr": 0.005, "momentum": 0.9, "average": 0.99}
-"""Defaults of units with a width."""
 
 # %% ../../nbs/practice/runs.ipynb #2018c34d
 def _defaults(given: dict, unit: Unit) -> dict:
@@ -399,6 +414,7 @@ def resolve(given: dict) -> dict:
     if "data" not in given: raise ValueError("data must be given: a name, a folder or a file")
     unit = as_unit("visible", given.get("visible", OPTIONS["visible"]))
     options = {**_defaults(given, unit), **given}
+    if options["checkpoints"] != 0: check_count("checkpoints", options["checkpoints"], 2)
     for name, (other, wanted) in _NEEDS.items():
         if name not in given or options[other] in wanted: continue
         option = "--" + name.replace("_", "-")
@@ -482,8 +498,14 @@ class Run:
         step = contrastive_step(o["k"], o["method"], centre, o["chains"])
         if _machine(self.state).visible.wide: step = _holding(step, (v == v[0]).all(0))
         data = (lambda g: as_states(self.x, o, g)) if o["binarize"] == "stochastic" else v
+        counts = spaced(_updates(self.x, o), o["checkpoints"]) if o["checkpoints"] else 0
         yield from fit(self.folder, self.state, data, self.held_out, step, o["epochs"], o["batch_size"],
-                       o["look"], progress, self.scale, self.shape)
+                       o["look"], progress, self.scale, self.shape, counts)
+
+# %% ../../nbs/practice/runs.ipynb #6624f559
+def _updates(x: Tensor, options: dict) -> int:
+    """The number of updates of a whole run on data `x` [N, D]."""
+    return options["epochs"] * -(-len(x) // options["batch_size"])
 
 # %% ../../nbs/practice/runs.ipynb #e650acb7
 def _holding(step: Step, still: Tensor) -> Step:
@@ -603,8 +625,8 @@ def _new_state(x: Tensor, options: dict) -> TrainState:
     means = _at_levels(x, options) if options["binarize"] == "stochastic" else as_states(x, options)
     rbm = new_machine(means, options["hidden"], unit, generator=g)
     optimizer = sgd(rbm, options["lr"], options["momentum"], options["weight_decay"])
-    updates = options["epochs"] * -(-len(x) // options["batch_size"])
-    return TrainState(rbm, optimizer, g, linear_decay(optimizer, updates), options["average"])
+    schedule = linear_decay(optimizer, _updates(x, options))
+    return TrainState(rbm, optimizer, g, schedule, options["average"])
 
 
 def _to_device(x: Tensor, device: str) -> Tensor:
@@ -661,6 +683,7 @@ def read_run(folder: str | Path) -> dict:
     if (found := content.get("format", 1)) != FORMAT:
         raise ValueError(f"{folder} is a run of format {found}, and this version of rbmdiff has format "
                          f"{FORMAT}: begin the run anew in another folder")
+    if isinstance(options := content.get("options"), dict): options.setdefault("checkpoints", 0)
     if missing := (OPTIONS.keys() | {"data"}) - set(content.get("options", ())):
         raise ValueError(f"{path} lacks the options {', '.join(sorted(missing))}")
     try:
@@ -710,6 +733,16 @@ def _trained(folder: Path, content: dict) -> tuple[RBM, dict[str, Tensor], int]:
     return rbm.requires_grad_(False), tensors, epoch
 
 # %% ../../nbs/practice/runs.ipynb #d07565cc
+def _kept_machines(rbm: RBM, tensors: dict[str, Tensor]) -> list[RBM]:
+    """The machines that a run has kept, among the tensors of its checkpoint, in their order."""
+    copies: dict[int, dict[str, Tensor]] = {}
+    for name, t in tensors.items():
+        part, _, rest = name.partition(".")
+        place, _, parameter = rest.partition(".")
+        if part == "kept": copies.setdefault(int(place), {})[parameter] = t.to(rbm.W)
+    return [rbm.sharing(**copies[place]) for place in sorted(copies)]
+
+
 def load_run(folder: str | Path) -> tuple[RBM, dict]:
     """The machine of a run for data as they are given, on the CPU, and its options; before its end too.
 
@@ -767,10 +800,13 @@ def is_small(rbm: RBM) -> bool:
 # %% ../../nbs/practice/runs.ipynb #021f8856
 @torch.no_grad()
 def log_partitions(rbm: RBM, v: Tensor, chains: int = 100, temperatures: int = 1000, steps: int = 1000,
-                   generator: Stream = None, progress: bool = False) -> dict[str, Estimate]:
+                   generator: Stream = None, progress: bool = False,
+                   path: Sequence[RBM] = ()) -> dict[str, Estimate]:
     """log Z exactly, or by AIS from below and from above; `v` [N, D] are states of the training data.
 
-    The bound from above takes states of `v` moved by `steps` Gibbs steps as samples of the machine.
+    The bound from above takes states of `v` moved by `steps` Gibbs steps as samples of the machine. A
+    crowd of ten times `chains` is led along a `path` of machines of its training, if there is one; what
+    it finds is no bound.
     """
     if is_small(rbm): return {"exact": Estimate(rbm.log_partition().item(), 0.0, 1)}
     g = as_generator(generator, v)
@@ -780,7 +816,9 @@ def log_partitions(rbm: RBM, v: Tensor, chains: int = 100, temperatures: int = 1
     forward = ais(rbm, chains, temperatures, g, base=base, progress=progress)
     v = gibbs(rbm, start, steps, g)
     backward = reverse_ais(rbm, v, temperatures, g, base=base, progress=progress)
-    return {"AIS": forward, "reverse AIS": backward}
+    found: dict[str, Estimate] = {"AIS": forward, "reverse AIS": backward}
+    if not path: return found
+    return found | {"checkpoints": population_annealing([*path, rbm], 10 * chains, 1, g, spread=0.15)}
 
 # %% ../../nbs/practice/runs.ipynb #53d537d0
 def _crossed(log_z: dict[str, Estimate]) -> list[str]:
@@ -810,8 +848,9 @@ def report(rbm: RBM, log_z: dict[str, Estimate], sets: dict[str, Tensor],
                 likelihood[name][method] = _entry(rbm, v, z, log_volume)
             except ValueError as error:
                 notes.append(f"{name} log-likelihood unknown, {method}: {error}")
-    interval = {name: sorted(entry["value"] for entry in entries.values())
-                for name, entries in likelihood.items() if {"AIS", "reverse AIS"} <= entries.keys()}
+    ends = "AIS", "reverse AIS"
+    interval = {name: sorted(entries[end]["value"] for end in ends)
+                for name, entries in likelihood.items() if set(ends) <= entries.keys()}
     values = {method: _described(z, log_volume) for method, z in log_z.items()}
     return {"log_z": values, "log_likelihood": likelihood, "interval": interval, "notes": notes}
 
@@ -853,7 +892,7 @@ def evaluate(folder: str | Path, data: str | None = None, *, chains: int | None 
     errors of `load_run` and of `find_examples`; ValueError for options without effect.
     """
     content = read_run(folder)
-    rbm, _, epoch = _trained(Path(folder), content)
+    rbm, tensors, epoch = _trained(Path(folder), content)
     counts = {"chains": chains, "temperatures": temperatures, "steps": steps, "seed": seed}
     counts = {name: n for name, n in counts.items() if n is not None}
     if is_small(rbm):
@@ -862,8 +901,8 @@ def evaluate(folder: str | Path, data: str | None = None, *, chains: int | None 
         rbm = rbm.double()
     v, sets = _evaluation_sets(rbm, Path(folder), content, data, device, download)
     rbm, volume = rbm.to(v.device), content["scale"].log_volume
-    seed = counts.pop("seed", 0)
-    log_z = log_partitions(rbm, v, **cast(Any, counts), generator=seed, progress=progress)
+    path, seed = _kept_machines(rbm, tensors), counts.pop("seed", 0)
+    log_z = log_partitions(rbm, v, **cast(Any, counts), generator=seed, progress=progress, path=path)
     alone = independent(v, sets, rbm.visible, volume)
     return report(rbm, log_z, sets, volume) | {"independent": alone, "epochs": epoch}
 

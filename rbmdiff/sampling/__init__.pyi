@@ -5,4 +5,5 @@ from . import (
     langevin as langevin,
     means as means,
     metropolis as metropolis,
+    tempering as tempering,
 )

@@ -191,8 +191,7 @@ def swendsen_wang(machine: Boltzmann, x: Tensor, steps: int = 1, generator: Stre
     TypeError or ValueError for bad states or counts, or other units. Source: Edwards and Sokal (1988).
     """
     check_boltzmann(machine)
-    check_tensor("x", x)
-    check_boltzmann(machine, x)
+    machine.check_states(x)
     check_count("steps", steps)
     pairs, J, h = edges(machine)
     levels = x.new_tensor(machine.unit.levels)

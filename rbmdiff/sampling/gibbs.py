@@ -114,7 +114,6 @@ def check_start(rbm: RBM, v: Tensor) -> Tensor:
     """The start `v` [..., D] of a chain, one state for each machine of a batch. TypeError or ValueError
     for bad states, or a machine that cannot be normalised.
     """
-    if v is None: raise TypeError("v must be a torch.Tensor, got NoneType")
     check_machine(rbm, batch=True, v=v)
     rbm.check_normalisable()
     machines = [*rbm.batch, len(rbm.W)]
@@ -239,7 +238,8 @@ def sweep(machine: Boltzmann, x: Tensor, sweeps: int = 1, generator: Stream = No
     machines `x` is [..., B, N] or [N]; a sequence of generators has one for every row of `x` [B, N], or
     every machine. Returns new states. Raises TypeError or ValueError for bad states or counts.
     """
-    check_boltzmann(machine, x)
+    check_boltzmann(machine)
+    machine.check_states(x)
     check_count("sweeps", sweeps)
     check_count("block", block)
     generator = as_generator(generator, x)

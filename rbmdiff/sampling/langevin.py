@@ -6,7 +6,7 @@ levels of noise where modes lie far apart.
 
 # %% auto #0
 __all__ = ['Score', 'LogProb', 'ula', 'first_order_bias', 'leimkuhler_matthews', 'mala',
-           'adjusted_chain', 'barker', 'geometric_levels', 'annealed', 'level_variance']
+           'adjusted_chain', 'barker', 'geometric_levels', 'check_levels', 'annealed', 'level_variance']
 
 # %% ../../nbs/sampling/langevin.ipynb #28dd85f5
 from collections.abc import Callable, Iterator, Sequence
@@ -310,18 +310,22 @@ def geometric_levels(first: float, last: float, n: int) -> Tensor:
     check_number("first", first, above=last)
     return torch.linspace(math.log(first), math.log(last), n, dtype=torch.float64).exp()
 
+# %% ../../nbs/sampling/langevin.ipynb #6891407b
+def check_levels(sigmas: Tensor | Sequence[float], least: int = 1) -> Tensor:
+    """Levels of noise `sigmas` [L] as float64 on the CPU: positive, falling, `least` or more of them.
 
-def _levels(sigmas: Tensor | Sequence[float], x: Tensor) -> list[tuple[float, Tensor]]:
-    """Each level as a number, and as a tensor like `x`. TypeError or ValueError."""
+    Raises TypeError or ValueError for anything else.
+    """
     try:
         levels = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"sigmas must be numbers, got {type(sigmas).__name__}") from None
     check_tensor("sigmas", levels)
-    if levels.ndim == 1 and levels[-1] > 0 and bool((levels.diff() < 0).all()):
-        return list(zip(levels.tolist(), levels.to(x).unbind()))
-    raise ValueError("sigmas must be positive numbers [L] that fall from level to level, "
-                     f"got {levels.tolist()}")
+    if levels.ndim != 1 or levels[-1] <= 0 or not bool((levels.diff() < 0).all()):
+        raise ValueError("sigmas must be positive numbers [L] that fall from level to level, "
+                         f"got {levels.tolist()}")
+    if len(levels) >= least: return levels
+    raise ValueError(f"sigmas must hold {least} levels or more, got {levels.tolist()}")
 
 # %% ../../nbs/sampling/langevin.ipynb #fdc5f0be
 @without_graph()
@@ -335,7 +339,7 @@ def annealed(score: Score, x: Tensor, sigmas: Tensor | Sequence[float], steps: i
     as in `ula`. Source: Song and Ermon (2019), whose alpha is 2 `step` sigma^2.
     """
     def states(x: Tensor) -> Iterator[Tensor]:
-        for sigma, level in levels:  # [eq-langevin-annealed]
+        for sigma, level in zip(levels.tolist(), levels.to(x)):  # [eq-langevin-annealed]
             walk = _overdamped(score, x, step * sigma * sigma, generator, None, level)
             for state in islice(walk, steps):
                 x = state
@@ -343,11 +347,11 @@ def annealed(score: Score, x: Tensor, sigmas: Tensor | Sequence[float], steps: i
 
     _check_run(score, x, step, steps, None)
     check_number("step", step, above=0, below=2)
-    levels, generator = _levels(sigmas, x), as_generator(generator, x)
+    levels, generator = check_levels(sigmas), as_generator(generator, x)
     why = f"{steps} at each level; is score(x, sigma) that of the noised data?"
     x = _last(states(x), steps * len(levels), why)
-    sigma, level = levels[-1]
-    return x + sigma * sigma * _asked(score, x, level) if denoise else x
+    last = levels[-1]
+    return x + last.item() ** 2 * _asked(score, x, last.to(x)) if denoise else x
 
 # %% ../../nbs/sampling/langevin.ipynb #efbc1854
 def level_variance(ratio: float, step: float, steps: int) -> float:

@@ -6,7 +6,7 @@ field and by the equations of Thouless, Anderson and Palmer.
 
 # %% auto #0
 __all__ = ['Method', 'Approximation', 'check_listable', 'exact_mean', 'start_chains', 'gibbs_mean',
-           'mean_field', 'tap', 'mean', 'approximate']
+           'mean_field', 'check_spread', 'tap', 'mean', 'approximate']
 
 # %% ../../nbs/sampling/means.ipynb #32113bc8
 from collections.abc import Iterator
@@ -137,11 +137,19 @@ def mean_field(machine: RBM, steps: int = 100) -> Tensor:
     return m
 
 # %% ../../nbs/sampling/means.ipynb #179452b3
-def _check_spread(layer: str, unit: Unit) -> None:
-    """`unit` must know its variance from its mean. Raises ValueError that names the method."""
-    if getattr(unit, "spread", None) is not None: return
-    raise ValueError(f"rbm must have units whose variance follows from their mean, as bits, spins and "
-                     f"real numbers, for the method 'tap', got {unit} {layer} units; use 'mean_field'")
+def check_spread(machine: RBM, method: str = "the method 'tap'", instead: str = "'mean_field'") -> None:
+    """The units of `machine` must know their variance from their mean. Raises ValueError that names the
+    `method` and what to use `instead`."""
+    for layer, unit in (("visible", machine.visible), ("hidden", machine.hidden)):
+        if getattr(unit, "spread", None) is not None: continue
+        raise ValueError("rbm must have units whose variance follows from their mean, as bits, spins "
+                         f"and real numbers, for {method}, got {unit} {layer} units; use {instead}")
+
+
+def _echo(unit: Unit, m: Tensor, V: Tensor, square: Tensor, sigma: Tensor | None = None) -> Tensor:
+    """What TAP adds to the fields of units of means `m` [..., D], whose neighbours have variances `V`
+    [..., H], with squared weights `square` [H, D] [eq-tilted-tap]."""
+    return unit.spread(m, sigma)[1] * (V @ square)  # [eq-tilted-tap]
 
 # %% ../../nbs/sampling/means.ipynb #adba5acb
 @own_precision
@@ -156,15 +164,14 @@ def tap(machine: RBM, steps: int = 100) -> Tensor:
     machine.check_normalisable()
     check_count("steps", steps)
     visible, hidden, sigma = machine.visible, machine.hidden, machine.sigma
-    _check_spread("visible", visible)
-    _check_spread("hidden", hidden)
+    check_spread(machine)
     square = visible.coupled(machine.W.T, sigma).T ** 2
     v, h = visible.mean(machine.b, sigma), hidden.mean(machine.c)
     for _ in range(steps):
-        echo = hidden.spread(h)[1] * (visible.spread(v, sigma)[0] @ square)  # [eq-tilted-tap]
-        h = (h + hidden.mean(machine.hidden_field(v) + echo)) / 2
-        echo = visible.spread(v, sigma)[1] * (hidden.spread(h)[0] @ square.T)  # [eq-tilted-tap]
-        v = (v + visible.mean(machine.visible_field(h) + echo, sigma)) / 2
+        x = machine.hidden_field(v) + _echo(hidden, h, visible.spread(v, sigma)[0], square)
+        h = (h + hidden.mean(x)) / 2  # [eq-tilted-tap]
+        y = machine.visible_field(h) + _echo(visible, v, hidden.spread(h)[0], square.T, sigma)
+        v = (v + visible.mean(y, sigma)) / 2  # [eq-tilted-tap]
     return v
 
 # %% ../../nbs/sampling/means.ipynb #2fdf88c0

@@ -20,6 +20,7 @@ from torch.nn.functional import logsigmoid
 from rbmdiff.foundations.core import (
     Stream,
     as_generator,
+    check_answer,
     check_choice,
     check_count,
     check_function,
@@ -93,18 +94,6 @@ def hastings_matrix(log_p: Tensor, Q: Tensor, rule: str = "metropolis") -> Tenso
 LogProb = Callable[[Tensor], Tensor]
 Propose = Callable[[Tensor, Any], tuple[Tensor, Tensor | float]]
 
-
-def _log_prob(log_prob: LogProb, x: Tensor) -> Tensor:
-    """log_prob(x) [...], if it has one real number for every row of `x` [..., D]."""
-    log_p = log_prob(x)
-    if not isinstance(log_p, Tensor) or not log_p.is_floating_point():
-        kind = log_p.dtype if isinstance(log_p, Tensor) else type(log_p).__name__
-        raise TypeError(f"log_prob must return a tensor of real numbers, got {kind}")
-    if log_p.shape == x.shape[:-1]: return log_p
-    raise ValueError(f"log_prob must map shape {list(x.shape)} to {list(x.shape[:-1])}, "
-                     f"it gave {list(log_p.shape)}")
-
-
 # %% ../../nbs/sampling/metropolis.ipynb #2be23705
 def _proposed(propose: Propose, x: Tensor, generator: Any) -> tuple[Tensor, Tensor]:
     """What `propose` makes of `x` [..., D]: a new place like `x`, and log q, [...] or one number."""
@@ -140,7 +129,7 @@ def hastings(log_prob: LogProb, propose: Propose, x: Tensor, steps: int, generat
     if x.ndim == 0: raise ValueError("x must have shape [..., D], got []")
     check_count("steps", steps)
     generator = as_generator(generator, x)
-    now = _log_prob(log_prob, x)
+    now = check_answer("log_prob", log_prob(x), x, x.shape[:-1])
     if holds(now.isfinite()): return _walked(log_prob, propose, x, now, steps, generator, rule)
     raise ValueError("x must start where log_prob is finite, it is "
                      f"{now[~now.isfinite()].flatten()[0].item()} at {int((~now.isfinite()).sum())} of "
@@ -153,7 +142,7 @@ def _walked(log_prob: LogProb, propose: Propose, x: Tensor, now: Tensor, steps: 
     broken = torch.zeros_like(now, dtype=torch.bool)
     for _ in range(steps):
         y, log_q = _proposed(propose, x, generator)
-        new = _log_prob(log_prob, y)
+        new = check_answer("log_prob", log_prob(y), y, y.shape[:-1])
         log_r = new - now + log_q
         broken = broken | log_r.isnan() | (new == torch.inf) | (log_q == torch.inf)
         u = uniform((*x.shape[:-1], 1), x, generator, -2)[..., 0]
