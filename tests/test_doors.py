@@ -112,7 +112,8 @@ NO_ASKING = {
     "reverse_sde": "takes a field of an equation",
     "modules_in": "looks at a network and asks it nothing", "prepare": "returns the door",
     "integrate": "takes the door", "CheckedNetwork": "the door", "as_eps": "what it returns is asked",
-    "AsEps": "is asked when called", "native": "says whom to ask"}
+    "AsEps": "is asked when called", "Labelled": "asks when called, and is asked through the door",
+    "native": "says whom to ask"}
 DRAWS = {name: lambda g, x=X, ask=ask: ask(lambda x, t: x * t.reshape(-1, *[1] * (t.ndim and 1)), x, g)
          for name, ask in ASKS.items() if name != "twisted_smc"} | {
     "noised": lambda g, x=X: schedule.noised(x, 0.6, 0.8, g)[0],
