@@ -1,7 +1,7 @@
 """A machine whose chains get stuck: 784 x 10 units trained on the digits 0 and 1 of MNIST. Its 1024
 hidden states are listed, so log Z, exact draws and the weight of every mode are known at full size.
 
-    python benchmarks/stuck.py --data DIR [--out FILE] [--threads 1]
+    python benchmarks/stuck.py --data DIR [--out FILE] [--threads 1] [--only NAME ...]
 
 `machine` and `hard` (steps five times as long) are trained by exact gradients. `methods` start with
 independent pixels, if not said otherwise, and know no exact draw; the temperatures alone are spaced with
@@ -9,8 +9,12 @@ exact draws. Each is run with three seeds: total variation over the hidden state
 error of log Z in nats, its own error bar, processor seconds (those of the rows with lines on a busy
 machine). `peers`: rules of rbms and fastrbm, written
 out. `completion`: the top quarter of test images given, total variation over the hidden states.
+
+With `--only` parts of these names, or methods, are run again; what else the file holds is kept. The
+machine must then come out the same.
 """
 from itertools import islice, pairwise
+import json
 import math
 from pathlib import Path
 import time
@@ -362,10 +366,12 @@ def population_of(ladder, n, generator):
 def main():
     parser = arguments(__doc__, RESULTS / "stuck.json", threads=1)
     parser.add_argument("--data", type=Path, required=True, help="folder of the four MNIST files")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="parts or methods to run again")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.perf_counter()
-    result = header("nats; processor seconds", without=(str(options.data),))
+    old = json.loads(Path(options.out).read_text("utf8")) if options.only else {}
+    result = old | header("nats; processor seconds", without=(str(options.data),))
     result["command"] = "python benchmarks/stuck.py --data DIR"
 
     def put(name, value):
@@ -373,13 +379,18 @@ def main():
         write(options.out, result)
         print(f"{time.perf_counter() - clock:.0f} s: {name}", flush=True)
 
+    def wanted(name):
+        return not options.only or name in options.only
+
     (data, labels), (test, _) = digits(options.data)
     base = base_rate(data)
     run, seconds = timed(lambda: trained(data, 0.002, 2500))
     path = [m.requires_grad_(False) for m in run.trajectory()]
     truth = Truth(path[-1], data, labels)
     mass = log_mass(truth.rbm, data)
-    put("machine", {
+    if options.only and abs(truth.log_z - old["machine"]["log_z"]) > 1e-9:
+        raise SystemExit("the machine is not that of the file: run all parts")
+    put("machine", old["machine"] if options.only else {
         "log_z": truth.log_z, "one": truth.share, "seconds": seconds, "checkpoints": len(path),
         "test": truth.precise.log_prob(test.double()).mean().item(), "log_mass": mass - truth.log_z,
         "effective": math.exp(-torch.special.xlogy(truth.p, truth.p).sum().item())})
@@ -387,15 +398,17 @@ def main():
     heat = at_temperatures(truth.rbm, betas, base)
     numbers, _ = thinned(path, 1000, 0.3, 5, 0)
     rungs = [path[k] for k in numbers]
-    put("temperatures", {"beta": betas.tolist()} | path_of(truth, heat, data, labels))
-    put("checkpoints", {"number": [list(run.kept)[k] if k < len(run.kept) else run.updates
-                                   for k in numbers]} | path_of(truth, rungs, data, labels))
+    if wanted("temperatures"):
+        put("temperatures", {"beta": betas.tolist()} | path_of(truth, heat, data, labels))
+    if wanted("checkpoints"):
+        number = [list(run.kept)[k] if k < len(run.kept) else run.updates for k in numbers]
+        put("checkpoints", {"number": number} | path_of(truth, rungs, data, labels))
     fine = at_temperatures(truth.rbm, torch.linspace(0, 1, len(path), dtype=torch.float64), base)
 
     def start(seed):
         numbers, v = thinned(path, 1000, 0.3, 5, seed)
         return [path[k] for k in numbers], v
-    put("methods", methods := {})
+    methods = old.get("methods", {})
     for name, rows in {
             "exact draws": lambda: exact_rows(truth, 1000),
             "exact draws, 4000": lambda: exact_rows(truth, 4000),
@@ -406,6 +419,7 @@ def main():
             "population, temperatures": lambda: crowd_rows(truth, fine, 1000, 5, SEEDS),
             "population, checkpoints": lambda: crowd_rows(truth, path, 1000, 5, SEEDS),
             "population, checkpoints, 4000": lambda: crowd_rows(truth, path, 4000, 5, SEEDS),
+            "population, checkpoints, 16000": lambda: crowd_rows(truth, path, 16_000, 5, SEEDS),
             "population, checkpoints and lines": lambda: crowd_rows(truth, path, 2000, 1, SEEDS, 0.15),
             "population, every eighth checkpoint and lines": lambda: crowd_rows(
                 truth, path[::8] + path[-1:], 2000, 1, SEEDS, 0.15),
@@ -413,13 +427,16 @@ def main():
                 truth, rungs, base, SEEDS, 200, 250, start),
             "diffusion, exact denoiser": lambda: noise_rows(truth, "exact", 20, 250, SEEDS[:1]),
             "diffusion, warm chains": lambda: noise_rows(truth, "warm", 50, 1000, SEEDS)}.items():
+        if not wanted(name): continue
         methods[name] = rows()
         put("methods", methods)
-    put("annealing", annealed_rows(truth, base, data, SEEDS))
-    put("peers", peer_rows(truth, rungs, SEEDS))
-    put("completion", completed(truth, path[::2] + path[-1:], base, test[:20]))
-    put("hard", hard_rows(data, labels, base, SEEDS[:1]))
-    put("minutes", (time.perf_counter() - clock) / 60)
+    for name, part in {
+            "annealing": lambda: annealed_rows(truth, base, data, SEEDS),
+            "peers": lambda: peer_rows(truth, rungs, SEEDS),
+            "completion": lambda: completed(truth, path[::2] + path[-1:], base, test[:20]),
+            "hard": lambda: hard_rows(data, labels, base, SEEDS)}.items():
+        if wanted(name): put(name, part())
+    if not options.only: put("minutes", (time.perf_counter() - clock) / 60)
 
 
 if __name__ == "__main__": main()

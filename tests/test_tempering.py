@@ -119,6 +119,17 @@ def test_bennett_of_two_sweeps_of_the_same_ladders():
     assert abs(bennett(LADDER, v, first=0.0).value + 10 - bennett(LADDER, v, first=10.0).value) < 1e-12
 
 
+def test_the_chance_of_a_swap_by_hand():
+    """The exact ratio of the joint law after and before, from energies alone."""
+    v = torch.stack([some_states((40, 5), seed=k) for k in range(2)])
+    before, after = (sum(m.log_prob(x) for m, x in zip(LADDER[1:], pair)) for pair in (v, v.flip(0)))
+    wanted = (after - before).exp().clamp(max=1)
+    who = torch.arange(2)[:, None].repeat(1, 40)
+    chances = tempering._exchanged(LADDER[1:], v.clone(), who, [0], seeded(0))
+    torch.testing.assert_close(chances[0], wanted)
+    assert 0.01 < wanted.min() < 0.9 and 10 < (who[0] == 1).sum() < 40
+
+
 def test_swap_chance_is_symmetric_and_one_for_equal_machines():
     v, w = M.sample(300, generator=0), M.sample(200, generator=1)
     assert abs(swap_chance(M, M, v, w).item() - 1) < 1e-12
