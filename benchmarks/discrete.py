@@ -1,7 +1,7 @@
 """Diffusion of bits on the 8x8 digits: networks trained by score entropy, and by completion under masks,
 beside a machine, in nats per test image, and samplers of a machine's exact noise reversed.
 
-    python benchmarks/discrete.py [--out FILE] [--seeds 2] [--threads 1]
+    python benchmarks/discrete.py [--out FILE] [--seeds 2] [--threads 1] [--chains]
 
 Data, split, machines and the shapes of the rows are those of benchmarks/comparison.py. Networks are
 bridge.discrete.FlipDenoiser or bridge.masked.MaskDenoiser around an MLP, trained by `path_loss` or
@@ -13,25 +13,31 @@ orders, the deviation between orders, root mean square over images, and the mean
 mixture of the 8 laws, with its images. `machine`: a CD-1 machine by its
 exact ratios, with 8 copies in 4 sets, and by its partition function. `samplers`: of that machine, 500
 walks from fair coins at time 4 back to 0.01, the last step exact: the mean log-likelihood under the
-machine of what they give, against its own, minus the entropy.
+machine of what they give, against its own, minus the entropy. `chains`: bounds of chains of one to four
+machines of 10 hidden units, trained together by exact gradients of their bound with the recipe of
+benchmarks/digits.py; one level is the machine itself; from level to level so much is flipped that after
+the last a mean of +-1 is left at three hundredths. `less` is the difference from one level, paired over
+images and seeds. With `--chains` these alone; what else the file holds is kept.
 """
+import json
 import math
 import time
 
 import torch
 from tqdm import tqdm
 
-from comparison import BATCH, HELD_OUT, LOOK, TEST, TRAIN, machine, summary
+from comparison import BATCH, DECAY, HELD_OUT, LOOK, RATE, TEST, TRAIN, machine, summary
 from rbmdiff.bridge.discrete import FlipDenoiser, denoise, path_loss, sample
-from rbmdiff.bridge.masked import MaskDenoiser, completion_loss, order_log_prob
+from rbmdiff.bridge.masked import MaskDenoiser, chain_bound, completion_loss, order_log_prob
 from rbmdiff.bridge.tilted import flip_posterior
 from rbmdiff.diffusion.networks import MLP
 from rbmdiff.foundations.core import Estimate
 from rbmdiff.foundations.data import base_rate
 from rbmdiff.foundations.train import TrainState, train
+from rbmdiff.models.rbm import RBM
 from record import RESULTS, arguments, header, write
 
-COPIES, SETS, WALKS, ORDERS = 256, 4, 500, 8
+COPIES, SETS, WALKS, ORDERS, LEVELS = 256, 4, 500, 8, (1, 2, 3, 4)
 # name: (class, width, depth, learning rate, most epochs, noised copies of an image in a step)
 NETWORKS = {"bit diffusion, MLP, small": (FlipDenoiser, 4, 1, 5e-3, 200, 4),
             "bit diffusion, MLP": (FlipDenoiser, 96, 2, 2e-3, 200, 4),
@@ -143,12 +149,56 @@ def last(m, x, t, g):
     return m.log_prob(torch.cat(draws))
 
 
+def chain(levels, seed, epochs=300):
+    """Machines of a trained chain, the chance of a flip, and processor seconds."""
+    g, clock = torch.Generator().manual_seed(seed), time.process_time()
+    p = 0.5 if levels == 1 else (1 - 0.03 ** (1 / levels)) / 2
+    machines, rate = [RBM(64, 10, generator=g) for _ in range(levels)], base_rate(TRAIN).sigmoid()
+    for k, m in enumerate(machines): m.b.data = torch.logit(0.5 + (rate - 0.5) * (1 - 2 * p) ** k)
+    optimizer = torch.optim.Adam([{"params": [m.W for m in machines], "weight_decay": DECAY},
+                                  {"params": [x for m in machines for x in (m.b, m.c)]}], lr=RATE)
+    total = epochs * (len(TRAIN) // BATCH)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(TRAIN), generator=g).split(BATCH):
+            optimizer.zero_grad()
+            (-chain_bound(machines, TRAIN[rows], p, g).mean()).backward()
+            optimizer.step(), schedule.step()
+    return machines, p, time.process_time() - clock
+
+
+def chain_rows(seeds):
+    """Chains of all lengths, each judged with `COPIES` paths of every test image."""
+    rows, first = [], None
+    for levels in LEVELS:
+        images, noise, seconds = [], [], []
+        for seed in range(seeds):
+            machines, p, spent = chain(levels, seed)
+            g, seconds = torch.Generator().manual_seed(0), [*seconds, spent]
+            with torch.no_grad():
+                draws = torch.stack([chain_bound(machines, TEST, p, g).double() for _ in range(COPIES)])
+            images.append(draws.mean(0))
+            noise.append(draws.mean(1).std().item() / math.sqrt(COPIES))
+        row = summary(f"chain of {levels}", "bound", images, seconds, levels * (64 * 10 + 74), noise,
+                      p=p)
+        first = images if first is None else first
+        e = Estimate.of((torch.stack(images) - torch.stack(first)).mean(0))
+        rows.append(row | {"less": {"value": e.value, "stderr": e.stderr}})
+        print({k: v for k, v in rows[-1].items() if k != "images"}, flush=True)
+    return rows
+
+
 def main():
     parser = arguments(__doc__, RESULTS / "discrete.json", threads=1)
     parser.add_argument("--seeds", type=int, default=2, help="runs of each network, at least 2")
+    parser.add_argument("--chains", action="store_true", help="the chains of machines alone")
     options = parser.parse_args()
     if options.seeds < 2: parser.error("--seeds must be at least 2")
     torch.set_num_threads(options.threads)
+    if options.chains:
+        kept = json.loads(options.out.read_text("utf8"))
+        write(options.out, kept | {"chains": chain_rows(options.seeds)})
+        return
     result = {**header("nats per image"),
               "settings": {"seeds": options.seeds, "threads": options.threads, "batch": BATCH,
                            "copies": COPIES, "sets": SETS, "walks": WALKS}, "rows": []}
@@ -165,6 +215,7 @@ def main():
     m, _ = machine("CD-1", 0)
     put("machine", machine_row(m))
     put("samplers", sampler_rows(m))
+    write(options.out, result | {"chains": chain_rows(options.seeds)})
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ hidden states are listed, so log Z, exact draws and the weight of every mode are
 `machine` and `hard` (steps five times as long) are trained by exact gradients. `methods` start with
 independent pixels, if not said otherwise, and know no exact draw; the temperatures alone are spaced with
 exact draws. Each is run with three seeds: total variation over the hidden states, weight of the digit 1,
-error of log Z in nats, its own error bar, processor seconds (those of the rows with lines on a busy
-machine). `peers`: rules of rbms and fastrbm, written
+error of log Z in nats, its own error bar, processor seconds. `peers`: rules of rbms and fastrbm, written
 out. `completion`: the top quarter of test images given, total variation over the hidden states.
 
 With `--only` parts of these names, or methods, are run again; what else the file holds is kept. The
@@ -328,6 +327,7 @@ def hard_rows(data, labels, base, seeds):
     found = {"log_z": truth.log_z, "one": truth.share, "methods": {}}
     for name, machines in ways.items():
         found["methods"][f"population, {name}"] = crowd_rows(truth, machines, 1000, 1, seeds)
+    found["methods"]["population, every update, 16000"] = crowd_rows(truth, path, 16_000, 1, seeds)
     betas = tempered(truth, base)
     found["methods"]["parallel tempering, temperatures"] = ladder_rows(
         truth, at_temperatures(truth.rbm, betas, base), base, seeds[:1], 400, 100)
@@ -412,6 +412,7 @@ def main():
     for name, rows in {
             "exact draws": lambda: exact_rows(truth, 1000),
             "exact draws, 4000": lambda: exact_rows(truth, 4000),
+            "exact draws, 16000": lambda: exact_rows(truth, 16_000),
             "training images": lambda: [truth.judged(data)],
             "Gibbs, 2000 steps": lambda: gibbs_rows(truth, base, SEEDS),
             "parallel tempering, temperatures": lambda: ladder_rows(truth, heat, base, SEEDS, 400),

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from machines import machine, seeded
+from machines import machine, seeded, some_states
+from rbmdiff.bridge import masked
 from rbmdiff.bridge.masked import (
     MaskDenoiser,
     chain_bound,
@@ -289,6 +290,22 @@ def test_one_level_of_coins_is_the_machine():
     m, V = machine(4, 3), states(4)
     assert (chain_bound([m], V, 0.5) - m.log_prob(V)).abs().max() < 1e-12
     assert (chain_bound([m], V, 0.4, 0) - m.log_prob(V)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("visible, hidden", [("bernoulli", "bernoulli"), ("spin", "spin"),
+                                             ("bernoulli", "gaussian"), (Binary((0.0, 2.0)), "spin")])
+@pytest.mark.parametrize("D, H", [(5, 3), (3, 5)])
+def test_all_rows_by_one_product(visible, hidden, D, H):
+    """The law of what was told, as every row's own machine has it, and its slope."""
+    m = machine(D, H, visible, hidden, scale=0.7).requires_grad_()
+    v, x = (some_states((20, D), visible, seed) for seed in (1, 2))
+    slopes = []
+    for log_p in (masked._log_prob_told(m, v, x, 0.2), flip_posterior(m, x, 0.2).log_prob(v)):
+        slopes.append(torch.autograd.grad(log_p.sum(), [m.W, m.b, m.c]))
+        assert torch.allclose(log_p, flip_posterior(m, x, 0.2).log_prob(v), atol=1e-12)
+    for a, b in zip(*slopes): torch.testing.assert_close(a, b)
+    other = masked._log_prob_told(m, v, v, 0.2)
+    assert (other - log_p).abs().max() > 0.1
 
 
 def test_a_seed_starts_one_stream_for_all_levels():

@@ -199,6 +199,34 @@ def _check_chain(machines: Sequence[RBM], p: float, **states: Any) -> None:
     for name, x in states.items():
         if x.ndim != 2: raise ValueError(f"{name} must have shape [B, D], got {list(x.shape)}")
 
+# %% ../../nbs/bridge/masked.ipynb #5c1e07d2
+def _log_z_told(m: RBM, x: Tensor, p: float) -> Tensor:
+    """log Z [B] of `flip_posterior(m, x, p)`, in double precision.
+
+    A bias that was told something has one of two values, so that one product sums over all states for
+    all rows.
+    """
+    if (m.hidden if m.by_hidden else m.visible).n_states is None:
+        return flip_posterior(m, x, p).log_partition()
+    low, high = m.visible.levels
+    ends = flip_posterior(m, m.b.new_tensor([[low], [high]]).expand(2, len(m.b)), p)
+    up, parts = (x - low) / (high - low), []
+    n, unit = (len(m.c), m.hidden) if m.by_hidden else (len(m.b), m.visible)
+    for S in chunks(n, unit, max(1, 2**22 // (len(x) + len(m.b))), m.W):
+        S = S[:, None]
+        if m.by_hidden:
+            F, gain = ends.hidden_free_energy(S), ends.visible.log_norm(ends.visible_field(S), ends.b)
+        else:
+            F, gain = ends.free_energy(S), S * ends.b
+        parts.append(torch.logsumexp(gain.diff(dim=1)[:, 0] @ up.T - F[:, :1], 0))
+    return torch.logsumexp(torch.stack(parts), 0)
+
+
+def _log_prob_told(rbm: RBM, v: Tensor, x: Tensor, p: float) -> Tensor:
+    """log p(v | x) [B] of states `v` [B, D] before the flips to `x` [B, D] [eq-masked-chain]."""
+    m, v, x = rbm.precise(), v.double(), x.double()
+    return -flip_posterior(m, x, p).free_energy(v) - _log_z_told(m, x, p)
+
 # %% ../../nbs/bridge/masked.ipynb #36edfba4
 def chain_bound(machines: Sequence[RBM], v: Tensor, p: float, generator: Stream = None) -> Tensor:
     """Unbiased estimate [B] of a bound below log p(v) of states `v` [B, D] of a chain of `machines`,
@@ -215,7 +243,7 @@ def chain_bound(machines: Sequence[RBM], v: Tensor, p: float, generator: Stream 
         x = flip(v, p, m.visible, generator)
         n = (x != v).sum(1).to(v)
         log_q = n * math.log(p) + (v.shape[1] - n) * math.log1p(-p)
-        bound = bound + flip_posterior(m, x, p).log_prob(v) - log_q  # [eq-masked-chain]
+        bound = bound + _log_prob_told(m, v, x, p).to(v) - log_q  # [eq-masked-chain]
         v = x
     return bound
 
