@@ -1,16 +1,18 @@
 """Machines given some of their units: every method of conditional generation against the exact law.
 
-    python benchmarks/completion.py --data DIR [--out FILE] [--threads 1] [--only spins digits images]
+    python benchmarks/completion.py --data DIR [--out FILE] [--threads 1] [--only PART ...]
 
 `spins`: 8 x 3 spins without random numbers, three of them given in a pattern of probability 0.012;
 4000 draws, three seeds; total variation over all 256 states. `digits`: 64 x 6 bits trained by exact
 gradients on the digits of scikit-learn, the upper half of five test digits given; 200 draws each; total
 variation over the 64 hidden states, wrong pixels among the given ones. `images`: the 784 x 10 bits of
 `stuck.py` (MNIST 0 and 1), the top quarter of ten test images given; 100 draws each; total variation
-over the 1024 hidden states. Draws are rounded to states. Processor seconds.
+over the 1024 hidden states. `peers`: azula and diffusers on `spins` and `digits`, with our exact
+denoiser, the same first noise and the same fifty steps. Draws are rounded to states. Processor seconds.
 
 The guided methods take an observation noise of 0.3, which for units of two levels says the same as none.
 """
+import json
 from pathlib import Path
 import statistics
 import time
@@ -35,6 +37,7 @@ SCHEDULE = Cosine()
 NOISE = 0.3                                                  # of the observation, see above
 SEEDS = 0, 1, 2
 LONG = "replacement, 4 times the steps", "RePaint, 20 repeats"    # on the spins alone
+PARTS = "spins", "digits", "images", "peers"
 f64 = torch.float64
 
 
@@ -104,7 +107,16 @@ def rounded(x, unit):
     return torch.where(x.nan_to_num() > (low + high) / 2, high, low).to(x)
 
 
-def run_spins():
+def others(rbm, v, mask, n, seed, steps=50):
+    """The same by azula and diffusers: their own methods, with our denoiser, grid and noise."""
+    import peers
+    seen = conditional.Measurement(conditional.pixel_rows(mask).to(v), v[mask], NOISE)
+    x = prior_sample(SCHEDULE, (n, len(v)), 2 * seed, dtype=v.dtype)
+    return peers.ways(tilted.machine_predictor(rbm, SCHEDULE), SCHEDULE, x,
+                      time_grid(SCHEDULE, steps), seen, v, mask, 2 * seed + 1)
+
+
+def run_spins(ways=methods):
     """Rows of every method: share that keeps what is given, total variations, seconds."""
     rbm, mask = waves(), torch.arange(8) < 3
     v = torch.tensor([-1.0, -1, 1, 1, 1, 1, 1, 1], dtype=f64)
@@ -114,7 +126,7 @@ def run_spins():
     rest = rbm.clamp(v, mask).log_prob(states(5, "spin")).exp()
     found = {}
     for seed in SEEDS:
-        for name, run in methods(rbm, v, mask, 4000, seed).items():
+        for name, run in ways(rbm, v, mask, 4000, seed).items():
             start = time.process_time()
             s = rounded(run(), rbm.visible)
             seconds = time.process_time() - start
@@ -147,7 +159,7 @@ def hidden_law(held, h, v):
     return (x @ h.T - softplus(x).sum(1, keepdim=True)).exp().mean(0)
 
 
-def run_digits(n=200, images=5):
+def run_digits(n=200, images=5, ways=methods):
     """Means over test digits, and the spread between them, of every method."""
     rbm, test = trained()
     mask, h = torch.arange(64) < 32, states(6, dtype=f64)
@@ -155,7 +167,7 @@ def run_digits(n=200, images=5):
     for k, v in enumerate(test[:images]):
         held = rbm.clamp(v, mask)
         p = (-held.hidden_free_energy(h)).softmax(0)
-        for name, run in methods(rbm, v, mask, n, k).items():
+        for name, run in ways(rbm, v, mask, n, k).items():
             if name in LONG: continue
             start = time.process_time()
             s = rounded(run(), rbm.visible)
@@ -201,20 +213,24 @@ def run_images(folder, n=100, images=10):
 def main():
     parser = arguments(__doc__, RESULTS / "completion.json", threads=1)
     parser.add_argument("--data", type=Path, help="folder of the four MNIST files, for 'images'")
-    parser.add_argument("--only", nargs="+", choices=("spins", "digits", "images"),
-                        default=("spins", "digits", "images"), help="parts to run; others are kept")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS,
+                        help="parts to run; others are kept")
     options = parser.parse_args()
     if "images" in options.only and options.data is None: parser.error("--data is needed for 'images'")
     torch.set_num_threads(options.threads)
-    result = header("total variation, shares, processor seconds")
+    result = header("total variation, shares, processor seconds", "azula", "diffusers")
     result["command"] = "python benchmarks/completion.py --data DIR"
-    runs = {"spins": run_spins, "digits": run_digits, "images": lambda: run_images(options.data)}
+    if options.out.exists(): result = json.loads(options.out.read_text()) | result
+    runs = {"spins": run_spins, "digits": run_digits, "images": lambda: run_images(options.data),
+            "peers": lambda: {"spins": run_spins(others), "digits": run_digits(ways=others)}}
     for part in options.only:
         result[part] = runs[part]()
         write(options.out, result)
-        for name, rows in result[part]["methods"].items():
+        places = result[part] if part == "peers" else {part: result[part]}
+        for place, name, rows in ((where, *row) for where, found in places.items()
+                                  for row in found["methods"].items()):
             mean = {key: statistics.mean(row[key] for row in rows) for key in rows[0]}
-            print(f"{part:8}{name:34}", *(f"{key} {x:.3f}" for key, x in mean.items()), flush=True)
+            print(f"{place:8}{name:38}", *(f"{key} {x:.3f}" for key, x in mean.items()), flush=True)
 
 
 if __name__ == "__main__": main()

@@ -13,18 +13,17 @@ mixture. Four test digits are seen by their upper half, blurred by 0.7 pixels, o
 squares, with noise 0.1; 48 samples each, 50 steps. Total variation is that of the ten classes; errors of
 means and variances are over the pixels, the first in standard deviations of the posterior. The peers are
 azula and, for RePaint, diffusers: on our grid of 50 steps, without clipping, with steps back of one, as
-here, and of ten, as in the paper, and with the ancestral noise or its default of none.
+here, and of ten, as in the paper, and with the ancestral noise or its default of none. `--only peers`
+is their methods on the digits.
 """
 import json
 import math
 import time
 
-import azula.denoise
 import azula.guidance
-import azula.noise
-import diffusers
 import torch
 
+import peers
 from rbmdiff.diffusion.conditional import (
     Measurement,
     blur_rows,
@@ -200,9 +199,8 @@ def azula_rows(put):
     m = Measurement(A, y, 0.05)
 
     def theirs(sampler, x, **options):
-        denoiser = Clothed(predict, 100)
-        kind = getattr(azula.guidance, sampler)
-        return kind(denoiser, start=1.0, stop=0.0, steps=100, silent=True, dtype=f64, **options)(x)
+        denoiser = peers.Clothed(predict, VP, grid_of(100))
+        return peers.sampled(getattr(azula.guidance, sampler), denoiser, x, **options)
     look = {"y": 0.3, "A": lambda x: x[..., :1]}
     for batch in (2000, 5, 1):
         n = {2000: 2000, 5: 150, 1: 40}[batch]
@@ -255,54 +253,19 @@ def diffusers_rows(put, steps=50):
     judge = Judge(prior.log_weights.exp(), prior.means, plane_covariances(prior))
     A, y = torch.tensor([[1.0, 0.0]], dtype=f64), torch.tensor([0.3], dtype=f64)
     truth, predict, found = posterior(prior, A, y, 0.05), prior.predictor(VP), {}
+    mask, known = torch.tensor([True, False]), torch.tensor([0.3, 0.0], dtype=f64)
     for repeats in (5, 20):
         for jump in (1, 10):
             for eta in (1.0, 0.0):
                 rows = []
                 for seed in SEEDS:
                     x = prior_sample(VP, (N, 2), 1000 + seed, dtype=f64)
-                    x, calls = repainted(predict, x, steps, jump, repeats, eta, seed)
+                    x, calls = peers.repainted(predict, VP, x, grid_of(steps), known, mask, jump,
+                                               repeats, eta, seed)
                     rows.append(judged(judge, truth, x, seed))
                 found.setdefault(str(repeats), {})[f"jump {jump}, eta {eta:g}"] = gathered(rows) | {
                     "calls": calls}
     put("diffusers", found)
-
-
-def repainted(predict, x, steps, jump, repeats, eta, seed):
-    """Samples by the loop of diffusers' pipeline for RePaint, and the number of calls."""
-    grid = grid_of(steps).flip(0)
-    square = VP.alpha(grid) ** 2
-    betas = 1 - square / torch.cat([torch.ones(1, dtype=f64), square[:-1]])
-    scheduler = diffusers.RePaintScheduler(len(betas), trained_betas=betas.numpy(), eta=eta,
-                                           clip_sample=False)
-    scheduler.set_timesteps(len(betas), jump, repeats)
-    mask, known = torch.tensor([1.0, 0.0], dtype=f64), torch.tensor([0.3, 0.0], dtype=f64)
-    generator, last, calls = torch.Generator().manual_seed(seed), len(betas), 0
-    for k in scheduler.timesteps.tolist():
-        if k < last:
-            x = scheduler.step(predict(x, grid[k]), k, x, known, mask, generator).prev_sample
-            calls += 1
-        else:
-            x = scheduler.undo_step(x, last, generator)
-        last = k
-    return x, calls
-
-
-class Clothed(azula.denoise.Denoiser):
-    """Predictions of noise in azula's clothes, on our grid of `steps` steps."""
-
-    def __init__(self, predict, steps):
-        super().__init__()
-        self.predict = predict
-        self.grid = grid_of(steps).flip(0)
-        self.schedule = lambda u: (VP.alpha(self.time(u)), VP.sigma(self.time(u)))
-
-    def time(self, u):
-        return self.grid[(u.double() * (len(self.grid) - 1)).round().long()]
-
-    def forward(self, x, u, **kwargs):
-        alpha, sigma = self.schedule(u)
-        return azula.denoise.DiracPosterior((x - sigma * self.predict(x, self.time(u))) / alpha)
 
 
 # --- digits
@@ -399,21 +362,24 @@ class Truth:
                 "variance": spread.item(), "residual": left.sqrt().item() / self.residual}
 
 
-def one_observation(truth, predict, m, mask, known, dtype, steps, n, exact):
-    """name: errors of every method for one observation."""
+def one_observation(truth, predict, m, mask, known, dtype, steps, n, exact, others):
+    """name: errors of every method for one observation, or of those of `others`."""
     grid, rows = grid_of(steps), {}
     x = prior_sample(VP, (n, 64), 7, dtype=dtype)
-    if exact: rows["exact draws"] = (truth.judged(truth.law.sample(n, 8)), 0.0)
+    if exact and not others: rows["exact draws"] = (truth.judged(truth.law.sample(n, 8)), 0.0)
     m = Measurement(m.A.to(dtype), m.y.to(dtype), m.sigma_y)
     known = known.to(dtype)
-    runs = {name: run for name, (_, run) in ways(predict, m, mask, known, False).items()}
+    runs = {name: lambda run=run: run(x, grid, 9)
+            for name, (_, run) in ways(predict, m, mask, known, False).items()}
+    if others: runs = peers.ways(predict, VP, x, grid, m, known, mask, 9)
     for name, run in runs.items():
         clock = time.process_time()
         try:
-            rows[name] = truth.judged(run(x, grid, 9)), time.process_time() - clock
+            rows[name] = truth.judged(run()), time.process_time() - clock
         except ValueError as error:
             if "returned NaN" not in str(error) and "must be finite" not in str(error): raise
             rows[name] = {"diverged": True}, time.process_time() - clock
+    if others: return rows
     clock = time.process_time()
     crowd = twisted_smc(predict, VP, x, grid, m, generator=9)
     rows[f"twisted, {n}"] = truth.judged(crowd.states, crowd.log_weights), time.process_time() - clock
@@ -425,12 +391,13 @@ def averaged(rows):
     return gathered([row for row, _ in rows]) | {"seconds": sum(s for _, s in rows) / len(rows)}
 
 
-def on_digits(put, count=4, n=48, steps=50, sigma_y=0.1):
-    """All methods on the digits, with the exact prior and with the network."""
+def on_digits(put, count=4, n=48, steps=50, sigma_y=0.1, others=False):
+    """All methods on the digits, or those of the peers, with the exact prior and with the network."""
     images = Images()
     clock = time.process_time()
     network, losses = trained(images)
-    put("network", {"width": images.width, "losses": losses, "seconds": time.process_time() - clock})
+    seconds = time.process_time() - clock
+    if not others: put("network", {"width": images.width, "losses": losses, "seconds": seconds})
     kinds = {"exact": (images.predict, f64), "network": (network, torch.float32)}
     found = {name: {kind: {} for kind in kinds} for name in problems()}
     for name, (A, mask) in problems().items():
@@ -443,17 +410,17 @@ def on_digits(put, count=4, n=48, steps=50, sigma_y=0.1):
             if mask is not None: known[mask] = y
             for kind, (predict, dtype) in kinds.items():
                 rows = one_observation(truth, predict, Measurement(A, y, sigma_y), mask, known, dtype,
-                                       steps, n, kind == "exact")
+                                       steps, n, kind == "exact", others)
                 for method, row in rows.items(): raw[kind].setdefault(method, []).append(row)
             for kind in kinds:
                 found[name][kind] = {method: averaged(rows) for method, rows in raw[kind].items()}
-            put("digits", found)
+            put("peers" if others else "digits", found)
 
 
 def main():
     parser = arguments(__doc__, RESULTS / "conditional.json", threads=1)
     parts = {"plane": in_plane, "digits": on_digits, "azula": azula_rows,
-             "diffusers": diffusers_rows}
+             "diffusers": diffusers_rows, "peers": lambda put: on_digits(put, others=True)}
     parser.add_argument("--only", choices=parts, help="run one part, and keep the others of the file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -11,7 +11,8 @@ import rbmdiff
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import record
 
-SCRIPTS = sorted(p for p in Path(record.__file__).parent.glob("*.py") if p.name != "record.py")
+SCRIPTS = sorted(p for p in Path(record.__file__).parent.glob("*.py")
+                 if p.stem not in ("record", "peers"))
 
 
 def test_header_tells_command_unit_and_versions(monkeypatch):
