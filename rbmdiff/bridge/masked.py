@@ -221,7 +221,7 @@ def _log_z_told(m: RBM, x: Tensor, p: float) -> Tensor:
         parts.append(torch.logsumexp(gain.diff(dim=1)[:, 0] @ up.T - F[:, :1], 0))
     return torch.logsumexp(torch.stack(parts), 0)
 
-
+# %% ../../nbs/bridge/masked.ipynb #5c1e07d3
 def _log_prob_told(rbm: RBM, v: Tensor, x: Tensor, p: float) -> Tensor:
     """log p(v | x) [B] of states `v` [B, D] before the flips to `x` [B, D] [eq-masked-chain]."""
     m, v, x = rbm.precise(), v.double(), x.double()
